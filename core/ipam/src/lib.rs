@@ -1,0 +1,4 @@
+//! Host-scope address management.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;

@@ -1,0 +1,4 @@
+//! Packet formats: views and values, no allocation.
+#![no_std]
+#![forbid(unsafe_code)]
+extern crate alloc;

@@ -1,0 +1,1 @@
+//! A simulated host that runs the packet pipeline on plain memory.

@@ -1,0 +1,1 @@
+//! Flows: decoding, enrichment, filters, the ring, merging.

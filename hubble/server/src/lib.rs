@@ -1,0 +1,1 @@
+//! The Hubble server in the agent.

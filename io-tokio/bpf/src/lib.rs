@@ -1,0 +1,1 @@
+//! Desired state onto kernel maps, and kernel events into the agent.

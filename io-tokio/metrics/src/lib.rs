@@ -1,0 +1,1 @@
+//! Prometheus metrics with the names users already have dashboards for.

@@ -1,0 +1,1 @@
+//! Drives any machine on tokio.

@@ -1,0 +1,1 @@
+//! Cluster simulations with independent checkers.
