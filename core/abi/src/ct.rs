@@ -1,0 +1,104 @@
+//! Connection tracking: one entry for each connection as seen at one endpoint's side.
+//!
+//! A key is the same for both directions of a connection: the two ends are ordered (address, then port,
+//! compared as raw words), and `side` says which of them is the local endpoint. One look-up therefore
+//! finds a connection from either direction; the entry says who opened it. A connection between two pods
+//! of one node has two entries, one at each side, because each side is policed for itself.
+
+use crate::be::{Addr4, Addr6, Port};
+use crate::shared;
+
+/// Defines key and value of one family.
+macro_rules! family {
+    ($key:ident, $entry:ident, $addr:ty, $name:literal) => {
+        shared! {
+            #[doc = concat!("Key of `cilium_ct", $name, "_global` (TCP) and `cilium_ct_any", $name, "_global` (the rest).")]
+            pub struct $key {
+                /// The smaller end's address.
+                pub a: $addr,
+                /// The larger end's address.
+                pub b: $addr,
+                /// The smaller end's port (ICMP: the identifier at both ends).
+                pub a_port: Port,
+                /// The larger end's port.
+                pub b_port: Port,
+                /// IP protocol number.
+                pub protocol: u8,
+                /// [`SIDE_A`] or [`SIDE_B`]: which end is the local endpoint.
+                pub side: u8,
+                /// Zero.
+                pub pad: u16,
+            }
+
+            /// Value of the connection tracking maps.
+            pub struct $entry {
+                /// When it ends, in seconds of the monotonic clock.
+                pub lifetime: u32,
+                /// Policy revision under which `verdict` was given.
+                pub policy_revision: u32,
+                /// Load-balancer revision under which the backend was last found alive ([`CT_SERVICE`] entries).
+                pub lb_revision: u32,
+                /// Backend id; 0: none.
+                pub backend_id: u32,
+                /// Identity of who opened the connection.
+                pub source_identity: u32,
+                /// Identity of the remote end.
+                pub peer_identity: u32,
+                /// Cookie of the rule that decided.
+                pub cookie: u32,
+                /// When traffic from the opener was last reported, seconds.
+                pub last_tx_report: u32,
+                /// When traffic to the opener was last reported, seconds.
+                pub last_rx_report: u32,
+                /// `CT_*` bits.
+                pub flags: u16,
+                /// Reverse NAT index, network order; 0: none.
+                pub rev_nat_index: Port,
+                /// TCP flags seen from the opener.
+                pub tx_flags_seen: u8,
+                /// TCP flags seen towards the opener.
+                pub rx_flags_seen: u8,
+                /// Proxy port to redirect to, network order; 0: none.
+                pub proxy_port: Port,
+                /// Backend address a [`CT_SERVICE`] entry translates to; otherwise zero.
+                pub nat_addr: $addr,
+                /// Backend port.
+                pub nat_port: Port,
+                /// Zero.
+                pub pad: u16,
+            }
+        }
+    };
+}
+family!(CtKey4, CtEntry4, Addr4, "4");
+family!(CtKey6, CtEntry6, Addr6, "6");
+
+/// The local endpoint is end `a`.
+pub const SIDE_A: u8 = 0;
+/// The local endpoint is end `b`.
+pub const SIDE_B: u8 = 1;
+
+/// The far end of the opener has closed (bit numbers 0..=10 as in the reference's flag word).
+pub const CT_RX_CLOSING: u16 = 1 << 0;
+/// The opener has closed.
+pub const CT_TX_CLOSING: u16 = 1 << 1;
+/// The pod reached itself through a service; its source is the loopback address of services.
+pub const CT_LB_LOOPBACK: u16 = 1 << 3;
+/// More than a SYN was seen.
+pub const CT_SEEN_NON_SYN: u16 = 1 << 4;
+/// Opened through a NodePort.
+pub const CT_NODE_PORT: u16 = 1 << 5;
+/// Redirected to a proxy.
+pub const CT_PROXY_REDIRECT: u16 = 1 << 6;
+/// Arrived with direct server return.
+pub const CT_DSR: u16 = 1 << 7;
+/// Came from an L7 load balancer.
+pub const CT_FROM_L7LB: u16 = 1 << 8;
+/// Came in through a tunnel.
+pub const CT_FROM_TUNNEL: u16 = 1 << 10;
+/// The remote end opened the connection (an `IN` entry); without it the local endpoint did (`OUT`).
+pub const CT_INBOUND: u16 = 1 << 11;
+/// The entry maps a service's frontend to the backend chosen for this client (an `SVC` entry).
+pub const CT_SERVICE: u16 = 1 << 12;
+/// The verdict was a denial that is only audited.
+pub const CT_AUDITED: u16 = 1 << 13;

@@ -1,0 +1,35 @@
+//! `cilium_metrics`: packets and bytes per reason and direction, per CPU.
+
+use crate::shared;
+
+shared! {
+    /// Key of `cilium_metrics`.
+    pub struct MetricsKey {
+        /// Drop code, or 0 (forwarded), or a forwarding reason (reference: drop codes).
+        pub reason: u8,
+        /// `DIR_*`.
+        pub dir: u8,
+        /// Source line, 0: none.
+        pub line: u16,
+        /// Source file id, 0: none.
+        pub file: u8,
+        /// Zero.
+        pub reserved: [u8; 3],
+    }
+    /// Value of `cilium_metrics`, one per CPU.
+    pub struct MetricsValue {
+        /// Packets.
+        pub count: u64,
+        /// Bytes.
+        pub bytes: u64,
+    }
+}
+
+/// Direction not known.
+pub const DIR_UNKNOWN: u8 = 0;
+/// Towards an endpoint.
+pub const DIR_INGRESS: u8 = 1;
+/// From an endpoint.
+pub const DIR_EGRESS: u8 = 2;
+/// Service translation.
+pub const DIR_SERVICE: u8 = 3;

@@ -1,0 +1,67 @@
+use core::mem::size_of;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use zerocopy::IntoBytes;
+
+use crate::be::{Addr4, Addr6, Port};
+use crate::endpoint::{EndpointInfo, EndpointKey};
+use crate::event::{DropNotify, PolicyVerdictNotify, TraceNotify};
+use crate::ipcache::IpcacheKey;
+use crate::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbService};
+use crate::maps;
+use crate::metrics::{MetricsKey, MetricsValue};
+use crate::policy::PolicyKey;
+
+#[test]
+fn sizes_that_the_reference_fixes() {
+    for (what, is, should) in [
+        ("endpoint_key", size_of::<EndpointKey>(), 20),
+        ("endpoint_info", size_of::<EndpointInfo>(), 48),
+        ("ipcache key", size_of::<IpcacheKey>(), 24),
+        ("lb4_key", size_of::<LbKey4>(), 12),
+        ("lb6_key", size_of::<LbKey6>(), 24),
+        ("lb_service", size_of::<LbService>(), 12),
+        ("lb4_backend", size_of::<LbBackend4>(), 12),
+        ("lb6_backend", size_of::<LbBackend6>(), 24),
+        ("metrics_key", size_of::<MetricsKey>(), 8),
+        ("metrics_value", size_of::<MetricsValue>(), 16),
+        ("drop", size_of::<DropNotify>(), 36),
+        ("trace v1", size_of::<TraceNotify>(), 48),
+        ("policy verdict", size_of::<PolicyVerdictNotify>(), 32),
+    ] {
+        assert_eq!(is, should, "{what}");
+    }
+}
+
+#[test]
+fn network_order_is_what_lies_in_memory() {
+    assert_eq!(Port::new(0x1234).as_bytes(), [0x12, 0x34]);
+    assert_eq!(Port::new(80).host(), 80);
+    let ip = Ipv4Addr::new(10, 1, 2, 3);
+    assert_eq!(Addr4::from(ip).as_bytes(), ip.octets());
+    assert_eq!(Ipv4Addr::from(Addr4::from(ip)), ip);
+    let ip6: Ipv6Addr = "fd00::1:2".parse().expect("a literal");
+    assert_eq!(Addr6::from(ip6).as_bytes(), ip6.octets());
+    assert_eq!(Ipv6Addr::from(Addr6::from(ip6)), ip6);
+}
+
+#[test]
+fn keys_tell_what_they_were_made_from() {
+    let ip: IpAddr = "10.0.0.7".parse().expect("a literal");
+    assert_eq!(EndpointKey::new(ip).ip(), Some(ip));
+    assert_eq!(IpcacheKey::v4(Ipv4Addr::new(10, 0, 0, 0).into(), 24).prefixlen, 56);
+    assert_eq!(
+        IpcacheKey::v4(Ipv4Addr::new(10, 0, 0, 0).into(), 24).prefix(),
+        Some(("10.0.0.0".parse().expect("a literal"), 24))
+    );
+    assert_eq!(IpcacheKey { prefixlen: 8, ..IpcacheKey::v6(Addr6::default(), 0) }.prefix(), None);
+    assert_eq!(PolicyKey::lookup(1, 2, 0, 6, Port::new(80)).prefixlen, 96);
+}
+
+#[test]
+fn map_names_fit_the_reference_and_are_distinct() {
+    for (i, map) in maps::ALL.iter().enumerate() {
+        assert!(map.name.starts_with("cilium_"), "{}", map.name);
+        assert!(maps::ALL[i + 1..].iter().all(|other| other.name != map.name), "{} twice", map.name);
+    }
+}
