@@ -1,4 +1,3 @@
 //! Packet formats: views and values, no allocation.
 #![no_std]
 #![forbid(unsafe_code)]
-extern crate alloc;
