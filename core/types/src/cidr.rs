@@ -59,7 +59,7 @@ impl Cidr {
         self.addr
     }
     /// Length in bits.
-    pub const fn len(&self) -> u8 {
+    pub const fn bits(&self) -> u8 {
         self.len
     }
     /// Whether it holds every address of its family.
