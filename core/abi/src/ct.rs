@@ -8,6 +8,41 @@
 use crate::be::{Addr4, Addr6, Port};
 use crate::shared;
 
+shared! {
+    /// What the connection tracking maps hold for either family.
+    pub struct Connection {
+        /// When it ends, in seconds of the monotonic clock.
+        pub lifetime: u32,
+        /// Policy revision under which the flow was last allowed.
+        pub policy_revision: u32,
+        /// Load-balancer revision under which the far end was last checked: that a [`CT_SERVICE`] entry's backend lives,
+        /// or that the far end of another entry is no service.
+        pub lb_revision: u32,
+        /// Backend id; 0: none.
+        pub backend_id: u32,
+        /// Identity of who opened the connection.
+        pub source_identity: u32,
+        /// Identity of the remote end.
+        pub peer_identity: u32,
+        /// Cookie of the rule that decided.
+        pub cookie: u32,
+        /// When traffic from the opener was last reported, seconds.
+        pub last_tx_report: u32,
+        /// When traffic to the opener was last reported, seconds.
+        pub last_rx_report: u32,
+        /// `CT_*` bits.
+        pub flags: u16,
+        /// Reverse NAT index, network order; 0: none.
+        pub rev_nat_index: Port,
+        /// TCP flags seen from the opener.
+        pub tx_flags_seen: u8,
+        /// TCP flags seen towards the opener.
+        pub rx_flags_seen: u8,
+        /// Proxy port to redirect to, network order; 0: none.
+        pub proxy_port: Port,
+    }
+}
+
 /// Defines key and value of one family.
 macro_rules! family {
     ($key:ident, $entry:ident, $addr:ty, $name:literal) => {
@@ -18,7 +53,8 @@ macro_rules! family {
                 pub a: $addr,
                 /// The larger end's address.
                 pub b: $addr,
-                /// The smaller end's port (ICMP: the identifier at both ends).
+                /// The smaller end's port. An ICMP echo has its identifier at the end that asked and 0 at the other, so that
+                /// a request from the far end is not taken for an answer.
                 pub a_port: Port,
                 /// The larger end's port.
                 pub b_port: Port,
@@ -30,39 +66,13 @@ macro_rules! family {
                 pub pad: u16,
             }
 
-            /// Value of the connection tracking maps.
+            #[doc = concat!("Value of `cilium_ct", $name, "_global` and `cilium_ct_any", $name, "_global`.")]
             pub struct $entry {
-                /// When it ends, in seconds of the monotonic clock.
-                pub lifetime: u32,
-                /// Policy revision under which `verdict` was given.
-                pub policy_revision: u32,
-                /// Load-balancer revision under which the backend was last found alive ([`CT_SERVICE`] entries).
-                pub lb_revision: u32,
-                /// Backend id; 0: none.
-                pub backend_id: u32,
-                /// Identity of who opened the connection.
-                pub source_identity: u32,
-                /// Identity of the remote end.
-                pub peer_identity: u32,
-                /// Cookie of the rule that decided.
-                pub cookie: u32,
-                /// When traffic from the opener was last reported, seconds.
-                pub last_tx_report: u32,
-                /// When traffic to the opener was last reported, seconds.
-                pub last_rx_report: u32,
-                /// `CT_*` bits.
-                pub flags: u16,
-                /// Reverse NAT index, network order; 0: none.
-                pub rev_nat_index: Port,
-                /// TCP flags seen from the opener.
-                pub tx_flags_seen: u8,
-                /// TCP flags seen towards the opener.
-                pub rx_flags_seen: u8,
-                /// Proxy port to redirect to, network order; 0: none.
-                pub proxy_port: Port,
+                /// What does not depend on the family.
+                pub connection: Connection,
                 /// Backend address a [`CT_SERVICE`] entry translates to; otherwise zero.
                 pub nat_addr: $addr,
-                /// Backend port.
+                /// Backend port of a [`CT_SERVICE`] entry; ICMP type that opened an ICMP entry, as policy keys hold it; otherwise zero.
                 pub nat_port: Port,
                 /// Zero.
                 pub pad: u16,

@@ -95,3 +95,7 @@ pub const SERVICE_ROUTABLE: u8 = 0x40;
 
 /// Source address of a pod that reaches itself through a service (reference: `ipv4-service-loopback-address`).
 pub const SERVICE_LOOPBACK_IPV4: core::net::Ipv4Addr = core::net::Ipv4Addr::new(169, 254, 42, 1);
+/// The same for IPv6, which the reference has not: the IPv4 address within the prefix for local use of RFC 8215,
+/// so that no pod, node or peer can own it.
+pub const SERVICE_LOOPBACK_IPV6: core::net::Ipv6Addr =
+    core::net::Ipv6Addr::new(0x64, 0xff9b, 1, 0, 0, 0, 0xa9fe, 0x2a01);

@@ -65,3 +65,23 @@ fn map_names_fit_the_reference_and_are_distinct() {
         assert!(maps::ALL[i + 1..].iter().all(|other| other.name != map.name), "{} twice", map.name);
     }
 }
+
+#[test]
+fn a_write_reads_back_from_its_bytes() {
+    use crate::write::MapWrite;
+    let key = PolicyKey::lookup(1, 2, 0, 6, Port::new(80));
+    for write in [
+        MapWrite::Policy(key, Some(Default::default())),
+        MapWrite::Device(7, Some(Default::default())),
+        MapWrite::RevNat4(Port::new(9), Some(Default::default())),
+        MapWrite::Runtime(2, Some(77)),
+    ] {
+        let value = write.value().expect("set above");
+        assert_eq!(value.len(), write.map().value_size);
+        assert_eq!(write.key().len(), write.map().key_size);
+        assert_eq!(MapWrite::from_dump(write.map().name, write.key(), value), Some(write));
+        assert_eq!(MapWrite::from_dump(write.map().name, write.key(), &value[1..]), None);
+        assert_eq!(write.deletion().value(), None);
+    }
+    assert_eq!(MapWrite::from_dump("cilium_ct4_global", &[], &[]), None);
+}
