@@ -1,1 +1,3 @@
-//! A simulated host that runs the packet pipeline on plain memory.
+//! A simulated host: interfaces, routes, neighbours and maps, running the packet pipeline on plain memory.
+
+pub mod map;
