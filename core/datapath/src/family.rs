@@ -1,0 +1,326 @@
+//! What differs between IPv4 and IPv6, as one trait, so that the pipeline is written once.
+
+use abi::Plain;
+use abi::be::{Addr4, Addr6, Port};
+use abi::config::NodeConfig;
+use abi::ct::{Connection, CtEntry4, CtEntry6, CtKey4, CtKey6, SIDE_A, SIDE_B};
+use abi::endpoint::{Device, EndpointKey};
+use abi::frag::{FragKey4, FragKey6};
+use abi::ipcache::IpcacheKey;
+use abi::lb::{
+    LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, SERVICE_LOOPBACK_IPV4, SERVICE_LOOPBACK_IPV6,
+};
+use core::mem::offset_of;
+use wire::{header, protocol};
+
+use crate::checksum;
+use crate::env::Env;
+
+/// IPv4.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V4;
+
+/// IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct V6;
+
+/// An address and port pair.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct End<A> {
+    /// Address.
+    pub addr: A,
+    /// Port, or what stands for it (see [`abi::ct`]).
+    pub port: Port,
+}
+
+/// One address family: its types, numbers and offsets.
+pub trait Family: Copy + 'static {
+    /// An address.
+    type Addr: Plain;
+    /// Key of the connection maps.
+    type CtKey: Plain;
+    /// Value of the connection maps.
+    type CtEntry: Plain;
+    /// Key of the service map.
+    type LbKey: Plain;
+    /// Value of the backend map.
+    type Backend: Plain;
+    /// Value of the reverse NAT map.
+    type RevNat: Plain;
+    /// Key of the fragment map.
+    type FragKey: Plain;
+
+    /// Whether this is IPv6.
+    const IPV6: bool;
+    /// Protocol number of this family's ICMP.
+    const ICMP: u8;
+    /// Offset of the source address in the IP header.
+    const SRC: u32;
+    /// Offset of the destination address in the IP header.
+    const DST: u32;
+    /// Source of packets that a pod sends itself through a service.
+    const LOOPBACK: Self::Addr;
+    /// The address that stands for none.
+    const UNSPECIFIED: Self::Addr;
+
+    /// The connection key of `local` (the end at whose side the packet is) and `remote`.
+    fn ct_key(local: &End<Self::Addr>, remote: &End<Self::Addr>, protocol: u8) -> Self::CtKey;
+    /// The value of the connection maps.
+    fn ct_entry(connection: Connection, nat: &End<Self::Addr>) -> Self::CtEntry;
+    /// What of the entry does not depend on the family.
+    fn connection(entry: &mut Self::CtEntry) -> &mut Connection;
+    /// The end a service entry translates to.
+    fn nat(entry: &Self::CtEntry) -> End<Self::Addr>;
+    /// A frontend's key (slot 0) or that of one of its backend slots.
+    fn lb_key(frontend: &End<Self::Addr>, protocol: u8, slot: u16) -> Self::LbKey;
+    /// A backend's address, port and state.
+    fn backend(backend: &Self::Backend) -> (End<Self::Addr>, u8);
+    /// The frontend of a reverse NAT entry.
+    fn frontend(entry: &Self::RevNat) -> End<Self::Addr>;
+    /// The key of a fragmented datagram.
+    fn frag_key(src: &Self::Addr, dst: &Self::Addr, id: u32, protocol: u8) -> Self::FragKey;
+    /// The key of `cilium_lxc`.
+    fn endpoint_key(addr: &Self::Addr) -> EndpointKey;
+    /// The key with which `cilium_ipcache` is asked about an address.
+    fn ipcache_key(addr: &Self::Addr) -> IpcacheKey;
+    /// The address an endpoint may use as source.
+    fn source_of(device: &Device) -> Self::Addr;
+    /// Checksum difference of replacing one address by another.
+    fn difference(old: &Self::Addr, new: &Self::Addr) -> u32;
+    /// Mixes an address into 32 bits.
+    fn mix(addr: &Self::Addr) -> u32;
+    /// As events carry addresses: IPv4 in the first four bytes.
+    fn wide(addr: &Self::Addr) -> Addr6;
+    /// Identity of addresses outside the cluster.
+    fn world<E: Env>(env: &E) -> u32;
+    /// The router's address, [`Family::UNSPECIFIED`] when the family is off.
+    fn router<E: Env>(env: &E) -> Self::Addr;
+}
+
+/// Whether `local` is end A of a connection key: ends are ordered by raw address, then raw port.
+#[inline(always)]
+fn local_first4(local: &End<Addr4>, remote: &End<Addr4>) -> bool {
+    let order = |end: &End<Addr4>| (end.addr.raw as u64) << 16 | end.port.raw as u64;
+    order(local) <= order(remote)
+}
+
+#[inline(always)]
+fn local_first6(local: &End<Addr6>, remote: &End<Addr6>) -> bool {
+    let ([a, b, c, d], [e, f, g, h]) = (local.addr.words, remote.addr.words);
+    let high = |x: u32, y: u32| (x as u64) << 32 | y as u64;
+    if high(a, b) != high(e, f) {
+        return high(a, b) < high(e, f);
+    }
+    if high(c, d) != high(g, h) {
+        return high(c, d) < high(g, h);
+    }
+    local.port.raw <= remote.port.raw
+}
+
+impl Family for V4 {
+    type Addr = Addr4;
+    type CtKey = CtKey4;
+    type CtEntry = CtEntry4;
+    type LbKey = LbKey4;
+    type Backend = LbBackend4;
+    type RevNat = LbRevNat4;
+    type FragKey = FragKey4;
+
+    const IPV6: bool = false;
+    const ICMP: u8 = protocol::ICMP;
+    const SRC: u32 = offset_of!(header::Ipv4, src) as u32;
+    const DST: u32 = offset_of!(header::Ipv4, dst) as u32;
+    const LOOPBACK: Addr4 = Addr4::new(SERVICE_LOOPBACK_IPV4.to_bits());
+    const UNSPECIFIED: Addr4 = Addr4::from_raw(0);
+
+    #[inline(always)]
+    fn ct_key(local: &End<Addr4>, remote: &End<Addr4>, protocol: u8) -> CtKey4 {
+        let first = local_first4(local, remote);
+        CtKey4 {
+            a: if first { local.addr } else { remote.addr },
+            b: if first { remote.addr } else { local.addr },
+            a_port: if first { local.port } else { remote.port },
+            b_port: if first { remote.port } else { local.port },
+            protocol,
+            side: if first { SIDE_A } else { SIDE_B },
+            pad: 0,
+        }
+    }
+    #[inline(always)]
+    fn ct_entry(connection: Connection, nat: &End<Addr4>) -> CtEntry4 {
+        CtEntry4 { connection, nat_addr: nat.addr, nat_port: nat.port, pad: 0 }
+    }
+    #[inline(always)]
+    fn connection(entry: &mut CtEntry4) -> &mut Connection {
+        &mut entry.connection
+    }
+    #[inline(always)]
+    fn nat(entry: &CtEntry4) -> End<Addr4> {
+        End { addr: entry.nat_addr, port: entry.nat_port }
+    }
+    #[inline(always)]
+    fn lb_key(frontend: &End<Addr4>, proto: u8, slot: u16) -> LbKey4 {
+        LbKey4 { address: frontend.addr, dport: frontend.port, backend_slot: slot, proto, scope: 0, pad: [0; 2] }
+    }
+    #[inline(always)]
+    fn backend(backend: &LbBackend4) -> (End<Addr4>, u8) {
+        (End { addr: backend.address, port: backend.port }, backend.flags)
+    }
+    #[inline(always)]
+    fn frontend(entry: &LbRevNat4) -> End<Addr4> {
+        End { addr: entry.address, port: entry.port }
+    }
+    #[inline(always)]
+    fn frag_key(src: &Addr4, dst: &Addr4, id: u32, proto: u8) -> FragKey4 {
+        FragKey4 { daddr: *dst, saddr: *src, id: id as u16, proto, pad: 0 }
+    }
+    #[inline(always)]
+    fn endpoint_key(addr: &Addr4) -> EndpointKey {
+        EndpointKey::v4(*addr)
+    }
+    #[inline(always)]
+    fn ipcache_key(addr: &Addr4) -> IpcacheKey {
+        IpcacheKey::v4(*addr, 32)
+    }
+    #[inline(always)]
+    fn source_of(device: &Device) -> Addr4 {
+        device.ipv4
+    }
+    #[inline(always)]
+    fn difference(old: &Addr4, new: &Addr4) -> u32 {
+        checksum::difference(old.raw, new.raw)
+    }
+    #[inline(always)]
+    fn mix(addr: &Addr4) -> u32 {
+        addr.raw
+    }
+    #[inline(always)]
+    fn wide(addr: &Addr4) -> Addr6 {
+        Addr6 { words: [addr.raw, 0, 0, 0] }
+    }
+    #[inline(always)]
+    fn world<E: Env>(env: &E) -> u32 {
+        env.node_config(offset_of!(NodeConfig, world_ipv4))
+    }
+    #[inline(always)]
+    fn router<E: Env>(env: &E) -> Addr4 {
+        env.node_config(offset_of!(NodeConfig, router_ipv4))
+    }
+}
+
+impl Family for V6 {
+    type Addr = Addr6;
+    type CtKey = CtKey6;
+    type CtEntry = CtEntry6;
+    type LbKey = LbKey6;
+    type Backend = LbBackend6;
+    type RevNat = LbRevNat6;
+    type FragKey = FragKey6;
+
+    const IPV6: bool = true;
+    const ICMP: u8 = protocol::ICMPV6;
+    const SRC: u32 = offset_of!(header::Ipv6, src) as u32;
+    const DST: u32 = offset_of!(header::Ipv6, dst) as u32;
+    const LOOPBACK: Addr6 = {
+        let bits = SERVICE_LOOPBACK_IPV6.to_bits().to_be_bytes();
+        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bits;
+        Addr6 {
+            words: [
+                u32::from_ne_bytes([a, b, c, d]),
+                u32::from_ne_bytes([e, f, g, h]),
+                u32::from_ne_bytes([i, j, k, l]),
+                u32::from_ne_bytes([m, n, o, p]),
+            ],
+        }
+    };
+    const UNSPECIFIED: Addr6 = Addr6 { words: [0; 4] };
+
+    #[inline(always)]
+    fn ct_key(local: &End<Addr6>, remote: &End<Addr6>, protocol: u8) -> CtKey6 {
+        if local_first6(local, remote) {
+            CtKey6 {
+                a: local.addr,
+                b: remote.addr,
+                a_port: local.port,
+                b_port: remote.port,
+                protocol,
+                side: SIDE_A,
+                pad: 0,
+            }
+        } else {
+            CtKey6 {
+                a: remote.addr,
+                b: local.addr,
+                a_port: remote.port,
+                b_port: local.port,
+                protocol,
+                side: SIDE_B,
+                pad: 0,
+            }
+        }
+    }
+    #[inline(always)]
+    fn ct_entry(connection: Connection, nat: &End<Addr6>) -> CtEntry6 {
+        CtEntry6 { connection, nat_addr: nat.addr, nat_port: nat.port, pad: 0 }
+    }
+    #[inline(always)]
+    fn connection(entry: &mut CtEntry6) -> &mut Connection {
+        &mut entry.connection
+    }
+    #[inline(always)]
+    fn nat(entry: &CtEntry6) -> End<Addr6> {
+        End { addr: entry.nat_addr, port: entry.nat_port }
+    }
+    #[inline(always)]
+    fn lb_key(frontend: &End<Addr6>, proto: u8, slot: u16) -> LbKey6 {
+        LbKey6 { address: frontend.addr, dport: frontend.port, backend_slot: slot, proto, scope: 0, pad: [0; 2] }
+    }
+    #[inline(always)]
+    fn backend(backend: &LbBackend6) -> (End<Addr6>, u8) {
+        (End { addr: backend.address, port: backend.port }, backend.flags)
+    }
+    #[inline(always)]
+    fn frontend(entry: &LbRevNat6) -> End<Addr6> {
+        End { addr: entry.address, port: entry.port }
+    }
+    #[inline(always)]
+    fn frag_key(src: &Addr6, dst: &Addr6, id: u32, proto: u8) -> FragKey6 {
+        FragKey6 { daddr: *dst, saddr: *src, id, proto, pad: [0; 3] }
+    }
+    #[inline(always)]
+    fn endpoint_key(addr: &Addr6) -> EndpointKey {
+        EndpointKey::v6(*addr)
+    }
+    #[inline(always)]
+    fn ipcache_key(addr: &Addr6) -> IpcacheKey {
+        IpcacheKey::v6(*addr, 128)
+    }
+    #[inline(always)]
+    fn source_of(device: &Device) -> Addr6 {
+        device.ipv6
+    }
+    #[inline(always)]
+    fn difference(old: &Addr6, new: &Addr6) -> u32 {
+        let ([a, b, c, d], [e, f, g, h]) = (old.words, new.words);
+        let high = checksum::add(checksum::difference(a, e), checksum::difference(b, f));
+        let low = checksum::add(checksum::difference(c, g), checksum::difference(d, h));
+        checksum::add(high, low)
+    }
+    #[inline(always)]
+    fn mix(addr: &Addr6) -> u32 {
+        let [a, b, c, d] = addr.words;
+        crate::hash::mix(a ^ b, c, d)
+    }
+    #[inline(always)]
+    fn wide(addr: &Addr6) -> Addr6 {
+        *addr
+    }
+    #[inline(always)]
+    fn world<E: Env>(env: &E) -> u32 {
+        env.node_config(offset_of!(NodeConfig, world_ipv6))
+    }
+    #[inline(always)]
+    fn router<E: Env>(env: &E) -> Addr6 {
+        env.node_config(offset_of!(NodeConfig, router_ipv6))
+    }
+}

@@ -1,0 +1,97 @@
+//! What becomes of a packet.
+
+/// What the caller is to do with the packet.
+///
+/// Always wholly initialised and without payload enums, so that the compiler cannot merge half-defined values (the verifier would refuse them).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use = "a verdict that nobody carries out lets the packet through"]
+pub struct Verdict {
+    /// What to do.
+    pub action: Action,
+    /// The interface of a redirect; the proxy's port (network order) of [`Action::Proxy`]; the drop reason's number of [`Action::Drop`]; otherwise 0.
+    pub argument: u32,
+}
+
+/// The kinds of verdict.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Action {
+    /// On to the host's network stack, or out of the interface at an egress hook.
+    Pass = 0,
+    /// Drop. The reason has been counted and reported.
+    Drop = 1,
+    /// Into the network namespace of the interface's peer, past the host's stack and past the hook on the interface.
+    RedirectPeer = 2,
+    /// Out of the interface, through its egress hook.
+    Redirect = 3,
+    /// To the local proxy (no program produces it yet).
+    Proxy = 4,
+}
+
+impl Verdict {
+    /// On to the stack.
+    pub const PASS: Self = Self { action: Action::Pass, argument: 0 };
+
+    /// Dropped for `reason`.
+    #[inline(always)]
+    pub const fn drop(reason: DropReason) -> Self {
+        Self { action: Action::Drop, argument: reason as u32 }
+    }
+    /// Into the namespace of the peer of `ifindex`.
+    #[inline(always)]
+    pub const fn redirect_peer(ifindex: u32) -> Self {
+        Self { action: Action::RedirectPeer, argument: ifindex }
+    }
+    /// Out of `ifindex`.
+    #[inline(always)]
+    pub const fn redirect(ifindex: u32) -> Self {
+        Self { action: Action::Redirect, argument: ifindex }
+    }
+    /// To the proxy listening on `port` (network order).
+    #[inline(always)]
+    pub const fn proxy(port: u16) -> Self {
+        Self { action: Action::Proxy, argument: port as u32 }
+    }
+}
+
+/// Why a packet is dropped (numbers of the reference's drop codes; those the pipeline uses).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum DropReason {
+    /// The source address is not the endpoint's.
+    InvalidSource = 132,
+    /// No rule allows it.
+    Policy = 133,
+    /// A header is cut short or contradicts itself.
+    Invalid = 134,
+    /// The transport header is cut short or contradicts itself.
+    InvalidTransport = 135,
+    /// No connection can be tracked for this protocol.
+    UnknownTransport = 137,
+    /// Neither IPv4, IPv6 nor ARP.
+    UnknownNetwork = 139,
+    /// The packet could not be written to.
+    Write = 141,
+    /// The target of a neighbour solicitation is nobody we answer for.
+    UnknownTarget = 150,
+    /// The connection map refused the entry.
+    ConnectionTableFull = 155,
+    /// Too many or too long IPv6 extension headers.
+    ExtensionHeader = 156,
+    /// A fragment, and fragments are not tracked.
+    Fragment = 157,
+    /// The service has no backend.
+    NoBackend = 158,
+    /// The protocol's checksum cannot be corrected for this translation.
+    UntranslatableProtocol = 168,
+    /// The fragment that carries the ports was not seen.
+    FragmentUnknown = 175,
+    /// A rule denies it.
+    PolicyDeny = 181,
+    /// A rule demands authentication, which there is not yet.
+    AuthRequired = 189,
+    /// Time to live, or hop limit, is used up.
+    TtlExceeded = 196,
+    /// The endpoint's policy is not known yet, or nobody is behind the interface.
+    NotReady = 203,
+}
