@@ -1,10 +1,15 @@
 //! `cargo xtask`: every developer task of the workspace, so that there is one place to look and no shell to decipher.
 
+mod bare;
 mod bpf;
+mod forward;
+mod layers;
 mod setup;
 mod shell;
+mod test;
 mod toolchain;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -30,6 +35,29 @@ enum Task {
         #[arg(long, conflicts_with = "build_only")]
         accept: bool,
     },
+    /// Check the dependency law
+    Layers,
+    /// Build the pure crates for a target without an operating system
+    Bare,
+    /// Run every test there is, set-up included
+    Test,
+    /// Check format and lints, then run every test
+    Ci,
+    /// Run the cluster simulation: `--seed N`, `--seeds K`
+    #[command(disable_help_flag = true)]
+    Sim {
+        /// Handed to the simulation as they are
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Evaluate published conformance corpora
+    Conformance {
+        /// The folder that holds them
+        #[arg(long)]
+        dir: Option<PathBuf>,
+        /// Which ones; all when none is named
+        names: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -48,5 +76,11 @@ fn perform(task: Task) -> Result<()> {
         Task::Setup => setup::setup().map(drop),
         Task::Bpf { build_only: true, .. } => bpf::build(&setup::ensure()?).map(drop),
         Task::Bpf { accept, .. } => bpf::check(&setup::ensure()?, accept),
+        Task::Layers => layers::check(),
+        Task::Bare => bare::build(&setup::ensure()?.compiler),
+        Task::Test => test::all(),
+        Task::Ci => test::ci(),
+        Task::Sim { arguments } => forward::sim(&arguments),
+        Task::Conformance { dir, names } => forward::conformance(&dir.unwrap_or_else(forward::corpora_dir), &names),
     }
 }

@@ -56,6 +56,17 @@ pub fn output(command: &mut Command) -> Result<String> {
     String::from_utf8(out.stdout).with_context(|| format!("`{line}` printed something that is not UTF-8"))
 }
 
+/// What `cargo metadata` says of the workspace's own packages.
+pub fn metadata() -> Result<serde_json::Value> {
+    metadata_of(&root())
+}
+
+/// As [`metadata`], of the workspace in that folder.
+pub fn metadata_of(folder: &Path) -> Result<serde_json::Value> {
+    let json = output(cargo().current_dir(folder).args(["metadata", "--no-deps", "--format-version", "1"]))?;
+    serde_json::from_str(&json).context("cargo metadata printed something else than JSON")
+}
+
 /// Whether the command can be started and succeeds; it prints nothing.
 pub fn succeeds(command: &mut Command) -> bool {
     command

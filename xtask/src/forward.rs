@@ -1,0 +1,72 @@
+//! Tasks whose work lies in another package: built there, run from here, so that nobody has to know where.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use crate::shell::{cargo, root, run};
+
+/// Which package evaluates a corpus; each has an example `conformance` that takes a folder and names.
+const CORPORA: &[(&str, &str)] = &[
+    ("cyclonus", "cilium-policy"),
+    ("cilium-oracle", "cilium-policy"),
+    ("fqdn-labels", "cilium-policy"),
+    ("hubble-filters", "hubble-model"),
+    ("hubble-printer", "hubble-cli"),
+    ("maglev", "cilium-lb"),
+];
+
+/// Runs the cluster simulation with these arguments.
+pub fn sim(arguments: &[String]) -> Result<()> {
+    run(cargo().args(["run", "--quiet", "--package", "cilium-sim-tests", "--bin", "sim", "--"]).args(arguments))
+}
+
+/// Where the published corpora lie when nobody says otherwise.
+pub fn corpora_dir() -> PathBuf {
+    root().join("../shared/conformance")
+}
+
+/// Evaluates corpora from `dir`; without names, each one that some package knows how to evaluate.
+pub fn conformance(dir: &Path, names: &[String]) -> Result<()> {
+    if !dir.is_dir() {
+        bail!("{} is no folder; say with --dir where the corpora are", dir.display());
+    }
+    let dir = std::fs::canonicalize(dir)?;
+    for name in names {
+        if !CORPORA.iter().any(|(corpus, _)| corpus == name) {
+            let known: Vec<_> = CORPORA.iter().map(|(corpus, _)| *corpus).collect();
+            bail!("no corpus is called `{name}`; there are {}", known.join(", "));
+        }
+    }
+    let packages: std::collections::BTreeSet<_> = CORPORA.iter().map(|(_, package)| *package).collect();
+    for package in packages {
+        let asked = |corpus: &str| names.is_empty() || names.iter().any(|name| name == corpus);
+        let corpora: Vec<_> =
+            CORPORA.iter().filter(|(corpus, of)| *of == package && asked(corpus)).map(|(corpus, _)| *corpus).collect();
+        if corpora.is_empty() {
+            continue;
+        }
+        if !has_example(package) {
+            if names.is_empty() {
+                println!("skipped: {} ({package} has no example `conformance` yet)", corpora.join(", "));
+                continue;
+            }
+            bail!("{package} has no example `conformance` to evaluate {} with", corpora.join(", "));
+        }
+        run(cargo()
+            .args(["run", "--quiet", "--package", package, "--example", "conformance", "--"])
+            .arg(&dir)
+            .args(corpora))?;
+    }
+    Ok(())
+}
+
+/// Whether the package has an example called `conformance`.
+fn has_example(package: &str) -> bool {
+    let metadata = crate::shell::metadata();
+    let targets = metadata.as_ref().ok().and_then(|metadata| {
+        let list = metadata["packages"].as_array()?;
+        list.iter().find(|found| found["name"] == package)?["targets"].as_array()
+    });
+    targets.into_iter().flatten().any(|target| target["name"] == "conformance" && target["kind"][0] == "example")
+}
