@@ -27,7 +27,7 @@ use crate::family::{Family, V4, V6};
 /// The world of one packet.
 pub trait Env: FamilyMaps<V4> + FamilyMaps<V6> {
     /// Bytes of the packet, from the Ethernet header on.
-    fn len(&self) -> u32;
+    fn packet_len(&self) -> u32;
 
     /// Interface whose hook the packet is at.
     fn ifindex(&self) -> u32;
