@@ -49,6 +49,10 @@ pub struct OpIds {
 }
 
 impl OpIds {
+    /// Ids after `last`: several sources within one machine hand out ids from ranges of their own.
+    pub const fn after(last: u64) -> Self {
+        Self { last }
+    }
     /// The next id.
     pub fn fresh(&mut self) -> OpId {
         self.last += 1;
