@@ -82,7 +82,7 @@ fn load(path: &std::path::Path) -> Result<Option<Vec<budget::Loaded>>> {
         println!("skipped: loading the programs and comparing with the budget (this is not root)");
         return Ok(None);
     }
-    run(cargo().args(["build", "--quiet", "--package", "cilium-datapath-loader", "--example", "load-check"]))?;
-    let json = output(Command::new(target_dir().join("debug/examples/load-check")).arg(path))?;
-    Ok(Some(serde_json::from_str(&json).with_context(|| format!("load-check printed {json}"))?))
+    run(cargo().args(["build", "--quiet", "--package", "cilium-datapath-loader", "--bin", "bpf-check"]))?;
+    let json = output(Command::new(target_dir().join("debug/bpf-check")).arg(path))?;
+    Ok(Some(serde_json::from_str(&json).with_context(|| format!("bpf-check printed {json}"))?))
 }

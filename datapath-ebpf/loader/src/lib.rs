@@ -1,1 +1,37 @@
-//! Loads, pins, attaches and replaces the eBPF programs.
+//! Loads the eBPF programs, keeps their maps, attaches them and takes over from an earlier agent.
+//!
+//! Everything that must outlive the agent is pinned: maps under `<bpffs>/tc/globals`, links under
+//! `<bpffs>/cilium/links`. A killed agent leaves traffic flowing; the next one finds the maps, checks that they
+//! are the maps it means, loads its own programs on them and puts those in place of the old ones, each at one instant.
+//!
+//! This crate decides nothing about policy or packets. It never recreates a map that does not fit: it refuses, or
+//! moves the entries when only the size differs. It needs no async runtime. All its `unsafe` is in one private module.
+
+mod attach;
+mod batch;
+mod datapath;
+mod error;
+mod events;
+mod inspect;
+mod kernel;
+mod maps;
+mod program;
+mod schema;
+mod sys;
+mod table;
+mod test_run;
+mod verifier;
+
+pub use attach::{Attachment, Direction, Hook, Interface, Outcome, PinnedLink};
+pub use datapath::{Datapath, HookChoice, LoadStats, LoaderConfig, links_directory, maps_directory, remove_all};
+pub use error::{AttachError, LoadError, MapError, Missing, Operation, TestRunError};
+pub use events::Events;
+pub use inspect::{Inspection, Loaded, inspect};
+pub use kernel::{check as check_kernel, has_tcx};
+pub use maps::{Access, Maps};
+pub use program::{Program, UnknownProgram};
+pub use schema::{Mismatch, Property};
+pub use sys::kernel_release;
+pub use table::{PerCpuTable, Table};
+pub use test_run::{SkBuff, TestRun};
+pub use verifier::{Figures, Rejection};

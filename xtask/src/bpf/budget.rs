@@ -14,7 +14,7 @@ const VERIFIER_LIMIT: u32 = 1_000_000;
 /// The kernel refuses chains of calls with more stack than this.
 const STACK_LIMIT: u32 = 512;
 
-/// One line of `load-check`: a program and the instructions the verifier went through.
+/// One line of `bpf-check`: a program and the instructions the verifier went through.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Loaded {
     /// Program name.

@@ -1,0 +1,80 @@
+//! `bpf-check OBJECT`: loads every program of an object and prints the verifier's figures as a JSON list.
+//! Exit status 0: all load; 1: one is refused; 2: nothing could be tried.
+
+use std::{path::Path, process::ExitCode};
+
+use abi::config::{DEFAULT_LIFETIMES, NODE_TRACK_FRAGMENTS, NodeConfig};
+use loader::{Inspection, inspect};
+
+/// Constants with both families on, so that no branch is pruned for lack of an address.
+fn node() -> NodeConfig {
+    NodeConfig {
+        router_ipv4: std::net::Ipv4Addr::new(10, 0, 0, 1).into(),
+        router_ipv6: std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1).into(),
+        world_ipv4: 9,
+        world_ipv6: 10,
+        mtu: 1500,
+        flags: NODE_TRACK_FRAGMENTS | abi::config::NODE_POLICY_VERDICTS | abi::config::NODE_ALLOW_LOCALHOST,
+        report_interval: 5,
+        report_tcp_flags: 0xff,
+        capture_len: 128,
+        lifetimes: DEFAULT_LIFETIMES,
+        ..NodeConfig::default()
+    }
+}
+
+fn main() -> ExitCode {
+    let Some(object) = std::env::args_os().nth(1) else {
+        eprintln!("usage: bpf-check OBJECT");
+        return ExitCode::from(2);
+    };
+    match inspect(Path::new(&object), &node()) {
+        Ok(programs) => {
+            let list: Vec<String> = programs.iter().map(json).collect();
+            println!("[{}]", list.join(","));
+            let refused: Vec<_> =
+                programs.iter().filter_map(|p| Some((&p.program, p.outcome.as_ref().err()?))).collect();
+            for (program, rejection) in &refused {
+                eprintln!("bpf-check: the kernel refused program {program}: {rejection}");
+            }
+            if refused.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(1) }
+        }
+        Err(error) => {
+            eprintln!("bpf-check: {error}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn json(inspection: &Inspection) -> String {
+    let head = format!("\"program\":{},\"object_insns\":{}", quote(&inspection.program), inspection.object_insns);
+    match &inspection.outcome {
+        Ok(loaded) => format!(
+            "{{{head},\"verified\":{},\"stack\":{},\"peak_states\":{},\"verification_us\":{},\"xlated_bytes\":{},\
+             \"jited_bytes\":{}}}",
+            loaded.figures.verified_insns,
+            loaded.figures.stack_bytes,
+            loaded.figures.peak_states,
+            loaded.figures.verification_us,
+            loaded.xlated_bytes,
+            loaded.jited_bytes
+        ),
+        Err(rejection) => format!("{{{head},\"error\":{}}}", quote(&rejection.to_string())),
+    }
+}
+
+/// A JSON string. Written by hand so that the tool stays small enough for a guest kernel's first file system.
+fn quote(text: &str) -> String {
+    let mut out = String::from('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            c if c.is_control() => out.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

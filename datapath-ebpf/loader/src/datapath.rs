@@ -1,0 +1,298 @@
+//! The loaded programs with their maps.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use abi::config::NodeConfig;
+use aya::{
+    Ebpf, EbpfLoader,
+    programs::{ProgramError, SchedClassifier},
+};
+use zerocopy::IntoBytes;
+
+use crate::{
+    attach::{Attacher, Attachment, Direction, Hook, Interface, PinnedLink, list_pins},
+    error::{AttachError, LoadError, MapError, Missing, TestRunError},
+    events::Events,
+    kernel,
+    maps::Maps,
+    program::Program,
+    schema::{self, Moved},
+    sys,
+    test_run::{self, SkBuff, TestRun},
+    verifier::Rejection,
+};
+
+/// Name of the programs' read-only configuration.
+pub(crate) const NODE_CONFIG: &str = "NODE_CONFIG";
+
+/// Which kind of hook to use.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HookChoice {
+    /// TCX where the kernel has it, else clsact.
+    #[default]
+    Auto,
+    /// This one, or fail.
+    Only(Hook),
+}
+
+/// What to load, and where to keep it.
+#[derive(Clone, Debug)]
+pub struct LoaderConfig {
+    /// The object file (`cargo xtask bpf` builds it).
+    pub object: PathBuf,
+    /// The BPF file system; mounted if it is not yet one. Default `/sys/fs/bpf`.
+    pub bpffs: PathBuf,
+    /// Number of entries by map name, where it should not be that of `abi::maps`.
+    pub map_sizes: BTreeMap<String, u32>,
+    /// Constants of the programs.
+    pub node: NodeConfig,
+    /// Which hook to use.
+    pub hook: HookChoice,
+}
+
+impl LoaderConfig {
+    /// Everything but the object file and the constants as usual.
+    pub fn new(object: impl Into<PathBuf>, node: NodeConfig) -> Self {
+        Self {
+            object: object.into(),
+            bpffs: PathBuf::from("/sys/fs/bpf"),
+            map_sizes: BTreeMap::new(),
+            node,
+            hook: HookChoice::Auto,
+        }
+    }
+}
+
+/// Where maps are pinned under a BPF file system.
+pub fn maps_directory(bpffs: &Path) -> PathBuf {
+    bpffs.join("tc/globals")
+}
+
+/// Where links are pinned under a BPF file system.
+pub fn links_directory(bpffs: &Path) -> PathBuf {
+    bpffs.join("cilium/links")
+}
+
+/// The programs, loaded once, and their maps. Dropping it leaves everything attached and pinned.
+#[derive(Debug)]
+pub struct Datapath {
+    ebpf: Ebpf,
+    maps: Arc<Maps>,
+    moved: Vec<Moved>,
+    attacher: Attacher,
+    links: PathBuf,
+}
+
+impl Datapath {
+    /// Prepares the pinned maps, loads every program, and removes pinned links of devices that are gone.
+    ///
+    /// Nothing that runs is disturbed: programs attached before keep running until [`Self::attach`] replaces them.
+    /// Afterwards call [`Self::settle`].
+    pub fn open(config: &LoaderConfig) -> Result<Self, LoadError> {
+        kernel::check()?;
+        let hook = choose_hook(config.hook)?;
+        let object = read_object(&config.object)?;
+        check_object(&object)?;
+        kernel::ensure_bpffs(&config.bpffs)?;
+        let (pins, links) = (maps_directory(&config.bpffs), links_directory(&config.bpffs));
+        for path in [&pins, &links] {
+            fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
+        }
+        let prepared = schema::prepare(&pins, &config.map_sizes)?;
+        let ebpf = load(&object, &pins, &config.node)?;
+        let attacher = Attacher::new(hook, links.clone());
+        Ok(Self { ebpf, maps: Arc::new(prepared.maps), moved: prepared.moved, attacher, links })
+    }
+
+    /// The maps.
+    pub fn maps(&self) -> &Arc<Maps> {
+        &self.maps
+    }
+
+    /// The hook in use.
+    pub fn hook(&self) -> Hook {
+        self.attacher.hook()
+    }
+
+    /// Attaches a program, or puts it in place of the one an earlier agent left there, at one instant.
+    pub fn attach(
+        &mut self,
+        program: Program,
+        interface: &Interface,
+        direction: Direction,
+    ) -> Result<Attachment, AttachError> {
+        let classifier = classifier(&mut self.ebpf, program);
+        self.attacher.attach(classifier, program, interface, direction)
+    }
+
+    /// Detaches a program; says whether it was attached.
+    pub fn detach(&self, program: Program, interface: &Interface, direction: Direction) -> Result<bool, AttachError> {
+        self.attacher.detach(program, interface, direction)
+    }
+
+    /// All pinned links.
+    pub fn links(&self) -> Result<Vec<PinnedLink>, AttachError> {
+        list_pins(&self.links)
+    }
+
+    /// Removes pinned links of devices that are gone; returns their pins.
+    pub fn remove_stale_links(&self) -> Result<Vec<PathBuf>, AttachError> {
+        self.attacher.remove_stale()
+    }
+
+    /// Once every device has the new programs: copies what the old ones still wrote into maps that were replaced
+    /// because their size changed. Returns how many entries.
+    pub fn settle(&mut self) -> Result<usize, MapError> {
+        let mut copied = 0;
+        for moved in &self.moved {
+            copied += moved.settle()?;
+        }
+        self.moved.clear();
+        Ok(copied)
+    }
+
+    /// Names of maps that were moved into others of a new size by [`Self::open`].
+    pub fn resized(&self) -> impl Iterator<Item = &'static str> + '_ {
+        self.moved.iter().map(Moved::name)
+    }
+
+    /// A reader of the event ring.
+    pub fn events(&self) -> Result<Events, MapError> {
+        Events::open_pinned(self.maps.directory())
+    }
+
+    /// Runs a program on one packet, `repeat` times in a row.
+    pub fn test_run(
+        &self,
+        program: Program,
+        packet: &[u8],
+        ctx: &SkBuff,
+        repeat: u32,
+    ) -> Result<TestRun, TestRunError> {
+        match self.ebpf.program(program.name()) {
+            Some(aya::programs::Program::SchedClassifier(classifier)) => {
+                test_run::run(classifier, program, packet, ctx, repeat)
+            }
+            _ => unreachable!("open refuses an object without every program"),
+        }
+    }
+
+    /// What the kernel says of each loaded program.
+    pub fn load_stats(&self) -> Vec<LoadStats> {
+        let stats = |program: Program| {
+            let Some(aya::programs::Program::SchedClassifier(classifier)) = self.ebpf.program(program.name()) else {
+                return None;
+            };
+            let info = sys::prog_info_of(classifier.fd().ok()?.as_fd()).ok()?;
+            let verified_insns = classifier.info().ok()?.verified_instruction_count().unwrap_or_default();
+            Some(LoadStats {
+                program,
+                id: info.id,
+                verified_insns,
+                xlated_bytes: info.xlated_len,
+                jited_bytes: info.jited_len,
+            })
+        };
+        Program::ALL.into_iter().filter_map(stats).collect()
+    }
+}
+
+/// The kernel's figures of a loaded program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LoadStats {
+    /// Which program.
+    pub program: Program,
+    /// The kernel's id.
+    pub id: u32,
+    /// Instructions the verifier walked.
+    pub verified_insns: u32,
+    /// Bytes after the kernel rewrote it.
+    pub xlated_bytes: u32,
+    /// Bytes of machine code; 0: the JIT is off.
+    pub jited_bytes: u32,
+}
+
+/// Removes every pin of ours under a BPF file system: programs detach, maps and what they hold vanish.
+pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
+    let removed = |path: &Path, result: std::io::Result<()>| match result {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(AttachError::Pins { step: "remove", path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    };
+    let links = links_directory(bpffs);
+    removed(&links, fs::remove_dir_all(&links))?;
+    for path in schema::pinned(&maps_directory(bpffs)) {
+        removed(&path, fs::remove_file(&path))?;
+    }
+    Ok(())
+}
+
+fn choose_hook(choice: HookChoice) -> Result<Hook, Missing> {
+    let tcx = kernel::has_tcx();
+    match choice {
+        HookChoice::Auto => Ok(if tcx { Hook::Tcx } else { Hook::Clsact }),
+        HookChoice::Only(Hook::Tcx) if !tcx => Err(Missing::Tcx { release: sys::kernel_release() }),
+        HookChoice::Only(hook) => Ok(hook),
+    }
+}
+
+pub(crate) fn read_object(path: &Path) -> Result<Vec<u8>, LoadError> {
+    fs::read(path).map_err(|source| LoadError::ObjectFile { path: path.to_owned(), source })
+}
+
+/// Compares the object's maps with those of `abi`, so that an object of another version is refused before it runs.
+fn check_object(bytes: &[u8]) -> Result<(), LoadError> {
+    let wrong = |problem: String| LoadError::Object { problem };
+    let object = aya_obj::Object::parse(bytes).map_err(|e| wrong(e.to_string()))?;
+    for spec in abi::maps::ALL {
+        let Some(map) = object.maps.get(spec.name) else { continue };
+        let info = sys::MapInfo {
+            kind: map.map_type(),
+            id: 0,
+            key_size: map.key_size(),
+            value_size: map.value_size(),
+            max_entries: map.max_entries(),
+            flags: 0,
+        };
+        schema::shape(spec, &info).map_err(|mismatch| wrong(format!("map {}: {mismatch}", spec.name)))?;
+    }
+    match Program::ALL.into_iter().find(|program| !object.programs.contains_key(program.name())) {
+        Some(program) => Err(wrong(format!("there is no program {program} in it"))),
+        None => Ok(()),
+    }
+}
+
+fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError> {
+    let mut loader = EbpfLoader::new();
+    loader.override_global(NODE_CONFIG, node.as_bytes(), true);
+    for spec in abi::maps::ALL {
+        loader.map_pin_path(spec.name, pins.join(spec.name));
+    }
+    let mut ebpf = loader
+        .load(object)
+        .map_err(|source| LoadError::Aya { step: "the object file".to_owned(), source: Box::new(source) })?;
+    for program in Program::ALL {
+        classifier(&mut ebpf, program).load().map_err(|error| match error {
+            ProgramError::LoadError { io_error, verifier_log } => LoadError::Rejected {
+                program: program.to_string(),
+                rejection: Box::new(Rejection::parse(io_error.to_string(), &verifier_log.to_string())),
+            },
+            other => LoadError::Aya { step: program.to_string(), source: Box::new(other.into()) },
+        })?;
+    }
+    Ok(ebpf)
+}
+
+fn classifier(ebpf: &mut Ebpf, program: Program) -> &mut SchedClassifier {
+    match ebpf.program_mut(program.name()) {
+        Some(aya::programs::Program::SchedClassifier(classifier)) => classifier,
+        _ => unreachable!("the object was checked to have every program, as a classifier"),
+    }
+}

@@ -1,0 +1,134 @@
+//! Loads every program of an object on its own, unpinned, with the verifier's figures: for budgets and for kernels under test.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    ffi::CString,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    path::Path,
+};
+
+use abi::maps::MapKind;
+use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
+
+use crate::{
+    datapath::{NODE_CONFIG, read_object},
+    error::LoadError,
+    sys,
+    verifier::{Figures, Rejection},
+};
+
+/// Verifier figures only (`BPF_LOG_STATS`).
+const LOG_STATS: u32 = 4;
+/// Every instruction and the figures.
+const LOG_ALL: u32 = 1 | LOG_STATS;
+
+/// What became of one program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Inspection {
+    /// Its name.
+    pub program: String,
+    /// Instructions in the object file.
+    pub object_insns: usize,
+    /// The kernel's answer.
+    pub outcome: Result<Loaded, Rejection>,
+}
+
+/// Figures of a program that loads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// The verifier's figures.
+    pub figures: Figures,
+    /// Bytes after the kernel rewrote it.
+    pub xlated_bytes: u32,
+    /// Bytes of machine code; 0: the JIT is off.
+    pub jited_bytes: u32,
+}
+
+/// Loads each program of `object` with the given constants. Maps are made for the occasion, small, and vanish again.
+pub fn inspect(object: &Path, node: &abi::config::NodeConfig) -> Result<Vec<Inspection>, LoadError> {
+    crate::kernel::check()?;
+    let bytes = read_object(object)?;
+    let wrong = |problem: &dyn std::fmt::Display| LoadError::Object { problem: problem.to_string() };
+    let mut obj = Object::parse(&bytes).map_err(|e| wrong(&e))?;
+    let config = zerocopy::IntoBytes::as_bytes(node);
+    obj.patch_map_data(HashMap::from([(NODE_CONFIG, (config, false))])).map_err(|e| wrong(&e))?;
+    let maps = make_maps(&obj)?;
+    let text: std::collections::HashSet<usize> = obj.functions.keys().map(|(section, _)| *section).collect();
+    let known: Vec<(String, aya_obj::Map)> = obj.maps.iter().map(|(n, m)| (n.clone(), m.clone())).collect();
+    obj.relocate_maps(known.iter().map(|(n, m)| (n.as_str(), maps[n].as_raw_fd(), m)), &text).map_err(|e| wrong(&e))?;
+    obj.relocate_calls(&text).map_err(|e| wrong(&e))?;
+    let programs: BTreeMap<_, _> = obj.programs.iter().collect();
+    programs
+        .into_iter()
+        .map(|(name, program)| {
+            let function = &obj.functions[&program.function_key()];
+            let license = program.license.clone();
+            Ok(load(name, &function.instructions, &license))
+        })
+        .collect()
+}
+
+fn make_maps(obj: &Object) -> Result<HashMap<String, OwnedFd>, LoadError> {
+    let wrong = |problem: String| LoadError::Object { problem };
+    let mut out = HashMap::new();
+    for (name, map) in &obj.maps {
+        let kind = kind_of(map.map_type())
+            .ok_or_else(|| wrong(format!("map {name} has type {}, which is not in use", map.map_type())))?;
+        let data = matches!(map.section_kind(), EbpfSectionKind::Rodata | EbpfSectionKind::Data | EbpfSectionKind::Bss);
+        let entries = if kind == MapKind::RingBuf { 1 << 16 } else { map.max_entries().min(64) };
+        let fd = sys::map_create(name, kind, map.key_size() as usize, map.value_size() as usize, entries)
+            .map_err(|e| wrong(format!("the kernel did not make map {name}: {e}")))?;
+        if data {
+            sys::map_update(fd.as_fd(), &0_u32.to_ne_bytes(), map.data(), sys::ANY)
+                .map_err(|e| wrong(format!("{name} could not be filled: {e}")))?;
+        }
+        if map.section_kind() == EbpfSectionKind::Rodata {
+            sys::map_freeze(fd.as_fd()).map_err(|e| wrong(format!("{name} could not be frozen: {e}")))?;
+        }
+        out.insert(name.clone(), fd);
+    }
+    Ok(out)
+}
+
+fn kind_of(map_type: u32) -> Option<MapKind> {
+    [MapKind::Hash, MapKind::LruHash, MapKind::LpmTrie, MapKind::PerCpuHash, MapKind::Array, MapKind::RingBuf]
+        .into_iter()
+        .find(|kind| sys::map_type(*kind) == map_type)
+}
+
+fn load(name: &str, instructions: &[bpf_insn], license: &CString) -> Inspection {
+    let insns: Vec<u8> = instructions.iter().flat_map(encode).collect();
+    let mut log = vec![0; 64 << 10];
+    let outcome = match sys::prog_load(name, &insns, license, LOG_STATS, &mut log) {
+        Ok(fd) => Ok(Loaded { figures: Figures::parse(&text(&log)), ..sizes(&fd) }),
+        Err(_) => {
+            let mut log = vec![0; 16 << 20];
+            match sys::prog_load(name, &insns, license, LOG_ALL, &mut log) {
+                Ok(fd) => Ok(Loaded { figures: Figures::parse(&text(&log)), ..sizes(&fd) }),
+                Err(e) => Err(Rejection::parse(e.to_string(), &text(&log))),
+            }
+        }
+    };
+    Inspection { program: name.to_owned(), object_insns: instructions.len(), outcome }
+}
+
+fn sizes(fd: &OwnedFd) -> Loaded {
+    let info = sys::prog_info_of(fd.as_fd());
+    Loaded {
+        figures: Figures::default(),
+        xlated_bytes: info.as_ref().map_or(0, |i| i.xlated_len),
+        jited_bytes: info.as_ref().map_or(0, |i| i.jited_len),
+    }
+}
+
+/// An instruction as it lies in memory.
+fn encode(insn: &bpf_insn) -> [u8; 8] {
+    let [o0, o1] = insn.off.to_ne_bytes();
+    let [i0, i1, i2, i3] = insn.imm.to_ne_bytes();
+    [insn.code, insn.dst_reg() | insn.src_reg() << 4, o0, o1, i0, i1, i2, i3]
+}
+
+fn text(log: &[u8]) -> String {
+    let end = log.iter().position(|&b| b == 0).unwrap_or(log.len());
+    String::from_utf8_lossy(log.get(..end).unwrap_or_default()).into_owned()
+}

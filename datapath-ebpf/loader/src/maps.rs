@@ -1,0 +1,162 @@
+//! All maps of `abi::maps`, opened from their pins.
+
+use std::{
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+};
+
+use abi::{
+    be::Port,
+    config::Runtime,
+    ct::{CtEntry4, CtEntry6, CtKey4, CtKey6},
+    endpoint::{Device, EndpointInfo, EndpointKey},
+    frag::{FragKey4, FragKey6, FragPorts},
+    ipcache::{IpcacheEntry, IpcacheKey},
+    lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService},
+    maps::{self, MapSpec},
+    metrics::{MetricsKey, MetricsValue},
+    policy::{PolicyEntry, PolicyKey},
+};
+
+use crate::{
+    error::{MapError, Operation},
+    schema, sys,
+    table::{PerCpuTable, Table},
+};
+
+/// What a handle may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// For the command line: writes are refused by the kernel.
+    ReadOnly,
+    /// For the agent.
+    ReadWrite,
+}
+
+/// Handles to all maps but the event ring ([`crate::events::Events`]).
+#[derive(Debug)]
+pub struct Maps {
+    /// `cilium_lxc`
+    pub lxc: Table<EndpointKey, EndpointInfo>,
+    /// `cilium_devices`
+    pub devices: Table<u32, Device>,
+    /// `cilium_ipcache`
+    pub ipcache: Table<IpcacheKey, IpcacheEntry>,
+    /// `cilium_policy`
+    pub policy: Table<PolicyKey, PolicyEntry>,
+    /// `cilium_ct4_global`
+    pub ct4: Table<CtKey4, CtEntry4>,
+    /// `cilium_ct_any4_global`
+    pub ct_any4: Table<CtKey4, CtEntry4>,
+    /// `cilium_ct6_global`
+    pub ct6: Table<CtKey6, CtEntry6>,
+    /// `cilium_ct_any6_global`
+    pub ct_any6: Table<CtKey6, CtEntry6>,
+    /// `cilium_lb4_services_v2`
+    pub lb4_services: Table<LbKey4, LbService>,
+    /// `cilium_lb6_services_v2`
+    pub lb6_services: Table<LbKey6, LbService>,
+    /// `cilium_lb4_backends_v3`
+    pub lb4_backends: Table<u32, LbBackend4>,
+    /// `cilium_lb6_backends_v3`
+    pub lb6_backends: Table<u32, LbBackend6>,
+    /// `cilium_lb4_reverse_nat`
+    pub lb4_reverse_nat: Table<Port, LbRevNat4>,
+    /// `cilium_lb6_reverse_nat`
+    pub lb6_reverse_nat: Table<Port, LbRevNat6>,
+    /// `cilium_ipv4_frag_datagrams`
+    pub frag4: Table<FragKey4, FragPorts>,
+    /// `cilium_ipv6_frag_datagrams`
+    pub frag6: Table<FragKey6, FragPorts>,
+    /// `cilium_metrics`
+    pub metrics: PerCpuTable<MetricsKey, MetricsValue>,
+    /// `cilium_runtime_config`
+    pub runtime: Table<u32, u64>,
+    directory: PathBuf,
+}
+
+impl Maps {
+    /// Opens the pinned maps in `directory` (such as `/sys/fs/bpf/tc/globals`), checking version and shape of each.
+    pub fn open_pinned(directory: &Path, access: Access) -> Result<Self, MapError> {
+        let maps = Self::assemble(directory, |spec| open_checked(directory, spec, access))?;
+        maps.check_version()?;
+        Ok(maps)
+    }
+
+    pub(crate) fn assemble(
+        directory: &Path,
+        mut open: impl FnMut(&'static MapSpec) -> Result<OwnedFd, MapError>,
+    ) -> Result<Self, MapError> {
+        macro_rules! table {
+            ($spec:ident) => {
+                Table::new(open(&maps::$spec)?, &maps::$spec)?
+            };
+        }
+        Ok(Self {
+            runtime: table!(RUNTIME_CONFIG),
+            lxc: table!(LXC),
+            devices: table!(DEVICES),
+            ipcache: table!(IPCACHE),
+            policy: table!(POLICY),
+            ct4: table!(CT4),
+            ct_any4: table!(CT_ANY4),
+            ct6: table!(CT6),
+            ct_any6: table!(CT_ANY6),
+            lb4_services: table!(LB4_SERVICES),
+            lb6_services: table!(LB6_SERVICES),
+            lb4_backends: table!(LB4_BACKENDS),
+            lb6_backends: table!(LB6_BACKENDS),
+            lb4_reverse_nat: table!(LB4_REVERSE_NAT),
+            lb6_reverse_nat: table!(LB6_REVERSE_NAT),
+            frag4: table!(FRAG4),
+            frag6: table!(FRAG6),
+            metrics: PerCpuTable::new(open(&maps::METRICS)?, &maps::METRICS)?,
+            directory: directory.to_owned(),
+        })
+    }
+
+    fn check_version(&self) -> Result<(), MapError> {
+        let found = self.runtime(Runtime::SchemaVersion)?;
+        if found == abi::SCHEMA_VERSION {
+            return Ok(());
+        }
+        Err(MapError::Version { directory: self.directory.clone(), found, expected: abi::SCHEMA_VERSION })
+    }
+
+    /// Where the maps are pinned.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// A value that moves while the programs run.
+    pub fn runtime(&self, index: Runtime) -> Result<u64, MapError> {
+        Ok(self.runtime.get(&(index as u32))?.unwrap_or_default())
+    }
+
+    /// Sets a value that moves while the programs run.
+    pub fn set_runtime(&self, index: Runtime, value: u64) -> Result<(), MapError> {
+        self.runtime.insert(&(index as u32), &value)
+    }
+}
+
+/// Opens one pin and checks that it is the map it should be; its number of entries may be another.
+pub(crate) fn open_checked(directory: &Path, spec: &'static MapSpec, access: Access) -> Result<OwnedFd, MapError> {
+    let path = directory.join(spec.name);
+    let fd = sys::open_pin(&path, access == Access::ReadOnly).map_err(|source| MapError::Open {
+        map: spec.name,
+        path: path.clone(),
+        source: hint(source),
+    })?;
+    let info = sys::map_info(fd.as_fd()).map_err(|e| MapError::system(spec, Operation::Inspect, e))?;
+    schema::shape(spec, &info).map_err(|mismatch| MapError::Shape { map: spec.name, path, mismatch })?;
+    Ok(fd)
+}
+
+/// A pin under a directory that is no bpffs opens with an error that says nothing.
+fn hint(source: io::Error) -> io::Error {
+    match source.raw_os_error() {
+        Some(libc::EACCES) => io::Error::new(io::ErrorKind::PermissionDenied, "not a pinned BPF map, or not readable"),
+        _ => source,
+    }
+}
