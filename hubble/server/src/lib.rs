@@ -1,1 +1,19 @@
-//! The Hubble server in the agent.
+//! Hubble inside the agent: takes events, keeps the last few thousand, and answers questions about them.
+//!
+//! [`Observer`] is the handle the agent publishes through; [`Server`] answers gRPC on a unix socket and, if wanted, on
+//! TCP. Publishing never waits and never fails for the sake of a reader: a reader that cannot keep up is overtaken in
+//! the ring and told how many events it missed, and nobody else notices.
+//!
+//! This crate decides nothing about flows; decoding, filters and the ring are `hubble-model`'s.
+#![forbid(unsafe_code)]
+
+mod config;
+mod flows;
+mod listen;
+mod observer;
+mod service;
+
+pub use config::Config;
+pub use hubble_model as model;
+pub use listen::{BindError, Listen, ServeError, Server};
+pub use observer::Observer;
