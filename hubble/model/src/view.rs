@@ -78,16 +78,16 @@ pub trait FlowView {
     fn any_workload(&self, end: End, test: &mut dyn FnMut(&str, &str) -> bool) -> bool;
     /// Cluster of an end.
     fn cluster(&self, end: End) -> &str;
-    /// Security identity of an end.
-    fn identity(&self, end: End) -> u32;
+    /// Security identity of an end, when the flow has that end.
+    fn identity(&self, end: End) -> Option<u32>;
     /// Number of the direction.
     fn direction(&self) -> i32;
     /// Number of the verdict.
     fn verdict(&self) -> i32;
     /// Number of the drop reason.
     fn drop_reason(&self) -> i32;
-    /// Index and name of the interface.
-    fn interface(&self) -> (u32, &str);
+    /// Index and name of the interface, when the flow names one.
+    fn interface(&self) -> Option<(u32, &str)>;
     /// Monitor message type and sub type.
     fn event_type(&self) -> Option<(i32, i32)>;
     /// The transport header.
@@ -157,8 +157,8 @@ impl FlowView for Flow {
     fn cluster(&self, end: End) -> &str {
         endpoint(self, end).map_or("", |end| &end.cluster_name)
     }
-    fn identity(&self, end: End) -> u32 {
-        endpoint(self, end).map_or(0, |end| end.identity)
+    fn identity(&self, end: End) -> Option<u32> {
+        endpoint(self, end).map(|end| end.identity)
     }
     fn direction(&self) -> i32 {
         self.traffic_direction
@@ -169,8 +169,8 @@ impl FlowView for Flow {
     fn drop_reason(&self) -> i32 {
         self.drop_reason_desc
     }
-    fn interface(&self) -> (u32, &str) {
-        self.interface.as_ref().map_or((0, ""), |interface| (interface.index, &interface.name))
+    fn interface(&self) -> Option<(u32, &str)> {
+        self.interface.as_ref().map(|interface| (interface.index, interface.name.as_str()))
     }
     fn event_type(&self) -> Option<(i32, i32)> {
         self.event_type.as_ref().map(|kind| (kind.r#type, kind.sub_type))
@@ -280,8 +280,8 @@ impl FlowView for Seen<'_> {
     fn cluster(&self, end: End) -> &str {
         self.side(end).cluster()
     }
-    fn identity(&self, end: End) -> u32 {
-        self.side(end).identity
+    fn identity(&self, end: End) -> Option<u32> {
+        Some(self.side(end).identity)
     }
     fn direction(&self) -> i32 {
         self.record.direction.into()
@@ -292,8 +292,9 @@ impl FlowView for Seen<'_> {
     fn drop_reason(&self) -> i32 {
         crate::text::drop_reason_enum(self.record.drop_code)
     }
-    fn interface(&self) -> (u32, &str) {
-        (self.record.ifindex, self.record.interface.as_deref().unwrap_or_default())
+    fn interface(&self) -> Option<(u32, &str)> {
+        let name = self.record.interface.as_deref().unwrap_or_default();
+        (self.record.ifindex != 0).then_some((self.record.ifindex, name))
     }
     fn event_type(&self) -> Option<(i32, i32)> {
         Some((self.record.event_type.into(), self.record.sub_type.into()))

@@ -112,10 +112,10 @@ impl Server {
             Ok(())
         };
         let served = tokio::try_join!(on_unix, on_tcp, until_closed);
-        if let Some(path) = path {
-            if let Err(error) = tokio::fs::remove_file(&path).await {
-                tracing::debug!(%error, path = %path.display(), "hubble socket was gone already");
-            }
+        if let Some(path) = path
+            && let Err(error) = tokio::fs::remove_file(&path).await
+        {
+            tracing::debug!(%error, path = %path.display(), "hubble socket was gone already");
         }
         served?;
         Ok(())

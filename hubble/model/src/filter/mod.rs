@@ -350,14 +350,13 @@ impl Check {
                 list.iter().any(|(k, n)| (k.is_empty() || k == kind) && (n.is_empty() || n == name))
             }),
             Self::Cluster(end, list) => list.iter().any(|name| name == flow.cluster(*end)),
-            Self::Identity(end, list) => list.contains(&flow.identity(*end)),
+            Self::Identity(end, list) => flow.identity(*end).is_some_and(|identity| list.contains(&identity)),
             Self::Direction(list) => list.contains(&flow.direction()),
             Self::Verdict(list) => list.contains(&flow.verdict()),
             Self::DropReason(list) => flow.verdict() == Verdict::Dropped as i32 && list.contains(&flow.drop_reason()),
-            Self::Interface(list) => {
-                let (index, name) = flow.interface();
+            Self::Interface(list) => flow.interface().is_some_and(|(index, name)| {
                 list.iter().any(|(i, n)| (*i == 0 || *i == index) && (n.is_empty() || n == name))
-            }
+            }),
             Self::EventType(list) => flow.event_type().is_some_and(|(kind, sub)| {
                 list.iter().any(|(k, s)| (*k == 0 || *k == kind) && s.is_none_or(|s| s == sub))
             }),
@@ -384,10 +383,7 @@ impl Check {
                 let id = flow.trace_id();
                 !id.is_empty() && list.iter().any(|want| want == id)
             }
-            Self::IpTraceId(list) => {
-                let id = flow.ip_trace_id();
-                id != 0 && list.contains(&id)
-            }
+            Self::IpTraceId(list) => list.contains(&flow.ip_trace_id()),
             Self::Encrypted(list) => list.contains(&flow.encrypted()),
         }
     }
