@@ -55,7 +55,7 @@ pub fn check(toolchain: &Toolchain, accept: bool) -> Result<()> {
         Some(loaded) => loaded,
         None => return Ok(()),
     };
-    let measured = budget::Measured::join(&contents, &loaded)?;
+    let measured = budget::Measured::new(&contents, &loaded)?;
     let file = root().join("datapath-ebpf/budget.json");
     if accept {
         std::fs::write(&file, Budget::from_measured(&measured).to_json()?)?;

@@ -14,15 +14,15 @@ const VERIFIER_LIMIT: u32 = 1_000_000;
 /// The kernel refuses chains of calls with more stack than this.
 const STACK_LIMIT: u32 = 512;
 
-/// One line of `bpf-check`: a program and the instructions the verifier went through.
+/// One entry of what `bpf-check` prints: a program and what the verifier said of it.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 pub struct Loaded {
     /// Program name.
     pub program: String,
-    /// As `bpf_prog_info.verified_insns` has it; absent on kernels that do not say.
-    pub verified: Option<u32>,
-    /// Instructions after the kernel's own rewriting, in bytes.
-    pub xlated_bytes: u32,
+    /// Instructions the verifier went through.
+    pub verified: u32,
+    /// Bytes of stack, subprograms included.
+    pub stack: u32,
 }
 
 /// What a program may cost.
@@ -45,7 +45,7 @@ pub struct Budget {
 
 /// What the programs of an object cost.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Measured(BTreeMap<String, (Option<u32>, u32)>);
+pub struct Measured(BTreeMap<String, Limit>);
 
 impl Budget {
     /// Reads the committed file.
@@ -57,12 +57,9 @@ impl Budget {
 
     /// Limits a little above what was measured: LLVM and kernels differ slightly between versions.
     pub fn from_measured(measured: &Measured) -> Self {
-        let limit = |(verified, stack): &(Option<u32>, u32)| {
-            let verified = verified.unwrap_or(VERIFIER_LIMIT);
-            Limit {
-                verified: (verified + verified / 10).next_multiple_of(100).min(VERIFIER_LIMIT),
-                stack: stack.next_multiple_of(32).min(STACK_LIMIT),
-            }
+        let limit = |cost: &Limit| Limit {
+            verified: (cost.verified + cost.verified / 10).next_multiple_of(100).min(VERIFIER_LIMIT),
+            stack: cost.stack.next_multiple_of(32).min(STACK_LIMIT),
         };
         Self { programs: measured.0.iter().map(|(name, cost)| (name.clone(), limit(cost))).collect() }
     }
@@ -74,30 +71,25 @@ impl Budget {
 }
 
 impl Measured {
-    /// Puts together what the object says and what the kernel said.
-    pub fn join(contents: &Contents, loaded: &[Loaded]) -> Result<Self> {
-        let mut verified: BTreeMap<_, _> =
-            loaded.iter().map(|program| (program.program.as_str(), program.verified)).collect();
-        let mut costs = BTreeMap::new();
-        for (name, stack) in &contents.programs {
-            let Some(count) = verified.remove(name.as_str()) else {
-                bail!("`{name}` is in the object and was not loaded");
-            };
-            costs.insert(name.clone(), (count, *stack));
+    /// What the kernel said of every program of the object; one it was never shown is an error.
+    pub fn new(contents: &Contents, loaded: &[Loaded]) -> Result<Self> {
+        let costs = loaded.iter().map(|of| (of.program.clone(), Limit { verified: of.verified, stack: of.stack }));
+        let measured = Self(costs.collect());
+        if let Some(name) = contents.programs.iter().find(|name| !measured.0.contains_key(*name)) {
+            bail!("`{name}` is in the object and was not loaded");
         }
-        Ok(Self(costs))
+        Ok(measured)
     }
 
     /// A table of costs beside their limits.
     pub fn table(&self, budget: &Budget) -> String {
         let mut table =
             format!("{:<32} {:>10} {:>10} {:>6} {:>6}\n", "program", "verified", "budget", "stack", "budget");
-        for (name, (verified, stack)) in &self.0 {
-            let limit = budget.programs.get(name);
+        for (name, cost) in &self.0 {
             let shown = |value: Option<u32>| value.map_or_else(|| "-".to_owned(), |value| value.to_string());
-            let (of_verified, of_stack) = (limit.map(|limit| limit.verified), limit.map(|limit| limit.stack));
-            let (verified, of_verified, of_stack) = (shown(*verified), shown(of_verified), shown(of_stack));
-            writeln!(table, "{name:<32} {verified:>10} {of_verified:>10} {stack:>6} {of_stack:>6}")
+            let limit = budget.programs.get(name);
+            let (verified, stack) = (shown(limit.map(|limit| limit.verified)), shown(limit.map(|limit| limit.stack)));
+            writeln!(table, "{name:<32} {:>10} {verified:>10} {:>6} {stack:>6}", cost.verified, cost.stack)
                 .expect("a String takes everything");
         }
         table
@@ -106,20 +98,16 @@ impl Measured {
     /// What is over its limit, has no limit, or has a limit and is gone.
     pub fn excess(&self, budget: &Budget) -> Vec<String> {
         let mut excess = Vec::new();
-        for (name, (verified, stack)) in &self.0 {
+        for (name, cost) in &self.0 {
             let Some(limit) = budget.programs.get(name) else {
                 excess.push(format!("{name} has no budget"));
                 continue;
             };
-            if verified.is_some_and(|verified| verified > limit.verified) {
-                excess.push(format!(
-                    "{name}: {} verified instructions, budget {}",
-                    verified.unwrap_or(0),
-                    limit.verified
-                ));
+            if cost.verified > limit.verified {
+                excess.push(format!("{name}: {} verified instructions, budget {}", cost.verified, limit.verified));
             }
-            if *stack > limit.stack {
-                excess.push(format!("{name}: {stack} bytes of stack, budget {}", limit.stack));
+            if cost.stack > limit.stack {
+                excess.push(format!("{name}: {} bytes of stack, budget {}", cost.stack, limit.stack));
             }
         }
         let gone = budget.programs.keys().filter(|name| !self.0.contains_key(*name));

@@ -1,17 +1,16 @@
-//! What is in a BPF object: its programs, their stack, and calls that must not be there.
+//! What is in a BPF object: its programs, and calls that must not be there.
 //!
 //! Read from the ELF file alone. Calls to `mem*` and to arithmetic helpers of the compiler's runtime become slow byte
 //! loops, a panic path means an unchecked index: each is a mistake in the source that shows nowhere else.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use object::{Object, ObjectSection, ObjectSymbol, RelocationTarget, SectionIndex, SymbolKind};
 
 const CALL: u8 = 0x85;
 const PSEUDO_CALL: u8 = 1;
 const LOAD_64: u8 = 0x18;
-const FRAME: u8 = 10;
 
 /// One function of the object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,8 +24,8 @@ struct Function {
 /// What [`inspect`] found.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Contents {
-    /// Program name to the stack of its deepest chain of calls, in bytes.
-    pub programs: BTreeMap<String, u32>,
+    /// Names of the programs; subprograms are not among them.
+    pub programs: BTreeSet<String>,
     /// `caller calls callee` for every forbidden call.
     pub forbidden: Vec<String>,
 }
@@ -35,31 +34,19 @@ pub struct Contents {
 pub fn inspect(bytes: &[u8]) -> Result<Contents> {
     let elf = object::File::parse(bytes).context("the BPF object is not an ELF file")?;
     let functions = functions(&elf)?;
-    let mut calls: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
-    let mut frames: BTreeMap<&str, u32> = BTreeMap::new();
-    for function in &functions {
-        let section = elf.section_by_index(function.section)?;
-        let data = section.data()?;
-        let code = usize::try_from(function.start)
-            .ok()
-            .zip(usize::try_from(function.end).ok())
-            .and_then(|(start, end)| data.get(start..end))
-            .with_context(|| format!("`{}` reaches beyond its section", function.name))?;
-        frames.insert(&function.name, frame_size(code));
-        calls.insert(&function.name, callees(&elf, &section, function, code, &functions)?);
-    }
-    let mut contents = Contents { programs: BTreeMap::new(), forbidden: Vec::new() };
+    let mut contents = Contents { programs: BTreeSet::new(), forbidden: Vec::new() };
     for function in &functions {
         let section = elf.section_by_index(function.section)?;
         if section.name()? != ".text" {
-            let stack = deepest(&function.name, &calls, &frames, 0)?;
-            contents.programs.insert(function.name.clone(), stack);
+            contents.programs.insert(function.name.clone());
         }
-        for callee in calls[function.name.as_str()].iter().filter(|callee| is_forbidden(callee)) {
-            if !is_forbidden(&function.name) {
-                contents.forbidden.push(format!("{} calls {callee}", function.name));
-            }
+        // The linker adds the memory loops to every object; only a call of them from outside counts.
+        if is_forbidden(&function.name) {
+            continue;
         }
+        let callees = callees(&elf, &section, function, &functions)?;
+        let forbidden = callees.iter().filter(|callee| is_forbidden(callee));
+        contents.forbidden.extend(forbidden.map(|callee| format!("{} calls {callee}", function.name)));
     }
     Ok(contents)
 }
@@ -95,9 +82,14 @@ fn callees(
     elf: &object::File<'_>,
     section: &object::Section<'_, '_>,
     function: &Function,
-    code: &[u8],
     functions: &[Function],
 ) -> Result<BTreeSet<String>> {
+    let code = usize::try_from(function.start)
+        .ok()
+        .zip(usize::try_from(function.end).ok())
+        .zip(section.data().ok())
+        .and_then(|((start, end), data)| data.get(start..end))
+        .with_context(|| format!("`{}` reaches beyond its section", function.name))?;
     let relocations: BTreeMap<u64, RelocationTarget> =
         section.relocations().map(|(offset, relocation)| (offset, relocation.target())).collect();
     let at = |section: SectionIndex, address: u64| {
@@ -132,52 +124,6 @@ fn callees(
         found.insert(name.with_context(|| format!("`{}` calls something unknown at byte {here}", function.name))?);
     }
     Ok(found)
-}
-
-/// The deepest byte of its stack frame that a function touches or takes the address of.
-fn frame_size(code: &[u8]) -> u32 {
-    const MOVE: u8 = 0xbf;
-    const ADD_CONST: u8 = 0x07;
-    const CLASS: u8 = 0x07;
-    let (load, store_const, store) = (0x01, 0x02, 0x03);
-    let mut deepest = 0i64;
-    let mut is_frame = [false; 16];
-    for (_, insn) in instructions(code) {
-        let (destination, source) = (usize::from(insn[1] & 0xf), insn[1] >> 4);
-        let offset = i64::from(i16::from_le_bytes([insn[2], insn[3]]));
-        let imm = i64::from(i32::from_le_bytes([insn[4], insn[5], insn[6], insn[7]]));
-        let class = insn[0] & CLASS;
-        let base = if class == load { source } else { insn[1] & 0xf };
-        if [load, store_const, store].contains(&class) && base == FRAME {
-            deepest = deepest.min(offset);
-        }
-        if insn[0] == ADD_CONST && is_frame[destination] {
-            deepest = deepest.min(imm);
-        }
-        if class == load || class == 0x07 || class == 0x04 || class == 0x00 {
-            is_frame[destination] = insn[0] == MOVE && source == FRAME;
-        }
-    }
-    u32::try_from(-deepest).unwrap_or(u32::MAX)
-}
-
-/// The kernel counts each frame of a chain of calls in steps of 32 bytes.
-fn deepest(
-    name: &str,
-    calls: &BTreeMap<&str, BTreeSet<String>>,
-    frames: &BTreeMap<&str, u32>,
-    depth: u32,
-) -> Result<u32> {
-    if depth > 8 {
-        bail!("`{name}` is called more than eight calls deep, which the kernel refuses");
-    }
-    let mut below = 0;
-    for callee in calls.get(name).into_iter().flatten() {
-        below = below.max(deepest(callee, calls, frames, depth + 1)?);
-    }
-    let own = frames.get(name).copied().unwrap_or(0);
-    let counted = if depth > 0 || below > 0 { own.max(1).next_multiple_of(32) } else { own };
-    Ok(counted + below)
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@ use super::super::object::Contents;
 use super::{Budget, Limit, Loaded, Measured};
 
 fn measured(verified: u32, stack: u32) -> Measured {
-    let contents = Contents { programs: [("p".to_owned(), stack)].into(), forbidden: Vec::new() };
-    let loaded = [Loaded { program: "p".to_owned(), verified: Some(verified), xlated_bytes: 0 }];
-    Measured::join(&contents, &loaded).expect("every program was loaded")
+    let contents = Contents { programs: ["p".to_owned()].into(), forbidden: Vec::new() };
+    let loaded = [Loaded { program: "p".to_owned(), verified, stack }];
+    Measured::new(&contents, &loaded).expect("every program was loaded")
 }
 
 fn budget(verified: u32, stack: u32) -> Budget {
@@ -34,6 +34,6 @@ fn an_accepted_budget_holds_what_it_was_made_from() {
 
 #[test]
 fn a_program_the_kernel_never_saw_is_an_error() {
-    let contents = Contents { programs: [("p".to_owned(), 0)].into(), forbidden: Vec::new() };
-    assert!(Measured::join(&contents, &[]).is_err());
+    let contents = Contents { programs: ["p".to_owned()].into(), forbidden: Vec::new() };
+    assert!(Measured::new(&contents, &[]).is_err());
 }
