@@ -84,5 +84,10 @@ fn load(path: &std::path::Path) -> Result<Option<Vec<budget::Loaded>>> {
     }
     run(cargo().args(["build", "--quiet", "--package", "cilium-datapath-loader", "--bin", "bpf-check"]))?;
     let json = output(Command::new(target_dir().join("debug/bpf-check")).arg(path))?;
-    Ok(Some(serde_json::from_str(&json).with_context(|| format!("bpf-check printed {json}"))?))
+    parse_loaded(&json).map(Some)
+}
+
+/// Reads what `bpf-check` printed.
+pub fn parse_loaded(json: &str) -> Result<Vec<budget::Loaded>> {
+    serde_json::from_str(json).with_context(|| format!("bpf-check printed {json}"))
 }

@@ -3,6 +3,7 @@
 mod bare;
 mod bpf;
 mod forward;
+mod kernels;
 mod layers;
 mod setup;
 mod shell;
@@ -34,6 +35,11 @@ enum Task {
         /// Take today's cost as the budget
         #[arg(long, conflicts_with = "build_only")]
         accept: bool,
+    },
+    /// Load the eBPF object on other kernels (6.1, 6.12), each in a virtual machine
+    Kernels {
+        /// Which ones; all when none is named
+        lines: Vec<String>,
     },
     /// Check the dependency law
     Layers,
@@ -76,6 +82,10 @@ fn perform(task: Task) -> Result<()> {
         Task::Setup => setup::setup().map(drop),
         Task::Bpf { build_only: true, .. } => bpf::build(&setup::ensure()?).map(drop),
         Task::Bpf { accept, .. } => bpf::check(&setup::ensure()?, accept),
+        Task::Kernels { lines } => {
+            setup::setup_kernels()?;
+            kernels::check(&setup::ensure()?, &lines)
+        }
         Task::Layers => layers::check(),
         Task::Bare => bare::build(&setup::ensure()?.compiler),
         Task::Test => test::all(),

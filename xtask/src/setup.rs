@@ -33,7 +33,6 @@ const PACKAGES: &[Package] = &[
 const KERNEL_PACKAGES: &[Package] = &[
     Package { name: "qemu-system-x86", provides: "qemu-system-x86_64", why: "boots the guest kernels" },
     Package { name: "busybox-static", provides: "busybox", why: "the guests' only user space" },
-    Package { name: "cpio", provides: "cpio", why: "packs the guests' root" },
 ];
 
 impl Package {
