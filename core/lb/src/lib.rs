@@ -11,8 +11,11 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod entries;
+mod services;
 mod spec;
 
+pub use services::{Planned, Service, Services};
 pub use spec::{Backend, BackendId, BackendState, L4Addr, Refusal, ServiceId, ServiceName, ServiceSpec, Transport};
 
 /// Bounds.
@@ -34,3 +37,6 @@ impl Default for Config {
         Self { services_max: 65_535, backends_max: 65_536, backends_per_service_max: 4_096, slots_max: 65_536 }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -282,6 +282,18 @@ pub enum Refusal {
         /// Who has it.
         owner: ServiceId,
     },
+    /// The number belongs to a service with another frontend.
+    #[error("service {name} {frontend}: id {id} belongs to the service with frontend {owner}; delete that one first")]
+    IdTaken {
+        /// The service's name.
+        name: ServiceName,
+        /// Its frontend.
+        frontend: L4Addr,
+        /// The number.
+        id: ServiceId,
+        /// The frontend of the service that has it.
+        owner: L4Addr,
+    },
     /// The tables are at their bounds.
     #[error("service {name} {frontend}: the {table} table has room for {max} entries, and they are in use")]
     Full {
