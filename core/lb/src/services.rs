@@ -109,11 +109,15 @@ impl Services {
             members.iter().map(|(number, backend)| entries::backend(*number, backend)).collect();
         writes.push(entries::rev_nat(id, &frontend));
         let (active, quarantined) = slots(&members);
+        let (old_active, old_quarantined) = slots(&old);
         for (at, (number, _)) in (1..=active + quarantined).zip(&members) {
+            if at == active + 1 && old_active > active {
+                // Quarantined backends go where active ones were: nobody may pick there any more.
+                writes.push(entries::slot(&frontend, 0, Some(entries::head(id, active, 0))));
+            }
             writes.push(entries::slot(&frontend, at, Some(entries::member(id, *number))));
         }
         writes.push(entries::slot(&frontend, 0, Some(entries::head(id, active, quarantined))));
-        let (old_active, old_quarantined) = slots(&old);
         for at in (active + quarantined + 1..=old_active + old_quarantined).rev() {
             writes.push(entries::slot(&frontend, at, None));
         }
