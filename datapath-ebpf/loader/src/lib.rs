@@ -27,7 +27,7 @@ pub use datapath::{Datapath, HookChoice, LoadStats, LoaderConfig, links_director
 pub use error::{AttachError, LoadError, MapError, Missing, Operation, TestRunError};
 pub use events::Events;
 pub use inspect::{Inspection, Loaded, inspect};
-pub use kernel::{check as check_kernel, has_tcx};
+pub use kernel::{check as check_kernel, ensure_bpffs, has_tcx};
 pub use maps::{Access, Maps};
 pub use program::{Program, UnknownProgram};
 pub use schema::{Mismatch, Property};

@@ -1,6 +1,7 @@
 //! All maps of `abi::maps`, opened from their pins.
 
 use std::{
+    collections::BTreeMap,
     io,
     os::fd::{AsFd, OwnedFd},
     path::{Path, PathBuf},
@@ -82,6 +83,12 @@ impl Maps {
         let maps = Self::assemble(directory, |spec| open_checked(directory, spec, access))?;
         maps.check_version()?;
         Ok(maps)
+    }
+
+    /// Opens every map pinned in `directory` and makes those that are missing, as [`crate::Datapath::open`] does before it
+    /// loads programs. `sizes` gives the number of entries by map name where it should not be that of `abi::maps`.
+    pub fn prepare(directory: &Path, sizes: &BTreeMap<String, u32>) -> Result<Self, MapError> {
+        Ok(schema::prepare(directory, sizes)?.maps)
     }
 
     pub(crate) fn assemble(

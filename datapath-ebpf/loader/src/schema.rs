@@ -217,3 +217,6 @@ fn pin(spec: &'static MapSpec, fd: BorrowedFd<'_>, path: &Path) -> Result<(), Ma
 pub(crate) fn pinned(directory: &Path) -> Vec<PathBuf> {
     maps::ALL.iter().map(|spec| directory.join(spec.name)).filter(|path| path.exists()).collect()
 }
+
+#[cfg(test)]
+mod tests;

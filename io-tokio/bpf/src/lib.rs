@@ -1,1 +1,13 @@
-//! Desired state onto kernel maps, and kernel events into the agent.
+//! The agent's writes onto kernel maps, and the kernel's events into the agent.
+//!
+//! The agent decides in `abi::write::MapWrite` values; [`apply`] carries them out in order and says which was the first
+//! that failed, so that the agent can decide again. [`dump`] reads back what an earlier agent left, as the same
+//! values. [`events`] moves records from the kernel's ring into a bounded channel and counts what did not fit.
+//! Nothing here decides what a map should hold or retries on its own.
+
+pub mod conntrack;
+pub mod events;
+mod writes;
+
+pub use events::{Batch, EventReader, EventSource};
+pub use writes::{apply, dump};

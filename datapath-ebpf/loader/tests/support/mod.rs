@@ -1,0 +1,104 @@
+//! What kernel tests share: a bpffs of their own, network namespaces of their own, and saying why they are skipped.
+#![allow(dead_code, reason = "each test file uses a part")]
+#![allow(clippy::print_stderr, reason = "a skipped test says so")]
+
+use std::{
+    collections::BTreeMap,
+    ffi::CString,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+/// Says why a test does not run; in CI it must run.
+pub fn skip(why: &str) {
+    assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
+    eprintln!("skipped: {why}");
+}
+
+/// A directory name nobody else uses.
+fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    format!("{prefix}-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
+}
+
+/// A bpffs mounted for one test.
+pub struct Bpffs(PathBuf);
+
+impl Bpffs {
+    /// Mounts one; `None`, said aloud, where that is not possible.
+    pub fn mount() -> Option<Self> {
+        if let Err(why) = loader::check_kernel() {
+            skip(&why.to_string());
+            return None;
+        }
+        let path = std::env::temp_dir().join(unique("cilium-bpffs"));
+        match loader::ensure_bpffs(&path) {
+            Ok(()) => Some(Self(path)),
+            Err(why) => {
+                skip(&why.to_string());
+                None
+            }
+        }
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// An empty directory in it.
+    pub fn directory(&self, name: &str) -> PathBuf {
+        let path = self.0.join(name);
+        fs::create_dir_all(&path).expect("a bpffs takes directories");
+        path
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let path = CString::new(self.0.to_str().expect("a plain path")).expect("no zero bytes");
+        // SAFETY: the path is a terminated string.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+/// Sizes that make the maps cheap.
+pub fn small() -> BTreeMap<String, u32> {
+    abi::maps::ALL
+        .iter()
+        .filter(|spec| spec.max_entries > 1024 && spec.kind != abi::maps::MapKind::RingBuf)
+        .map(|spec| (spec.name.to_owned(), 1024))
+        .collect()
+}
+
+/// The object file: `CILIUM_BPF_OBJECT`, or where `cargo xtask bpf` puts it.
+pub fn object() -> Option<PathBuf> {
+    let built = || {
+        let target = std::env::var_os("CARGO_TARGET_DIR")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target"), PathBuf::from);
+        target.join("bpf/cilium.o")
+    };
+    let path = std::env::var_os("CILIUM_BPF_OBJECT").map_or_else(built, PathBuf::from);
+    if path.exists() {
+        return Some(path);
+    }
+    skip(&format!("no programs at {}: run `cargo xtask bpf`", path.display()));
+    None
+}
+
+/// Moves the calling thread into a new network namespace with a veth pair `left` and `right`, both up.
+pub fn in_new_network_namespace() {
+    // SAFETY: unshare(2) takes no pointers; only the calling thread moves.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
+    ip(&["link", "add", "left", "type", "veth", "peer", "name", "right"]);
+    ip(&["link", "set", "left", "up"]);
+    ip(&["link", "set", "right", "up"]);
+}
+
+/// Runs `ip` in the calling thread's namespace.
+pub fn ip(args: &[&str]) {
+    let out = Command::new("ip").args(args).output().expect("iproute2 is installed");
+    assert!(out.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+}

@@ -1,0 +1,122 @@
+//! Writes against kernel maps. Needs root; prints `skipped: …` without.
+#![expect(clippy::print_stderr, reason = "a skipped test says so")]
+
+use std::{collections::BTreeMap, ffi::CString, fs, net::Ipv4Addr, path::PathBuf};
+
+use abi::{
+    be::{Addr4, Port},
+    ct::{CtEntry4, CtKey4},
+    endpoint::{Device, EndpointInfo, EndpointKey},
+    ipcache::{IpcacheEntry, IpcacheKey},
+    lb::LbRevNat4,
+    policy::{EGRESS, PolicyEntry, PolicyKey},
+    write::{MapWrite, WriteError, WriteErrorKind},
+};
+use bpf::conntrack::{self, Collected};
+use loader::Maps;
+
+/// A bpffs mounted for one test.
+struct Bpffs(PathBuf);
+
+impl Bpffs {
+    fn mount(name: &str) -> Option<Self> {
+        let path = std::env::temp_dir().join(format!("cilium-io-bpf-{}-{name}", std::process::id()));
+        let ready = loader::check_kernel().map_err(Into::into).and_then(|()| loader::ensure_bpffs(&path));
+        match ready {
+            Ok(()) => Some(Self(path)),
+            Err(why) => {
+                assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
+                eprintln!("skipped: {why}");
+                None
+            }
+        }
+    }
+
+    fn maps(&self) -> Maps {
+        let sizes: BTreeMap<String, u32> = abi::maps::ALL
+            .iter()
+            .filter(|spec| spec.max_entries > 64 && spec.kind != abi::maps::MapKind::RingBuf)
+            .map(|spec| (spec.name.to_owned(), 64))
+            .collect();
+        Maps::prepare(&self.0, &sizes).expect("an empty bpffs")
+    }
+}
+
+impl Drop for Bpffs {
+    fn drop(&mut self) {
+        let path = CString::new(self.0.to_str().expect("a plain path")).expect("no zero bytes");
+        // SAFETY: the path is a terminated string.
+        unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+fn address(n: u32) -> Addr4 {
+    Ipv4Addr::from(0x0a00_0000 + n).into()
+}
+
+fn endpoint(n: u32) -> MapWrite {
+    MapWrite::Lxc(EndpointKey::v4(address(n)), Some(EndpointInfo { identity: n, ..EndpointInfo::default() }))
+}
+
+#[test]
+fn writes_of_all_kinds_are_applied_and_read_back_as_the_same_values() {
+    let Some(fs) = Bpffs::mount("kinds") else { return };
+    let maps = fs.maps();
+    let writes = [
+        endpoint(1),
+        endpoint(2),
+        MapWrite::Device(7, Some(Device { identity: 9, ..Device::default() })),
+        MapWrite::Ipcache(IpcacheKey::v4(address(0), 24), Some(IpcacheEntry { identity: 3, ..Default::default() })),
+        MapWrite::Policy(PolicyKey::entry(1, 2, EGRESS, 6, Port::new(80), 24), Some(PolicyEntry::default())),
+        MapWrite::RevNat4(Port::new(5), Some(LbRevNat4 { address: address(9), ..Default::default() })),
+        MapWrite::Runtime(2, Some(41)),
+    ];
+    bpf::apply(&maps, &writes).expect("room for all");
+    bpf::apply(&maps, &writes).expect("a second time changes nothing");
+    let dump = bpf::dump(&maps).expect("reading");
+    for write in &writes {
+        assert!(dump.contains(write), "{write:?}");
+    }
+    let of_array = dump.iter().filter(|write| matches!(write, MapWrite::Runtime(..))).count();
+    assert_eq!(dump.len() - of_array, writes.len() - 1, "and nothing else");
+
+    let deletions: Vec<_> = writes.iter().map(MapWrite::deletion).collect();
+    bpf::apply(&maps, &deletions).expect("all are there");
+    bpf::apply(&maps, &deletions).expect("deleting what is not there is no error");
+    let left: Vec<_> =
+        bpf::dump(&maps).expect("reading").into_iter().filter(|w| !matches!(w, MapWrite::Runtime(..))).collect();
+    assert_eq!(left, []);
+    assert_eq!(maps.runtime.get(&2).expect("reading"), Some(0));
+}
+
+#[test]
+fn the_first_write_that_does_not_fit_is_named_and_those_before_it_are_in_force() {
+    let Some(fs) = Bpffs::mount("full") else { return };
+    let maps = fs.maps();
+    let mut writes = vec![MapWrite::Device(1, Some(Device::default()))];
+    writes.extend((0..65).map(endpoint));
+    writes.push(MapWrite::Device(2, Some(Device::default())));
+    let refused = bpf::apply(&maps, &writes).expect_err("the map has room for 64");
+    assert_eq!(refused, WriteError { index: 65, kind: WriteErrorKind::Full });
+    assert_eq!(maps.lxc.entries().expect("reading").len(), 64);
+    assert_eq!(maps.devices.get(&1).expect("reading"), Some(Device::default()));
+    assert_eq!(maps.devices.get(&2).expect("reading"), None, "what comes after it is not tried");
+
+    bpf::apply(&maps, &[endpoint(0).deletion(), endpoint(64)]).expect("deleting makes room, in order");
+}
+
+#[test]
+fn connections_that_ended_are_removed() {
+    let Some(fs) = Bpffs::mount("ended") else { return };
+    let maps = fs.maps();
+    for n in 0..10 {
+        let mut entry = CtEntry4::default();
+        entry.connection.lifetime = 100 + n;
+        maps.ct4.insert(&CtKey4 { a: address(n), ..CtKey4::default() }, &entry).expect("room");
+        maps.ct_any4.insert(&CtKey4 { a: address(n), ..CtKey4::default() }, &entry).expect("room");
+    }
+    assert_eq!(conntrack::collect(&maps, 100).expect("reading"), Collected { alive: 20, removed: 0 });
+    assert_eq!(conntrack::collect(&maps, 103).expect("reading"), Collected { alive: 14, removed: 6 });
+    assert!(maps.ct4.entries().expect("reading").iter().all(|(_, e)| e.connection.lifetime >= 103));
+}
