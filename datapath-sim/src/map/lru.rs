@@ -41,11 +41,11 @@ impl<K: Ord + Copy, V> Lru<K, V> {
         }
         if there {
             self.delete(&key)?;
-        } else if self.entries.len() >= self.max_entries as usize {
-            if let Some((_, oldest)) = self.by_use.pop_first() {
-                self.entries.remove(&oldest);
-                self.evicted += 1;
-            }
+        } else if self.entries.len() >= self.max_entries as usize
+            && let Some((_, oldest)) = self.by_use.pop_first()
+        {
+            self.entries.remove(&oldest);
+            self.evicted += 1;
         }
         self.tick += 1;
         self.entries.insert(key, (self.tick, value));
