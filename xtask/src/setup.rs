@@ -152,9 +152,7 @@ fn install_compiler() -> Result<()> {
 }
 
 fn debian_compiler() -> Result<()> {
-    if which("apt-get").is_none() {
-        bail!("there is no apt-get here");
-    }
+    apt_get()?;
     let packages = ["rustc-web".to_owned(), "rust-web-src".to_owned()];
     let offered = || -> Result<String> {
         let policy = output(Command::new("apt-cache").args(["policy", "rustc-web"]))?;
@@ -179,7 +177,7 @@ fn debian_compiler() -> Result<()> {
 /// `apt-get` as root, through sudo where this is not root and sudo asks for nothing.
 fn apt_get() -> Result<Command> {
     if which("apt-get").is_none() {
-        bail!("there is no apt-get here: install them with this system's own package tool");
+        bail!("there is no apt-get here: install it with this system's own package tool");
     }
     let mut command = if is_root() {
         Command::new("apt-get")
@@ -188,7 +186,7 @@ fn apt_get() -> Result<Command> {
         sudo.args(["-n", "--preserve-env=DEBIAN_FRONTEND", "apt-get"]);
         sudo
     } else {
-        bail!("this is not root: run `apt-get install` for them as root, or run setup as root")
+        bail!("this is not root: install it with apt-get as root, or run setup as root")
     };
     command.env("DEBIAN_FRONTEND", "noninteractive").arg("-q");
     Ok(command)
