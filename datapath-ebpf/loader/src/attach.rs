@@ -114,6 +114,17 @@ pub struct PinnedLink {
     pub program_id: u32,
 }
 
+/// A program at a device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AtHook {
+    /// Id of the program.
+    pub program_id: u32,
+    /// The first 15 bytes of its name; empty if it went meanwhile.
+    pub name: String,
+    /// Id of its link; 0: it was attached without one.
+    pub link_id: u32,
+}
+
 /// Attaches and detaches at one kind of hook.
 #[derive(Debug)]
 pub(crate) struct Attacher {
@@ -284,6 +295,18 @@ impl Site<'_> {
         let Self { program, interface, direction } = self;
         AttachError::Step { step, program: *program, device: interface.name.clone(), direction: *direction, source }
     }
+}
+
+/// What runs at one side of a device.
+pub(crate) fn attached(interface: &Interface, direction: Direction) -> Result<Vec<AtHook>, AttachError> {
+    let at_hook = sys::tcx_query(interface.index, direction.tcx())
+        .map_err(|source| AttachError::Device { device: interface.name.clone(), source })?;
+    let describe = |entry: sys::AtHook| AtHook {
+        program_id: entry.program,
+        name: program_name(entry.program).unwrap_or_default(),
+        link_id: entry.link,
+    };
+    Ok(at_hook.into_iter().map(describe).collect())
 }
 
 /// All pinned links under a directory.

@@ -16,7 +16,7 @@ use aya::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    attach::{Attacher, Attachment, Direction, Hook, Interface, PinnedLink, list_pins},
+    attach::{AtHook, Attacher, Attachment, Direction, Hook, Interface, PinnedLink, attached, list_pins},
     error::{AttachError, LoadError, MapError, Missing, TestRunError},
     events::Events,
     kernel,
@@ -134,6 +134,11 @@ impl Datapath {
     /// Detaches a program; says whether it was attached.
     pub fn detach(&self, program: Program, interface: &Interface, direction: Direction) -> Result<bool, AttachError> {
         self.attacher.detach(program, interface, direction)
+    }
+
+    /// The programs at one side of a device, ours and others', in the order in which they run. TCX only.
+    pub fn attached(&self, interface: &Interface, direction: Direction) -> Result<Vec<AtHook>, AttachError> {
+        attached(interface, direction)
     }
 
     /// All pinned links.

@@ -22,7 +22,7 @@ mod table;
 mod test_run;
 mod verifier;
 
-pub use attach::{Attachment, Direction, Hook, Interface, Outcome, PinnedLink};
+pub use attach::{AtHook, Attachment, Direction, Hook, Interface, Outcome, PinnedLink};
 pub use datapath::{Datapath, HookChoice, LoadStats, LoaderConfig, links_directory, maps_directory, remove_all};
 pub use error::{AttachError, LoadError, MapError, Missing, Operation, TestRunError};
 pub use events::Events;

@@ -1,0 +1,215 @@
+//! Programs at devices: attached, replaced by the next agent, found without their pin, removed with their device.
+//! Needs root, bpffs and the object file; prints `skipped: …` without.
+
+mod support;
+
+use std::{fs, path::Path};
+
+use abi::config::NodeConfig;
+use loader::{
+    Attachment, Datapath, Direction, Hook, HookChoice, Interface, LoadError, LoaderConfig, Outcome, Program,
+    links_directory, remove_all,
+};
+use support::{Bpffs, in_new_network_namespace, ip, object, small};
+
+/// A bpffs, a network namespace with two devices, and the object file.
+struct Bench {
+    fs: Bpffs,
+    config: LoaderConfig,
+}
+
+impl Bench {
+    fn new(hook: HookChoice) -> Option<Self> {
+        let object = object()?;
+        let fs = Bpffs::mount()?;
+        in_new_network_namespace();
+        let mut config = LoaderConfig::new(object, NodeConfig::default());
+        fs.path().clone_into(&mut config.bpffs);
+        config.map_sizes = small();
+        config.hook = hook;
+        Some(Self { fs, config })
+    }
+
+    fn tcx() -> Option<Self> {
+        if !loader::has_tcx() {
+            support::skip("this kernel has no TCX");
+            return None;
+        }
+        Self::new(HookChoice::Only(Hook::Tcx))
+    }
+
+    /// What an agent does when it starts.
+    fn open(&self) -> Datapath {
+        Datapath::open(&self.config).unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn links(&self) -> std::path::PathBuf {
+        links_directory(self.fs.path())
+    }
+}
+
+const PROGRAM: Program = Program::FromContainer;
+
+fn attach(datapath: &mut Datapath, device: &str) -> Attachment {
+    let interface = Interface::by_name(device).expect("the device is there");
+    datapath.attach(PROGRAM, &interface, Direction::Ingress).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// The id of the program that runs at the device, which must be the only one.
+fn only_program(datapath: &Datapath, device: &str) -> u32 {
+    let interface = Interface::by_name(device).expect("the device is there");
+    match datapath.attached(&interface, Direction::Ingress).expect("asking").as_slice() {
+        [one] => one.program_id,
+        other => panic!("not one program at {device}: {other:?}"),
+    }
+}
+
+fn id(datapath: &Datapath) -> u32 {
+    datapath.load_stats().into_iter().find(|s| s.program == PROGRAM).expect("it is loaded").id
+}
+
+#[test]
+fn the_next_agent_replaces_the_program_in_the_same_link() {
+    let Some(bench) = Bench::tcx() else { return };
+    let mut first = bench.open();
+    assert_eq!(attach(&mut first, "left").outcome, Outcome::Attached);
+    assert_eq!(attach(&mut first, "left").outcome, Outcome::Replaced, "twice is no second copy");
+    let (link, old) = (first.links().expect("listing"), id(&first));
+    assert_eq!(only_program(&first, "left"), old);
+    drop(first);
+
+    let mut second = bench.open();
+    assert_eq!(only_program(&second, "left"), old, "a dead agent changes nothing");
+    assert_eq!(attach(&mut second, "left").outcome, Outcome::Replaced);
+    assert_ne!(id(&second), old);
+    assert_eq!(only_program(&second, "left"), id(&second));
+    let links = second.links().expect("listing");
+    assert_eq!(links.iter().map(|l| l.link_id).collect::<Vec<_>>(), link.iter().map(|l| l.link_id).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_link_whose_device_was_renamed_is_found_at_the_device() {
+    let Some(bench) = Bench::tcx() else { return };
+    let mut first = bench.open();
+    attach(&mut first, "left");
+    ip(&["link", "set", "left", "down"]);
+    ip(&["link", "set", "left", "name", "other.7"]);
+    drop(first);
+
+    let mut second = bench.open();
+    assert_eq!(attach(&mut second, "other.7").outcome, Outcome::Replaced);
+    assert_eq!(only_program(&second, "other.7"), id(&second));
+    assert!(
+        second.detach(PROGRAM, &Interface::by_name("other.7").expect("there"), Direction::Ingress).expect("detaching")
+    );
+    assert!(
+        !second.detach(PROGRAM, &Interface::by_name("other.7").expect("there"), Direction::Ingress).expect("again")
+    );
+}
+
+#[test]
+fn the_pin_of_a_device_that_is_gone_does_not_stand_in_the_way_of_its_successor() {
+    let Some(bench) = Bench::tcx() else { return };
+    let mut first = bench.open();
+    attach(&mut first, "left");
+    attach(&mut first, "right");
+    drop(first);
+    ip(&["link", "delete", "left"]);
+    ip(&["link", "add", "left", "type", "veth", "peer", "name", "new"]);
+
+    let mut second = bench.open();
+    assert_eq!(attach(&mut second, "left").outcome, Outcome::Attached);
+    assert_eq!(only_program(&second, "left"), id(&second));
+    let stale = second.remove_stale_links().expect("removing");
+    assert_eq!(stale.len(), 1, "that of right, whose pair went with left: {stale:?}");
+    assert!(stale[0].starts_with(bench.links().join("right")));
+    let left: Vec<_> = second.links().expect("listing").into_iter().map(|l| l.path).collect();
+    assert_eq!(left, [bench.links().join("left/cil_from_container-ingress")]);
+    assert!(!bench.links().join("right").exists(), "nor its directory");
+}
+
+#[test]
+fn both_sides_and_several_devices_are_told_apart() {
+    let Some(bench) = Bench::tcx() else { return };
+    let mut datapath = bench.open();
+    for device in ["left", "right"] {
+        let interface = Interface::by_name(device).expect("there");
+        for (program, direction) in
+            [(Program::FromContainer, Direction::Ingress), (Program::ToContainer, Direction::Egress)]
+        {
+            let done = datapath.attach(program, &interface, direction).expect("attaching");
+            assert_eq!((done.outcome, done.before.as_slice()), (Outcome::Attached, &[][..]));
+        }
+    }
+    assert_eq!(datapath.links().expect("listing").len(), 4);
+    let left = Interface::by_name("left").expect("there");
+    assert!(datapath.detach(Program::FromContainer, &left, Direction::Ingress).expect("detaching"));
+    assert_eq!(datapath.attached(&left, Direction::Ingress).expect("asking"), []);
+    assert_eq!(datapath.attached(&left, Direction::Egress).expect("asking").len(), 1);
+    assert_eq!(only_program(&datapath, "right"), id(&datapath));
+    remove_all(bench.fs.path()).expect("removing");
+    assert!(!bench.links().exists());
+    assert_eq!(fs::read_dir(bench.fs.path().join("tc/globals")).expect("it stays").count(), 0);
+}
+
+/// The filters `tc` shows at a device's ingress.
+fn filters(device: &str) -> Vec<String> {
+    let out = std::process::Command::new("tc").args(["filter", "show", "dev", device, "ingress"]).output();
+    let text = String::from_utf8(out.expect("iproute2 is installed").stdout).expect("text");
+    text.lines().filter(|line| line.contains("handle")).map(str::to_owned).collect()
+}
+
+#[test]
+fn without_tcx_filters_are_replaced_in_place() {
+    let Some(bench) = Bench::new(HookChoice::Only(Hook::Clsact)) else { return };
+    let mut first = bench.open();
+    assert_eq!(first.hook(), Hook::Clsact);
+    assert_eq!(attach(&mut first, "left").outcome, Outcome::Attached);
+    assert_eq!(attach(&mut first, "left").outcome, Outcome::Replaced);
+    drop(first);
+    let before = filters("left");
+    assert_eq!(before.len(), 1, "it outlives the agent, once: {before:?}");
+    let mut second = bench.open();
+    assert_eq!(attach(&mut second, "left").outcome, Outcome::Replaced);
+    let after = filters("left");
+    assert_eq!(after.len(), 1, "{after:?}");
+    assert!(after[0].contains(&format!("id {} ", id(&second))), "the new program runs: {after:?}");
+    let left = Interface::by_name("left").expect("there");
+    assert!(second.detach(PROGRAM, &left, Direction::Ingress).expect("detaching"));
+    assert_eq!(filters("left"), [] as [String; 0]);
+}
+
+#[test]
+fn a_kernel_that_gains_tcx_runs_each_program_once() {
+    let Some(mut bench) = Bench::tcx() else { return };
+    bench.config.hook = HookChoice::Only(Hook::Clsact);
+    attach(&mut bench.open(), "left");
+    assert_eq!(filters("left").len(), 1);
+    bench.config.hook = HookChoice::Auto;
+    let mut datapath = bench.open();
+    attach(&mut datapath, "left");
+    assert_eq!(filters("left"), [] as [String; 0], "the filter is gone");
+    assert_eq!(only_program(&datapath, "left"), id(&datapath));
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    let Some(mut bench) = Bench::new(HookChoice::Auto) else { return };
+    let error = Interface::by_name("nowhere0").expect_err("there is none");
+    assert!(error.to_string().contains("nowhere0"), "{error}");
+    let good = std::mem::replace(&mut bench.config.object, "/nowhere/cilium.o".into());
+    let error = Datapath::open(&bench.config).expect_err("there is no such file");
+    assert!(
+        error.to_string().contains("/nowhere/cilium.o") && error.to_string().contains("cargo xtask bpf"),
+        "{error}"
+    );
+    bench.config.object = bench.fs.path().with_extension("o");
+    fs::write(&bench.config.object, b"not an object").expect("a temporary file");
+    let error = Datapath::open(&bench.config).expect_err("no ELF file");
+    fs::remove_file(&bench.config.object).expect("it was written");
+    assert!(matches!(error, LoadError::Object { .. }), "{error}");
+    bench.config.object = good;
+    bench.config.bpffs = Path::new("/proc/version").to_owned();
+    let error = Datapath::open(&bench.config).expect_err("a plain file is no bpffs");
+    assert!(error.to_string().contains("/proc/version") && error.to_string().contains("mount -t bpf"), "{error}");
+}
