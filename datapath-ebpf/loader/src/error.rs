@@ -238,6 +238,12 @@ pub enum LoadError {
 /// Why a program could not be attached or detached.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
+    /// The object file has no such program.
+    #[error("there is no program {program} in the object file")]
+    Absent {
+        /// Which program.
+        program: Program,
+    },
     /// There is no such device.
     #[error("device {device} does not exist (any more): {source}")]
     Device {
@@ -275,6 +281,12 @@ pub enum AttachError {
 /// Why a test run gave no result.
 #[derive(Debug, thiserror::Error)]
 pub enum TestRunError {
+    /// The object file has no such program.
+    #[error("there is no program {program} in the object file")]
+    Absent {
+        /// Which program.
+        program: Program,
+    },
     /// The kernel refuses such a packet or context before the program sees it.
     #[error("the kernel does not take this input: {source}")]
     Refused {
