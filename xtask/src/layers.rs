@@ -9,7 +9,7 @@ use serde_json::Value;
 use crate::shell::{metadata, metadata_of, root};
 
 /// What stands below everything else in core.
-const BASE: &[&str] = &["core/abi", "core/machine", "core/types", "core/wire", "core/table"];
+const BASE: &[&str] = &["core/abi", "core/kv", "core/machine", "core/types", "core/wire", "core/table"];
 
 /// Nothing may depend on these.
 const TOP: &[&str] = &["sim-tests", "benches", "xtask"];
@@ -117,8 +117,8 @@ fn may_depend(from: &str, to: &str) -> Result<(), &'static str> {
     law(!TOP.contains(&to), "nothing depends on simulations, benchmarks or developer tasks")?;
     match from {
         "core/abi" | "core/machine" => Err("it depends on nothing of ours"),
-        "core/types" | "core/wire" => law(to == "core/machine", "it depends on core/machine at most"),
-        "core/table" => law(BASE.contains(&to), "it depends on core/{abi,machine,types,wire} at most"),
+        "core/types" | "core/wire" | "core/kv" => law(to == "core/machine", "it depends on core/machine at most"),
+        "core/table" => law(BASE.contains(&to), "it depends on core/{abi,kv,machine,types,wire} at most"),
         "core/datapath" | "datapath-ebpf/programs" => law(
             ["core/abi", "core/wire"].contains(&to) || from != "core/datapath" && to == "core/datapath",
             "packet code sees core/{abi,wire} (and the programs core/datapath) only",
@@ -128,7 +128,7 @@ fn may_depend(from: &str, to: &str) -> Result<(), &'static str> {
             "a composed machine is made of core's other crates only",
         ),
         _ if is_within(from, "core") => {
-            law(BASE.contains(&to), "a feature crate of core sees core/{abi,machine,types,wire,table} only")
+            law(BASE.contains(&to), "a feature crate of core sees core/{abi,kv,machine,types,wire,table} only")
         }
         "datapath-ebpf/loader" | "datapath-sim" => {
             law(is_within(to, "core") || to == "datapath-sim", "it sees core and the simulated host only")

@@ -124,10 +124,11 @@ impl<'a> Guest<'a> {
         }
         let mut modules = Vec::new();
         for name in MODULES {
-            if let Some(path) = find_module(&self.image.modules, name) {
-                archive.file(&format!("modules/{name}.ko"), &read(&path)?);
-                modules.push(format!("insmod /modules/{name}.ko"));
-            }
+            let Some(path) = find_module(&self.image.modules, name) else { continue };
+            let file = path.file_name().and_then(|file| file.to_str()).context("a module has a name")?;
+            archive.file(&format!("modules/{file}"), &read(&path)?);
+            let unpack = if file.ends_with(".xz") { "xzcat" } else { "cat" };
+            modules.push(format!("{unpack} /modules/{file} > /tmp/module; insmod /tmp/module"));
         }
         archive.file("init", init(&modules, line).as_bytes());
         Ok(archive.finish())
@@ -165,6 +166,11 @@ fn libraries_of(program: &Path) -> Vec<PathBuf> {
     listed.lines().filter_map(path).collect()
 }
 
+/// Debian compresses modules from some kernel on.
+fn is_module(file: &str, name: &str) -> bool {
+    file.strip_prefix(name).is_some_and(|ending| ending == ".ko" || ending == ".ko.xz")
+}
+
 fn find_module(dir: &Path, name: &str) -> Option<PathBuf> {
     let mut folders = vec![dir.join("kernel/net"), dir.join("kernel/drivers/net")];
     while let Some(folder) = folders.pop() {
@@ -172,7 +178,7 @@ fn find_module(dir: &Path, name: &str) -> Option<PathBuf> {
             let path = entry.path();
             if path.is_dir() {
                 folders.push(path);
-            } else if path.file_name().is_some_and(|file| file == format!("{name}.ko").as_str()) {
+            } else if path.file_name().is_some_and(|file| is_module(&file.to_string_lossy(), name)) {
                 return Some(path);
             }
         }
