@@ -126,7 +126,9 @@ fn deleted(answer: Result<serde_json::Value, ClientError>) -> Result<Deleted, Cl
 /// The runtime may try again when the agent is away, starting, limiting or broke the connection.
 pub(crate) fn code_of(error: &ClientError) -> Code {
     match error {
-        ClientError::Connect { .. } | ClientError::Transport { .. } => Code::TryAgainLater,
+        ClientError::Connect { .. } | ClientError::Transport { .. } | ClientError::NotHttp { .. } => {
+            Code::TryAgainLater
+        }
         _ if matches!(error.status(), Some(429 | 503)) => Code::TryAgainLater,
         _ => Code::Other,
     }
