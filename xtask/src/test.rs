@@ -41,7 +41,9 @@ pub fn all() -> Result<()> {
     report.step("bpf object and budget", || bpf::check(&toolchain, false));
     report.step("tests", || {
         // The equivalence tests load the object built in the step before.
-        run(cargo().args(["test", "--workspace", "--quiet"]).env("CILIUM_BPF_OBJECT", bpf::object_path()))
+        run(cargo()
+            .args(["test", "--workspace", "--quiet", "--no-fail-fast"])
+            .env("CILIUM_BPF_OBJECT", bpf::object_path()))
     });
     report.step("bare target", || bare::build(&toolchain.compiler));
     report.step("cluster simulation", || {
