@@ -1,1 +1,152 @@
-//! The hubble command line.
+//! The `hubble` command: shows flows and events, and the state of whoever has them.
+//!
+//! Commands, flags, texts and exit codes are those of the original, so scripts written for it keep working. The
+//! library takes arguments, environment and streams from its caller, which is how tests run it without a process.
+#![forbid(unsafe_code)]
+
+pub mod commands;
+mod config;
+pub mod filters;
+pub mod flags;
+mod list;
+mod observe;
+mod other;
+pub mod printer;
+mod remote;
+pub mod settings;
+mod status;
+pub mod tabwriter;
+pub mod times;
+
+use commands::Command;
+use flags::Parsed;
+use settings::{Environment, Settings};
+use std::io::{BufRead, Write};
+
+/// The streams a command reads and writes.
+pub struct Io<'a> {
+    /// Standard input.
+    pub input: &'a mut dyn BufRead,
+    /// Standard output.
+    pub out: &'a mut dyn Write,
+    /// Error output.
+    pub err: &'a mut dyn Write,
+    /// True when the output is a terminal.
+    pub terminal: bool,
+}
+
+/// Why a command failed; shown as one line.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Failure(pub String);
+
+impl From<String> for Failure {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// Runs the command the arguments name; they begin behind the program's name. Answers the exit code.
+pub async fn run(args: &[String], env: &Environment, io: &mut Io<'_>) -> i32 {
+    match dispatch(args, env, io).await {
+        Ok(()) => 0,
+        Err(Failure(text)) => {
+            // Whoever closed the output does not read the error either.
+            let _ = writeln!(io.err, "{}", text.trim_end_matches('\n'));
+            1
+        }
+    }
+}
+
+/// Finds the command, and the arguments without the words that name it.
+fn find(args: &[String]) -> (Command, Vec<String>) {
+    let mut command = Command::Root;
+    let mut rest = args.to_vec();
+    loop {
+        let flags = command.flags();
+        let first = flags::positions(&rest, &flags).into_iter().next();
+        let Some((at, below)) = first.and_then(|(at, word)| Some((at, command.below(word)?))) else { break };
+        if below == command {
+            // `observe flows` is `observe`.
+            rest.remove(at);
+            break;
+        }
+        rest.remove(at);
+        command = below;
+    }
+    (command, rest)
+}
+
+async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result<(), Failure> {
+    let (command, rest) = find(args);
+    let flags = command.flags();
+    let mut filters = filters::Filters::default();
+    let parsed: Parsed = flags::parse(&rest, &flags, |name, value| filters.set(name, value))?;
+    if parsed.help {
+        write!(io.out, "{}", command.help())?;
+        return Ok(());
+    }
+    let settings = Settings::new(&flags, &parsed, env);
+    match command {
+        Command::Root if parsed.given("version").is_some() => write!(io.out, "hubble {}\r\n", other::VERSION)?,
+        Command::Root => match parsed.words.first() {
+            Some(word) => return Err(Failure(format!("unknown command \"{word}\" for \"hubble\""))),
+            None => write!(io.out, "{}", command.help())?,
+        },
+        Command::List | Command::Watch | Command::Config => match parsed.words.first() {
+            Some(word) => return Err(Failure(format!("unknown command \"{word}\" for \"{}\"", command.path()))),
+            None => write!(io.out, "{}", command.help())?,
+        },
+        Command::Observe => {
+            reject_words(command, &parsed)?;
+            remote::validate(&settings)?;
+            observe::flows(&settings, &filters, env, io).await?;
+        }
+        Command::AgentEvents | Command::DebugEvents => {
+            reject_words(command, &parsed)?;
+            remote::validate(&settings)?;
+            observe::events(command, &settings, io).await?;
+        }
+        Command::Status => {
+            reject_words(command, &parsed)?;
+            remote::validate(&settings)?;
+            status::run(&settings, io).await?;
+        }
+        Command::ListNodes => {
+            remote::validate(&settings)?;
+            list::nodes(&settings, io).await?;
+        }
+        Command::ListNamespaces => {
+            remote::validate(&settings)?;
+            list::namespaces(&settings, io).await?;
+        }
+        Command::WatchPeers => {
+            remote::validate(&settings)?;
+            other::watch_peers(&settings, io).await?;
+        }
+        Command::ConfigGet | Command::ConfigSet | Command::ConfigReset | Command::ConfigView => {
+            config::run(command, &settings, &parsed.words, io)?;
+        }
+        Command::Version => writeln!(io.out, "{}", other::version_line())?,
+        Command::Completion => other::completion(&parsed.words, io)?,
+        Command::Help => {
+            let (about, _) = find(&parsed.words);
+            write!(io.out, "{}", about.help())?;
+        }
+    }
+    io.out.flush()?;
+    Ok(())
+}
+
+fn reject_words(command: Command, parsed: &Parsed) -> Result<(), Failure> {
+    match parsed.words.first() {
+        Some(word) => Err(Failure(format!("unknown command \"{word}\" for \"{}\"", command.path()))),
+        None => Ok(()),
+    }
+}

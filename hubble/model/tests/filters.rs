@@ -24,7 +24,10 @@ fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
 }
 
 fn filters(values: &[Value]) -> Vec<FlowFilter> {
-    values.iter().map(|value| json::from_str(&value.to_string()).expect("filters of the corpus are FlowFilters")).collect()
+    values
+        .iter()
+        .map(|value| json::from_str(&value.to_string()).expect("filters of the corpus are FlowFilters"))
+        .collect()
 }
 
 fn flows(corpus: &Value) -> Vec<Flow> {
