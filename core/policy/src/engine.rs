@@ -302,6 +302,16 @@ impl Engine {
         self.commit_endpoint_removal(id)
     }
 
+    /// Changes when endpoints are judged and whether refusals are only reported.
+    pub fn set_mode(&mut self, enforcement: Enforcement, audit: bool) -> Delta {
+        if (self.config.enforcement, self.config.audit) == (enforcement, audit) {
+            return self.no_change();
+        }
+        (self.config.enforcement, self.config.audit) = (enforcement, audit);
+        let all = self.endpoints.keys().copied().collect();
+        self.commit_rules(&all)
+    }
+
     /// Sets the members of a CIDR group.
     pub fn upsert_cidr_group(&mut self, name: &str, mut members: Vec<Cidr>) -> Delta {
         members.sort_unstable();
@@ -438,6 +448,7 @@ impl Engine {
             enforced: [false; 2],
             open: [false; 2],
             audit: self.config.audit || facts.audit,
+            host: facts.host,
             ports: Vec::new(),
         };
         let by_rules = |key: &mut PolicyKey| {
