@@ -150,6 +150,8 @@ pub enum EndpointRef {
     ContainerId(String),
     /// `container-name:<name>`
     ContainerName(String),
+    /// `docker-endpoint:<id>`
+    DockerEndpoint(String),
     /// `cep-name:<namespace>/<name>` or `pod-name:<namespace>/<pod>`
     Pod {
         /// Namespace.
@@ -176,7 +178,7 @@ pub enum EndpointRefError {
     Number(String),
     /// An unknown prefix.
     #[error(
-        "field id: unknown prefix {0:?}; known are cilium-local, container-id, container-name, pod-name, cep-name, ipv4, ipv6, cni-attachment-id"
+        "field id: unknown prefix {0:?}; known are cilium-local, container-id, container-name, docker-endpoint, pod-name, cep-name, ipv4, ipv6, cni-attachment-id"
     )]
     Prefix(String),
     /// The value does not fit the prefix.
@@ -208,6 +210,7 @@ impl EndpointRef {
             "cilium-local" => number(value),
             "container-id" => filled("container-id", "a container id").map(Self::ContainerId),
             "container-name" => filled("container-name", "a container name").map(Self::ContainerName),
+            "docker-endpoint" => filled("docker-endpoint", "an endpoint id").map(Self::DockerEndpoint),
             "cni-attachment-id" => filled("cni-attachment-id", "CONTAINER-ID:INTERFACE").map(Self::Attachment),
             "pod-name" => pod("pod-name", value),
             "cep-name" => pod("cep-name", value),
@@ -249,6 +252,7 @@ impl fmt::Display for EndpointRef {
             Self::Local(id) => write!(f, "{id}"),
             Self::ContainerId(id) => write!(f, "container-id:{id}"),
             Self::ContainerName(name) => write!(f, "container-name:{name}"),
+            Self::DockerEndpoint(id) => write!(f, "docker-endpoint:{id}"),
             Self::Pod { namespace, name } => write!(f, "cep-name:{namespace}/{name}"),
             Self::Ipv4(ip) => write!(f, "ipv4:{ip}"),
             Self::Ipv6(ip) => write!(f, "ipv6:{ip}"),
