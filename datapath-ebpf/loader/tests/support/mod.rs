@@ -102,3 +102,36 @@ pub fn ip(args: &[&str]) {
     let out = Command::new("ip").args(args).output().expect("iproute2 is installed");
     assert!(out.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&out.stderr));
 }
+
+/// Pins the calling thread to the CPU it runs on; returns its number.
+pub fn stay_on_one_cpu() -> u32 {
+    // SAFETY: sched_getcpu(3) takes nothing; the set is zeroed bytes, which is an empty set, then written by CPU_SET
+    // within its bounds, and read by the system call with its size.
+    unsafe {
+        let cpu = libc::sched_getcpu();
+        let cpu = usize::try_from(cpu).expect("this system knows its CPU");
+        let mut set = std::mem::zeroed::<libc::cpu_set_t>();
+        libc::CPU_SET(cpu, &mut set);
+        assert_eq!(libc::sched_setaffinity(0, size_of_val(&set), &set), 0, "{}", std::io::Error::last_os_error());
+        cpu as u32
+    }
+}
+
+/// The clock the programs read, in nanoseconds.
+pub fn coarse_clock() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is room for one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// The same, after the turn of the second if that is near, so that what follows is within one second.
+pub fn coarse_clock_away_from_the_next_second() -> u64 {
+    const NEAR: u64 = 12_000_000;
+    let mut now = coarse_clock();
+    while now % 1_000_000_000 > 1_000_000_000 - NEAR {
+        std::thread::sleep(std::time::Duration::from_nanos(NEAR / 4));
+        now = coarse_clock();
+    }
+    now
+}

@@ -1,0 +1,158 @@
+//! The two arms: the programs in the kernel, and the same pipeline on plain memory.
+
+use std::fmt::Write as _;
+
+use abi::{
+    config::NodeConfig,
+    event::{DropRecord, PolicyVerdictRecord, Prefix, TraceRecord},
+    write::MapWrite,
+};
+use datapath::{Action, Verdict};
+use loader::{Datapath, Events, Maps, Program, SkBuff, TestRunError};
+
+use crate::generate::Stimulus;
+
+/// What an arm made of a packet.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Answer {
+    pub action: u32,
+    pub argument: u32,
+    pub packet: Vec<u8>,
+    pub mark: u32,
+    /// Event records, without their time.
+    pub events: Vec<Vec<u8>>,
+}
+
+impl Answer {
+    pub fn is_drop(&self) -> bool {
+        self.action == Action::Drop as u32
+    }
+}
+
+impl std::fmt::Debug for Answer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(f, "action {} argument {} mark {:#x}", self.action, self.argument, self.mark)?;
+        writeln!(f, "  packet {}", hex(&self.packet))?;
+        self.events.iter().try_for_each(|event| writeln!(f, "  event  {}", hex(event)))
+    }
+}
+
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut out, byte| {
+        let _ = write!(out, "{byte:02x}");
+        out
+    })
+}
+
+/// Takes out of a record what no two runs share: the time. Checks that it is a record at all.
+fn without_time(mut record: Vec<u8>) -> Vec<u8> {
+    let sizes = [size_of::<DropRecord>(), size_of::<TraceRecord>(), size_of::<PolicyVerdictRecord>()];
+    assert!(sizes.contains(&record.len()), "a record of {} bytes", record.len());
+    const { assert!(std::mem::offset_of!(Prefix, time_ns) == 0) };
+    record[..8].fill(0);
+    record
+}
+
+/// The kernel.
+pub struct Kernel {
+    pub datapath: Datapath,
+    events: Events,
+}
+
+impl Kernel {
+    pub fn new(datapath: Datapath) -> Self {
+        let events = datapath.events().expect("the ring was just made");
+        Self { datapath, events }
+    }
+
+    pub fn maps(&self) -> &Maps {
+        self.datapath.maps()
+    }
+
+    /// Runs a packet; `None`: the kernel does not take it.
+    pub fn run(&mut self, stimulus: &Stimulus) -> Option<Answer> {
+        let ctx = SkBuff { mark: stimulus.mark, ifindex: stimulus.ifindex, ..SkBuff::default() };
+        let run = match self.datapath.test_run(stimulus.program, &stimulus.packet, &ctx, 1) {
+            Ok(run) => run,
+            Err(TestRunError::Refused { .. }) => return None,
+            Err(other) => panic!("{other}"),
+        };
+        let [action, argument, ..] = run.ctx.cb;
+        assert_eq!(run.ret, returned(action), "the verdict and what the kernel is told: {action} {argument}");
+        let mut events = Vec::new();
+        self.events.drain(64, |record| events.push(without_time(record.to_vec())));
+        Some(Answer { action, argument, packet: run.data, mark: run.ctx.mark, events })
+    }
+
+    pub fn write(&self, write: &MapWrite) {
+        let maps = self.maps();
+        macro_rules! tables {
+            ($($variant:ident in $table:ident),*) => {
+                match *write {
+                    $(MapWrite::$variant(key, Some(value)) => maps.$table.insert(&key, &value).map(drop),)*
+                    $(MapWrite::$variant(key, None) => maps.$table.remove(&key).map(drop),)*
+                }
+            };
+        }
+        tables!(
+            Lxc in lxc, Device in devices, Ipcache in ipcache, Policy in policy, Service4 in lb4_services,
+            Service6 in lb6_services, Backend4 in lb4_backends, Backend6 in lb6_backends,
+            RevNat4 in lb4_reverse_nat, RevNat6 in lb6_reverse_nat, Runtime in runtime
+        )
+        .unwrap_or_else(|e| panic!("{write:?}: {e}"));
+    }
+}
+
+/// `TC_ACT_*` for an action.
+fn returned(action: u32) -> i32 {
+    match action {
+        a if a == Action::Drop as u32 => 2,
+        a if a == Action::Redirect as u32 || a == Action::RedirectPeer as u32 => 7,
+        _ => 0,
+    }
+}
+
+/// Plain memory.
+pub struct Native {
+    pub maps: datapath_sim::Maps,
+    pub config: NodeConfig,
+    pub cpu: u32,
+}
+
+impl Native {
+    pub fn new(config: NodeConfig, cpu: u32) -> Self {
+        Self { maps: datapath_sim::Maps::new(1), config, cpu }
+    }
+
+    pub fn run(&mut self, stimulus: &Stimulus, now_ns: u64) -> Answer {
+        let mut run = datapath_sim::Run {
+            maps: &mut self.maps,
+            config: &self.config,
+            packet: stimulus.packet.clone(),
+            ifindex: stimulus.ifindex,
+            now_ns,
+            cpu: self.cpu,
+            mark: stimulus.mark,
+        };
+        let Verdict { action, argument } = match stimulus.program {
+            Program::FromContainer => datapath::from_pod(&mut run),
+            Program::ToContainer => datapath::to_pod(&mut run),
+            Program::FromHost => datapath::from_host(&mut run),
+            Program::FromNetdev => datapath::from_netdev(&mut run),
+            other => panic!("{other} has no native twin yet"),
+        };
+        let (packet, mut mark) = (run.packet, run.mark);
+        if action == Action::Proxy {
+            mark = 0x0200 | argument << 16; // What the program itself does with this verdict.
+        }
+        let mut events = Vec::new();
+        while let Some(record) = self.maps.events.pop() {
+            events.push(without_time(record));
+        }
+        Answer { action: action as u32, argument, packet, mark, events }
+    }
+
+    pub fn write(&mut self, write: &MapWrite) {
+        self.maps.apply_one(write).unwrap_or_else(|e| panic!("{write:?}: {e}"));
+    }
+}

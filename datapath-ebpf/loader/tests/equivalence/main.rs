@@ -1,0 +1,140 @@
+//! The programs in the kernel and the same pipeline built natively, given the same packets on the same maps: verdict,
+//! bytes, mark, events and map contents must be equal, packet after packet, over flows that live on.
+//!
+//! The packets come from a generator that knows the node: flows that are allowed and denied, services, replies to what
+//! came out, errors about it, fragments, neighbours; an eighth of them damaged or cut. Meanwhile rules, backends, pods
+//! and connections change on both sides. Shared code shares its mistakes, so checksums of what comes out are also
+//! judged by code of their own. A planted difference of each kind must be found.
+//!
+//! `EQUIVALENCE_PACKETS` (100,000) packets for each program; `EQUIVALENCE_SEED`.
+
+#![expect(clippy::print_stdout, reason = "the figures are what the test is for")]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod arms;
+mod generate;
+mod packets;
+mod rng;
+mod run;
+mod world;
+
+use abi::{config::NodeConfig, endpoint::EndpointKey, lb::LbBackend4, write::MapWrite};
+use loader::{Datapath, LoaderConfig, Program};
+use run::{Bench, Difference, Report};
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Opens the datapath with a configuration, in namespaces of its own; `None`, said aloud, where that is impossible.
+fn bench(seed: u64, choose: fn(&world::World) -> NodeConfig) -> Option<(support::Bpffs, Bench)> {
+    let object = support::object()?;
+    let fs = support::Bpffs::mount()?;
+    let interfaces = run::six_interfaces();
+    let world = world::World::new(&interfaces);
+    let config = choose(&world);
+    let mut loader = LoaderConfig::new(object, config);
+    fs.path().clone_into(&mut loader.bpffs);
+    for (name, entries) in [("cilium_ct4_global", 1 << 18), ("cilium_ct6_global", 1 << 18)] {
+        loader.map_sizes.insert(name.to_owned(), entries);
+    }
+    let datapath = Datapath::open(&loader).unwrap_or_else(|e| panic!("{e}"));
+    Some((fs, Bench::new(seed, world, config, datapath)))
+}
+
+fn show(report: &Report) {
+    println!("{report}");
+    let differences: Vec<String> = report.differences.iter().take(3).map(|d| format!("{d:?}")).collect();
+    assert!(report.differences.is_empty(), "{} differences:\n{}", report.found, differences.join("\n"));
+    assert_eq!(report.bad_checksums, 0, "a whole packet came out with a wrong checksum");
+    for (program, figures) in &report.programs {
+        let share = figures.not_dropped * 100 / figures.compared.max(1);
+        assert!(share >= 25, "{program}: only {share} % were not dropped, which proves little");
+        assert!(figures.refused * 100 < figures.compared * 2, "{program}: the kernel refused {}", figures.refused);
+    }
+}
+
+#[test]
+fn kernel_and_native_agree_on_every_packet() {
+    let seed = number("EQUIVALENCE_SEED", 0xc111_0001);
+    let Some((_fs, mut bench)) = bench(seed, world::World::config) else { return };
+    bench.run(number("EQUIVALENCE_PACKETS", 100_000));
+    show(&bench.report);
+}
+
+#[test]
+fn they_agree_with_the_other_configuration_too() {
+    let seed = number("EQUIVALENCE_SEED", 0xc111_0002);
+    let Some((_fs, mut bench)) = bench(seed, world::World::other_config) else { return };
+    bench.run(number("EQUIVALENCE_PACKETS", 100_000) / 5);
+    show(&bench.report);
+}
+
+/// Changes one arm only, runs, and says which kinds of difference were found.
+fn planted(plant: impl FnOnce(&mut Bench)) -> Option<Vec<&'static str>> {
+    let (_fs, mut bench) = bench(0xc111_0003, world::World::config)?;
+    plant(&mut bench);
+    bench.run(3_000);
+    println!("planted: {} differences found", bench.report.found);
+    Some(bench.report.kinds())
+}
+
+fn assert_found(found: Option<Vec<&'static str>>, kind: &str) {
+    if let Some(found) = found {
+        assert!(found.contains(&kind), "a planted difference of the {kind} was not found, only {found:?}");
+    }
+}
+
+#[test]
+fn a_rule_that_one_arm_lacks_is_found_by_the_verdict() {
+    let found = planted(|bench| {
+        let all: Vec<_> = bench.native.maps.policy.iter().map(|(key, _)| *key).collect();
+        all.iter().step_by(3).for_each(|key| bench.native.write(&MapWrite::Policy(*key, None)));
+    });
+    assert_found(found, "verdict");
+}
+
+#[test]
+fn another_address_of_a_backend_is_found_by_the_bytes() {
+    let found = planted(|bench| {
+        let backend = LbBackend4 { address: std::net::Ipv4Addr::new(10, 0, 1, 200).into(), ..LbBackend4::default() };
+        bench.native.write(&MapWrite::Backend4(3, Some(backend)));
+    });
+    assert_found(found, "bytes");
+}
+
+#[test]
+fn another_identity_of_a_pod_is_found_by_the_mark_and_the_events() {
+    let plant = |bench: &mut Bench| {
+        let pod = bench.world.pods[0];
+        let mut device = *bench.native.maps.devices.lookup(&pod.ifindex).expect("it is there");
+        device.identity += 1;
+        bench.native.write(&MapWrite::Device(pod.ifindex, Some(device)));
+        let key = EndpointKey::new(pod.v4);
+        assert!(bench.native.maps.lxc.lookup(&key).is_some());
+    };
+    assert_found(planted(plant), "events");
+    assert_found(planted(plant), "mark");
+}
+
+#[test]
+fn another_length_of_captures_is_found_by_the_events() {
+    assert_found(planted(|bench| bench.native.config.capture_len -= 1), "events");
+}
+
+#[test]
+fn another_lifetime_is_found_by_the_map_contents() {
+    assert_found(planted(|bench| bench.native.config.lifetimes[1] += 1), "maps");
+}
+
+#[test]
+fn a_byte_changed_in_one_direction_is_found_and_shown() {
+    let Some((_fs, mut bench)) = bench(0xc111_0004, world::World::config) else { return };
+    bench.tamper = true;
+    bench.run(200);
+    assert!(bench.report.found > 0, "tampering with the answer was not noticed");
+    assert!(bench.report.differences.iter().any(|d| matches!(d, Difference::Bytes { .. })));
+    let _ = Program::ALL;
+}
