@@ -1,1 +1,361 @@
+use super::*;
+use crate::{EndpointInfo, Filter, NodeInfo, PolicyInfo, Seen, ServiceInfo, WorkloadInfo};
+use abi::event::{DropRecord, PolicyVerdictRecord, TraceRecord};
+use alloc::{format, string::String, vec, vec::Vec};
+use core::sync::atomic::{AtomicU32, Ordering};
+use hubble_api::{
+    flow::{Flow, FlowFilter, TcpFlags},
+    json,
+};
+use zerocopy::IntoBytes;
 
+/// One node with two pods, and the world.
+struct Fixture;
+
+fn pod(id: u16, identity: u32, name: &str) -> Arc<EndpointInfo> {
+    Arc::new(EndpointInfo {
+        id,
+        identity,
+        cluster_name: "default".into(),
+        namespace: "ns".into(),
+        pod_name: name.into(),
+        workloads: [WorkloadInfo { kind: "Deployment".into(), name: name.into() }].into(),
+        labels: labels(identity),
+    })
+}
+
+fn labels(identity: u32) -> Arc<LabelList> {
+    Arc::new(LabelList::new(match identity {
+        2 => vec!["reserved:world".into()],
+        16_777_217 => vec!["reserved:world".into(), "cidr:1.0.0.0/8".into(), "cidr:1.1.1.0/24".into()],
+        other => vec![format!("k8s:id={other}"), "k8s:app=x".into()],
+    }))
+}
+
+impl Lookup for Fixture {
+    fn endpoint(&self, ip: IpAddr) -> Option<Arc<EndpointInfo>> {
+        match ip.to_string().as_str() {
+            "10.0.0.1" | "fd00::1" => Some(pod(11, 1001, "client")),
+            "10.0.0.2" | "fd00::2" => Some(pod(22, 1002, "server")),
+            "10.9.0.3" => Some(pod(0, 1003, "elsewhere")),
+            _ => None,
+        }
+    }
+    fn identity(&self, identity: u32) -> Option<Arc<LabelList>> {
+        (identity != 0).then(|| labels(identity))
+    }
+    fn service(&self, ip: IpAddr, port: u16) -> Option<Arc<ServiceInfo>> {
+        let found = ip.to_string() == "10.0.0.2" && port == 80;
+        found.then(|| Arc::new(ServiceInfo { namespace: "ns".into(), name: "web".into() }))
+    }
+    fn policies(&self, endpoint: u16, cookie: u32) -> Option<Arc<[PolicyInfo]>> {
+        (endpoint == 22 && cookie == 7).then(|| {
+            let policy = PolicyInfo {
+                name: "p".into(),
+                namespace: "ns".into(),
+                kind: "CiliumNetworkPolicy".into(),
+                ..PolicyInfo::default()
+            };
+            Arc::from([policy])
+        })
+    }
+    fn interface(&self, ifindex: u32) -> Option<Arc<str>> {
+        (ifindex == 5).then(|| "lxc5".into())
+    }
+    fn names(&self, endpoint: u16, ip: IpAddr) -> Option<Arc<[Box<str>]>> {
+        (endpoint == 11 && ip.to_string() == "1.1.1.1").then(|| Arc::from([Box::from("one.example")]))
+    }
+}
+
+use alloc::string::ToString as _;
+
+const STAMP: Stamp =
+    Stamp { wall_minus_monotonic_ns: 1_000_000_000_000, uuid: 0x0123_4567_89ab_cdef_0123_4567_89ab_cdef };
+
+fn node() -> NodeInfo {
+    NodeInfo { name: "default/n1".into(), labels: vec!["zone=z".into()] }
+}
+
+fn prefix(cookie: u32) -> Prefix {
+    Prefix { time_ns: 500_000_000, cookie, cpu: 1 }
+}
+
+/// Ethernet, IPv4 and the first 20 bytes of TCP.
+fn tcp4(source: [u8; 4], destination: [u8; 4], ports: (u16, u16), flags: u8) -> Vec<u8> {
+    let mut bytes = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0];
+    bytes.extend([0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0]);
+    bytes.extend(source);
+    bytes.extend(destination);
+    bytes.extend(ports.0.to_be_bytes());
+    bytes.extend(ports.1.to_be_bytes());
+    bytes.extend([0, 0, 0, 1, 0, 0, 0, 2, 0x50, flags, 0, 0, 0, 0, 0, 0]);
+    bytes
+}
+
+fn capture(packet: &[u8]) -> ([u8; abi::event::PAYLOAD_LEN], u16) {
+    let mut payload = [0; abi::event::PAYLOAD_LEN];
+    payload[..packet.len()].copy_from_slice(packet);
+    (payload, u16::try_from(packet.len()).expect("small"))
+}
+
+fn decode(record: &[u8]) -> FlowRecord {
+    match Decoder::new(Fixture).decode(record, STAMP) {
+        Ok(Event::Record(record)) => record,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn text(record: &[u8]) -> String {
+    json::to_string(&decode(record).to_flow(&node()))
+}
+
+fn trace(packet: &[u8], change: impl FnOnce(&mut TraceNotify)) -> TraceRecord {
+    let (payload, cap_len) = capture(packet);
+    let mut notify = TraceNotify { kind: NOTIFY_TRACE, cap_len, version: 1, ..TraceNotify::default() };
+    change(&mut notify);
+    TraceRecord { prefix: prefix(0), notify, payload }
+}
+
+fn verdict(packet: &[u8], cookie: u32, change: impl FnOnce(&mut PolicyVerdictNotify)) -> PolicyVerdictRecord {
+    let (payload, cap_len) = capture(packet);
+    let mut notify = PolicyVerdictNotify { kind: NOTIFY_POLICY_VERDICT, cap_len, ..PolicyVerdictNotify::default() };
+    change(&mut notify);
+    PolicyVerdictRecord { prefix: prefix(cookie), notify, payload }
+}
+
+#[test]
+fn a_trace_with_everything_known() {
+    let packet = tcp4([10, 0, 0, 1], [10, 0, 0, 2], (40_000, 80), 0x02);
+    let record = trace(&packet, |n| {
+        (n.source, n.src_label, n.dst_label, n.dst_id, n.reason, n.ifindex) = (22, 1001, 1002, 22, 0, 5);
+    });
+    let want = concat!(
+        r#"{"time":"1970-01-01T00:16:40.500Z","uuid":"01234567-89ab-4def-8123-456789abcdef","verdict":"FORWARDED","#,
+        r#""ethernet":{"source":"02:00:00:00:00:01","destination":"02:00:00:00:00:02"},"#,
+        r#""IP":{"source":"10.0.0.1","destination":"10.0.0.2","ipVersion":"IPv4"},"#,
+        r#""l4":{"TCP":{"source_port":40000,"destination_port":80,"flags":{"SYN":true}}},"#,
+        r#""source":{"ID":11,"identity":1001,"cluster_name":"default","namespace":"ns","labels":["k8s:app=x","k8s:id=1001"],"pod_name":"client","workloads":[{"name":"client","kind":"Deployment"}]},"#,
+        r#""destination":{"ID":22,"identity":1002,"cluster_name":"default","namespace":"ns","labels":["k8s:app=x","k8s:id=1002"],"pod_name":"server","workloads":[{"name":"server","kind":"Deployment"}]},"#,
+        r#""Type":"L3_L4","node_name":"default/n1","node_labels":["zone=z"],"event_type":{"type":4},"#,
+        r#""destination_service":{"name":"web","namespace":"ns"},"traffic_direction":"INGRESS","#,
+        r#""trace_observation_point":"TO_ENDPOINT","trace_reason":"NEW","is_reply":false,"interface":{"index":5,"name":"lxc5"},"Summary":"TCP Flags: SYN"}"#,
+    );
+    assert_eq!(text(record.as_bytes()), want);
+}
+
+#[test]
+fn direction_and_reply_of_traces() {
+    let there = tcp4([10, 0, 0, 1], [10, 0, 0, 2], (40_000, 80), 0x10);
+    let back = tcp4([10, 0, 0, 2], [10, 0, 0, 1], (80, 40_000), 0x10);
+    use TrafficDirection::{Egress, Ingress, Unknown};
+    for (packet, source, why, direction, is_reply) in [
+        (&there, 11, reason::NEW, Egress, Some(false)),
+        (&there, 22, reason::ESTABLISHED, Ingress, Some(false)),
+        (&back, 22, reason::REPLY, Ingress, Some(true)),
+        (&back, 11, reason::REPLY, Egress, Some(true)),
+        (&there, 11, reason::NEW | ENCRYPTED, Egress, Some(false)),
+        (&there, 11, reason::UNKNOWN, Unknown, None),
+        (&there, 0, reason::NEW, Unknown, Some(false)),
+    ] {
+        let flow = decode(trace(packet, |n| (n.source, n.reason) = (source, why)).as_bytes());
+        assert_eq!((flow.direction, flow.is_reply), (direction, is_reply), "from {source} because {why}");
+        assert_eq!(flow.encrypted, why & ENCRYPTED != 0);
+    }
+}
+
+#[test]
+fn the_address_before_translation_is_the_source() {
+    let packet = tcp4([10, 96, 0, 1], [10, 0, 0, 2], (1, 2), 0x02);
+    let flow = decode(trace(&packet, |n| n.orig_ip[..4].copy_from_slice(&[10, 0, 0, 1])).as_bytes());
+    assert_eq!(flow.headers.ip.map(|(source, _)| source.to_string()).as_deref(), Some("10.0.0.1"));
+    assert_eq!(flow.source_xlated.map(|ip| ip.to_string()).as_deref(), Some("10.96.0.1"));
+    assert_eq!(flow.source.id(), 11);
+    let same = decode(trace(&packet, |n| n.orig_ip[..4].copy_from_slice(&[10, 96, 0, 1])).as_bytes());
+    assert_eq!(same.source_xlated, None);
+}
+
+#[test]
+fn a_drop_names_reason_ends_and_place() {
+    let packet = tcp4([10, 0, 0, 1], [1, 1, 1, 1], (1, 443), 0x02);
+    let (payload, cap_len) = capture(&packet);
+    let notify = DropNotify {
+        kind: NOTIFY_DROP,
+        subtype: 133,
+        source: 11,
+        cap_len,
+        src_label: 1001,
+        dst_label: 16_777_217,
+        line: 99,
+        file: 2,
+        ..DropNotify::default()
+    };
+    let record = DropRecord { prefix: prefix(0), notify, payload, pad: 0 };
+    let flow = decode(record.as_bytes()).to_flow(&node());
+    assert_eq!(flow.drop_reason_desc().as_str_name(), "POLICY_DENIED");
+    assert_eq!((flow.drop_reason, flow.traffic_direction()), (133, TrafficDirection::Egress));
+    assert_eq!(flow.destination.as_ref().expect("an end").labels, ["cidr:1.1.1.0/24", "reserved:world"]);
+    assert_eq!(flow.destination_names, ["one.example"]);
+    assert_eq!(flow.is_reply, None);
+    let file = flow.file.expect("a place");
+    assert_eq!((file.name.as_str(), file.line), ("bpf_lxc.c", 99));
+}
+
+#[test]
+fn verdicts_and_the_policies_behind_them() {
+    let packet = tcp4([10, 0, 0, 1], [10, 0, 0, 2], (1, 80), 0x02);
+    for (result, flags, cookie, want) in [
+        (0, 0b01, 7, (Verdict::Forwarded, 0, Some(false), Some(false))),
+        (15_001, 0b01, 7, (Verdict::Redirected, 0, Some(false), Some(false))),
+        (0, 0b100_0001, 7, (Verdict::Audit, 0, Some(false), None)),
+        (-133, 0b01, 7, (Verdict::Dropped, 133, None, None)),
+        (-181, 0b01, 7, (Verdict::Dropped, 181, None, Some(true))),
+        (-181, 0b01, 0, (Verdict::Dropped, 181, None, None)),
+        (i32::MIN, 0b01, 0, (Verdict::Dropped, 0, None, None)),
+    ] {
+        let record = verdict(&packet, cookie, |n| {
+            (n.source, n.remote_label, n.verdict, n.flags) = (22, 1001, result, flags | 2 << 3);
+        });
+        let flow = decode(record.as_bytes());
+        let denied = flow.policies.as_ref().map(|policies| policies.denied);
+        assert_eq!((flow.verdict, flow.drop_code, flow.is_reply, denied), want, "verdict {result}, flags {flags:#b}");
+        assert_eq!((flow.direction, flow.match_type), (TrafficDirection::Ingress, 2));
+        assert_eq!((flow.source.identity, flow.destination.identity), (1001, 1002));
+    }
+    let allowed = verdict(&packet, 7, |n| (n.source, n.flags) = (22, 1)).as_bytes().to_vec();
+    let flow = decode(&allowed).to_flow(&node());
+    assert_eq!((flow.ingress_allowed_by[0].name.as_str(), flow.egress_allowed_by.len()), ("p", 0));
+}
+
+#[test]
+fn the_identity_the_datapath_judged_by_is_shown_with_its_labels() {
+    let packet = tcp4([10, 9, 0, 3], [10, 0, 0, 2], (1, 80), 0x02);
+    let stale = decode(trace(&packet, |n| (n.src_label, n.dst_label) = (2, 0)).as_bytes());
+    assert_eq!((stale.source.identity, stale.source.labels()), (2, &["reserved:world".to_string()][..]));
+    assert_eq!(stale.destination.identity, 1002, "the endpoint's own, when the datapath names none");
+    let agreed = decode(trace(&packet, |n| n.src_label = 1003).as_bytes());
+    assert_eq!(agreed.source.labels()[1], "k8s:id=1003");
+}
+
+#[test]
+fn records_that_cannot_be_understood_are_refused() {
+    let decoder = Decoder::new(Fixture);
+    let good = trace(&tcp4([10, 0, 0, 1], [10, 0, 0, 2], (1, 2), 2), |_| ());
+    for len in 0..16 + 48 {
+        let error = decoder.decode(&good.as_bytes()[..len], STAMP);
+        assert!(matches!(error, Err(DecodeError::Short { .. })), "{len}: {error:?}");
+    }
+    let mut bytes = good.as_bytes().to_vec();
+    bytes[16] = 99;
+    assert_eq!(decoder.decode(&bytes, STAMP), Err(DecodeError::Kind(99)));
+    let old = trace(&[], |n| n.version = 9);
+    assert_eq!(decoder.decode(old.as_bytes(), STAMP), Err(DecodeError::TraceVersion(9)));
+}
+
+/// Filters a random flow may or may not pass; none of them may tell a record from the message made of it.
+fn probes() -> Vec<Filter> {
+    let one = |change: &dyn Fn(&mut FlowFilter)| {
+        let mut filter = FlowFilter::default();
+        change(&mut filter);
+        Filter::new(&filter).expect("a good filter")
+    };
+    vec![
+        one(&|f| f.source_ip = vec!["10.0.0.1".into(), "fd00::/16".into()]),
+        one(&|f| f.destination_ip = vec!["0.0.0.0/1".into()]),
+        one(&|f| f.source_pod = vec!["ns/cl".into()]),
+        one(&|f| f.destination_pod = vec!["/".into()]),
+        one(&|f| f.destination_service = vec!["ns/w".into()]),
+        one(&|f| f.source_label = vec!["k8s:app=x,!canary".into()]),
+        one(&|f| f.destination_label = vec!["reserved:world".into()]),
+        one(&|f| f.node_labels = vec!["zone in (z)".into()]),
+        one(&|f| f.node_name = vec!["n*".into()]),
+        one(&|f| f.verdict = vec![1]),
+        one(&|f| f.drop_reason_desc = vec![133]),
+        one(&|f| f.source_identity = vec![1001, 0]),
+        one(&|f| f.destination_identity = vec![2]),
+        one(&|f| f.protocol = vec!["tcp".into(), "icmp".into()]),
+        one(&|f| f.source_port = vec!["0".into(), "80".into()]),
+        one(&|f| f.tcp_flags = vec![TcpFlags { syn: true, ..TcpFlags::default() }]),
+        one(&|f| f.reply = vec![false]),
+        one(&|f| f.traffic_direction = vec![1]),
+        one(&|f| f.ip_version = vec![2]),
+        one(&|f| f.encrypted = vec![true]),
+        one(&|f| {
+            f.source_workload = vec![hubble_api::flow::Workload { kind: "Deployment".into(), name: String::new() }]
+        }),
+        one(&|f| f.destination_cluster_name = vec!["default".into()]),
+        one(&|f| f.interface = vec![hubble_api::flow::NetworkInterface { index: 0, name: "lxc5".into() }]),
+        one(&|f| f.destination_fqdn = vec!["*.example".into()]),
+        one(&|f| f.http_method = vec!["GET".into()]),
+        one(&|f| f.uuid = vec!["01234567-89ab-4def-8123-456789abcdef".into()]),
+        one(&|f| {
+            let sub_type = 0;
+            f.event_type = vec![hubble_api::flow::EventTypeFilter { r#type: 4, match_sub_type: true, sub_type }];
+        }),
+    ]
+}
+
+fn agree(record: &FlowRecord, probes: &[Filter]) {
+    let node = node();
+    let flow: Flow = record.to_flow(&node);
+    for (at, filter) in probes.iter().enumerate() {
+        let of_record = filter.matches(&Seen { record, node: &node });
+        assert_eq!(of_record, filter.matches(&flow), "probe {at} on {}", json::to_string(&flow));
+    }
+    let line = json::to_string(&flow);
+    assert_eq!(json::from_str::<Flow>(&line).expect("our own line"), flow);
+}
+
+/// Any bytes decode or are refused, and whatever decodes can be shown, filtered and printed.
+#[test]
+fn no_bytes_break_the_decoder() {
+    let probes = probes();
+    let decoder = Decoder::new(Fixture);
+    bolero::check!().with_iterations(20_000).for_each(|bytes: &[u8]| {
+        if let Ok(Event::Record(record)) = decoder.decode(bytes, STAMP) {
+            agree(&record, &probes);
+        }
+    });
+}
+
+/// Random notifications around random packets of every kind: most of these do decode.
+#[test]
+fn random_events_look_the_same_as_record_and_as_message() {
+    let probes = probes();
+    let decoded = AtomicU32::new(0);
+    let total = AtomicU32::new(0);
+    bolero::check!().with_iterations(20_000).with_type::<(u8, [u8; 40], u8, u8, [u8; 24], u8)>().for_each(
+        |(kind, notify, hosts, protocol, l4, fragment)| {
+            let mut bytes = vec![0; 16];
+            bytes[8] = 7;
+            bytes.push([NOTIFY_DROP, NOTIFY_TRACE, NOTIFY_POLICY_VERDICT][usize::from(kind % 3)]);
+            bytes.extend(&notify[1..]);
+            let size = [36, 48, 32][usize::from(kind % 3)];
+            bytes.resize(16 + size, 0);
+            bytes[16 + 12..16 + 16].copy_from_slice(&[128, 0, 1, 0]);
+            let ends: [[u8; 4]; 3] = [[10, 0, 0, 1], [10, 0, 0, 2], [1, 1, 1, 1]];
+            let (from, to) = (ends[usize::from(hosts % 3)], ends[usize::from(hosts / 3 % 3)]);
+            let mut packet = tcp4(from, to, (80, 80), 2);
+            packet[14 + 9] = [6, 17, 132, 1, 58, *protocol][usize::from(protocol % 6)];
+            packet[14 + 7] = if fragment % 8 == 0 { 1 } else { 0 };
+            packet.truncate(34);
+            packet.extend(l4);
+            if hosts % 5 == 0 {
+                // The same, as IPv6 with an extension header.
+                packet.truncate(12);
+                packet.extend([0x86, 0xdd, 0x60, 0, 0, 0, 0, 32, 60, 64]);
+                packet.extend(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, u16::from(hosts % 3)).octets());
+                packet.extend(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2).octets());
+                packet.extend([[6, 17, 132, 58, 59, 44][usize::from(protocol % 6)], 0, 1, 4, 0, 0, 0, 0]);
+                packet.extend(l4);
+            }
+            bytes.extend(packet);
+            total.fetch_add(1, Ordering::Relaxed);
+            if let Ok(Event::Record(record)) = Decoder::new(Fixture).decode(&bytes, STAMP) {
+                decoded.fetch_add(1, Ordering::Relaxed);
+                agree(&record, &probes);
+            }
+        },
+    );
+    let (decoded, total) = (decoded.into_inner(), total.into_inner());
+    assert!(decoded * 10 > total * 9, "{decoded} of {total} decoded");
+}
