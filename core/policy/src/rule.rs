@@ -264,10 +264,34 @@ pub struct CidrRule {
 }
 
 impl CidrRule {
-    /// True if every address of `inner` is meant.
+    /// True if `inner` is meant, apart from exceptions that are inside it.
     #[must_use]
     pub fn covers(&self, inner: &Cidr) -> bool {
         self.cidr.covers(inner) && !self.except.iter().any(|e| e.covers(inner))
+    }
+
+    /// True if every address of `inner` is meant.
+    #[must_use]
+    pub fn covers_wholly(&self, inner: &Cidr) -> bool {
+        self.covers(inner) && !self.except.iter().any(|e| inner.covers(e))
+    }
+
+    /// The fewest prefixes that together hold what is meant, in ascending order. The engine does not need them (its
+    /// ipcache knows exceptions); they are for showing.
+    #[must_use]
+    pub fn remaining(&self) -> Vec<Cidr> {
+        let mut left = Vec::new();
+        let mut open = alloc::vec![self.cidr];
+        while let Some(prefix) = open.pop() {
+            if self.except.iter().any(|e| e.covers(&prefix)) {
+                continue;
+            }
+            match prefix.halves() {
+                Some((low, high)) if self.except.iter().any(|e| prefix.covers(e)) => open.extend([high, low]),
+                _ => left.push(prefix),
+            }
+        }
+        left
     }
 }
 

@@ -265,7 +265,7 @@ fn split_source(text: &str, delimiter: char) -> (Option<&str>, &str) {
         return (Some(RESERVED), rest);
     }
     match text.split_once(delimiter) {
-        Some((source, rest)) if source.is_empty() => (None, rest),
+        Some(("", rest)) => (None, rest),
         Some((source, rest)) => (Some(source), rest),
         None => match text.strip_prefix("reserved.") {
             Some(rest) => (Some(RESERVED), rest),
@@ -308,21 +308,10 @@ impl Labels {
         texts.into_iter().map(Label::parse).collect()
     }
 
-    /// Reads an identity key, `source:key=value;…`. Values may hold `;` only if what follows it is not itself a label.
+    /// Reads an identity key, `source:key=value;…`. A `;` always ends a label; Kubernetes allows none in values.
     #[must_use]
     pub fn from_identity_key(key: &str) -> Self {
-        let mut texts: Vec<String> = Vec::new();
-        for piece in key.split_terminator(';') {
-            let is_label = piece.split_once(':').is_some_and(|(_, rest)| rest.contains('='));
-            match texts.last_mut() {
-                Some(last) if !is_label => {
-                    last.push(';');
-                    last.push_str(piece);
-                }
-                _ => texts.push(piece.to_string()),
-            }
-        }
-        texts.iter().map(|t| Label::parse(t)).collect()
+        key.split_terminator(';').map(Label::parse).collect()
     }
 
     /// `source:key=value;` of each label in order: the identity key of the key-value store.

@@ -2,7 +2,7 @@
 
 use super::{
     Engine, Redirect,
-    policies::{Content, Filter, FilterPorts, Held, Origin, PolicyKey, RuleId},
+    policies::{Content, Filter, FilterPorts, Held, Origin, PolicyKey, Requires, RuleId},
     terms::{Term, TermId},
 };
 use crate::rule::{
@@ -50,15 +50,17 @@ impl Engine {
         content
     }
 
-    /// The requirements of all rules of a policy, per direction.
-    pub(crate) fn requirements(&self, key: &PolicyKey) -> [Vec<Selector>; 2] {
+    /// The requirements of all rules of a policy. Those of deny rules hold for deny rules only.
+    pub(crate) fn requirements(&self, key: &PolicyKey) -> Requires {
         Direction::BOTH.map(|direction| {
-            let rules = key.rules.iter().map(|id| self.rules[id].rule());
-            let peer_rules = rules.flat_map(|r| r.peer_rules(direction));
-            let mut all: Vec<Selector> = peer_rules.flat_map(|p| p.requires.iter().cloned()).collect();
-            all.sort_unstable();
-            all.dedup();
-            all
+            [Action::Allow, Action::Deny].map(|action| {
+                let rules = key.rules.iter().map(|id| self.rules[id].rule());
+                let peer_rules = rules.flat_map(|r| r.peer_rules(direction)).filter(|p| p.action == action);
+                let mut all: Vec<Selector> = peer_rules.flat_map(|p| p.requires.iter().cloned()).collect();
+                all.sort_unstable();
+                all.dedup();
+                all
+            })
         })
     }
 
@@ -72,7 +74,7 @@ impl Engine {
                 self.add_filter(Whom::Anyone, filter, None, content, touched);
             }
         }
-        if self.config.allow_localhost && key.enforced[Direction::Ingress as usize] {
+        if self.config.allow_localhost && !key.host && key.enforced[Direction::Ingress as usize] {
             let filter = plain_filter(Direction::Ingress, Action::Allow, ports(), Origin::LocalHost);
             let host = Whom::Term(Term::Labels(Selector::reserved(Entity::Host.name())));
             self.add_filter(host, filter, None, content, touched);
@@ -92,7 +94,7 @@ impl Engine {
                 if filters.is_empty() {
                     continue;
                 }
-                let requires = content.requires[direction as usize].clone();
+                let requires = content.requires[direction as usize][peer_rule.action as usize].clone();
                 for whom in self.whom(peer_rule, &requires) {
                     for filter in &filters {
                         let whom = match &whom {
@@ -114,7 +116,7 @@ impl Engine {
         content: &mut Content,
         touched: &mut Touched,
     ) {
-        let held = content.held.entry(holder).or_insert_with(Held::default);
+        let held = content.held.entry(holder).or_default();
         if let FilterPorts::NamedOfPeer(_, name) = &filter.ports {
             held.names.push(name.clone());
             if self.terms.use_name(name) {

@@ -179,7 +179,12 @@ impl Facts {
         let Some(state) = self.identities.get(&id) else { return Vec::new() };
         let mut answers = state.answers.clone();
         if let Some(prefix) = &state.address {
-            terms.of_prefix(prefix, |term, _| answers.push(term));
+            // Without an address, only what holds for every address the identity may have.
+            terms.of_prefix(prefix, |term, rule| {
+                if rule.covers_wholly(prefix) {
+                    answers.push(term);
+                }
+            });
             answers.sort_unstable();
         }
         answers

@@ -45,19 +45,20 @@ pub(crate) fn flatten<'f>(
     cookie_of: &mut impl FnMut(&[Origin]) -> RuleCookie,
     out: &mut Entries,
 ) {
-    let mut groups: BTreeMap<(u8, PortRange), Group> = BTreeMap::new();
+    let mut groups: BTreeMap<(u8, PortRange, bool), Group> = BTreeMap::new();
     let mut nodes: BTreeMap<L4Prefix, Node> = BTreeMap::new();
     for (specific, filter) in filters.filter(|(_, f)| f.direction == direction) {
         let FilterPorts::Range(protocol, range) = filter.ports else { continue };
         match filter.action {
             Action::Deny => deny(&mut nodes, protocol, range, specific, filter.origin),
             Action::Allow => {
-                let group = groups.entry((protocol, range)).or_default();
+                let localhost = filter.origin == Origin::LocalHost;
+                let group = groups.entry((protocol, range, localhost)).or_default();
                 merge(if specific { &mut group.named } else { &mut group.anyone }, filter, specific);
             }
         }
     }
-    for ((protocol, range), group) in groups {
+    for ((protocol, range, _), group) in groups {
         let Some(winner) = decide(group) else { continue };
         for block in blocks(protocol, range) {
             let node = nodes.entry(block).or_default();
@@ -142,10 +143,7 @@ fn emit(
 ) {
     // The order of the map is pre-order of the tree: a block comes before the blocks inside it.
     let mut above: Vec<Level> = Vec::new();
-    let order = |p: &L4Prefix| (p.protocol, p.port, p.bits);
-    let mut sorted: Vec<(L4Prefix, Node)> = nodes.into_iter().collect();
-    sorted.sort_by_key(|(block, _)| order(block));
-    for (block, node) in sorted {
+    for (block, node) in nodes {
         while above.last().is_some_and(|level| !level.block.covers(&block)) {
             above.pop();
         }
@@ -191,8 +189,9 @@ fn cookie(origins: &mut Vec<Origin>, cookie_of: &mut impl FnMut(&[Origin]) -> Ru
 fn match_type(specific: bool, bits: u8) -> MatchType {
     match (specific, bits) {
         (true, 0) => MatchType::L3Only,
-        (true, 8) => MatchType::L3Proto,
-        (true, _) => MatchType::L3L4,
+        (true, 24) => MatchType::L3L4,
+        // With a peer named, a block of ports is reported like all of them: what upstream's events say.
+        (true, _) => MatchType::L3Proto,
         (false, 0) => MatchType::All,
         (false, 8) => MatchType::ProtoOnly,
         (false, _) => MatchType::L4Only,

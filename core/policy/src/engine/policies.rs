@@ -68,6 +68,8 @@ pub(crate) struct PolicyKey {
     pub(crate) enforced: [bool; 2],
     pub(crate) open: [bool; 2],
     pub(crate) audit: bool,
+    /// It is the node's own: nothing is added for traffic of the node with itself.
+    pub(crate) host: bool,
     pub(crate) ports: Vec<NamedPort>,
 }
 
@@ -77,9 +79,13 @@ impl PolicyKey {
         self.enforced == other.enforced
             && self.open == other.open
             && self.audit == other.audit
+            && self.host == other.host
             && self.ports == other.ports
     }
 }
+
+/// Requirements per direction and action.
+pub(crate) type Requires = [[Vec<types::selector::Selector>; 2]; 2];
 
 /// Filters, by the term they ask.
 #[derive(Debug, Clone, Default)]
@@ -88,8 +94,8 @@ pub(crate) struct Content {
     pub(crate) by_term: BTreeMap<TermId, Vec<Filter>>,
     /// Terms and port names each rule holds a reference to; `None` is the policy itself.
     pub(crate) held: BTreeMap<Option<RuleId>, Held>,
-    /// Requirements ANDed to label selectors, per direction.
-    pub(crate) requires: [Vec<types::selector::Selector>; 2],
+    /// Requirements ANDed to label selectors, per direction, of allow rules and of deny rules.
+    pub(crate) requires: Requires,
 }
 
 /// References a rule holds in a policy.

@@ -355,12 +355,8 @@ fn default_deny(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, pre
     if !cx.options.non_default_deny {
         wanted = [None, None];
     }
-    let of = |i: usize| match (wanted[i], present[i]) {
-        (Some(true), _) => Some(true),
-        (None, true) => Some(true),
-        (Some(false), true) => Some(false),
-        (Some(false) | None, false) => None,
-    };
+    // A direction without rules is not judged because of this rule, whatever the switch says.
+    let of = |i: usize| present[i].then(|| wanted[i].unwrap_or(true));
     [of(0), of(1)]
 }
 

@@ -151,8 +151,10 @@ impl Scoping<'_> {
     /// Applies the scoping to a peer selector. `requires` selectors lack the exemption of reserved labels.
     pub(super) fn apply(self, selector: Selector, requires: bool) -> Selector {
         let of_kubernetes = |k: &SelectorKey| &*k.source == K8S || &*k.source == ANY;
+        let by_labels = matches!(self, Self::Namespace(_));
         let names_namespace = |k: &SelectorKey| {
-            of_kubernetes(k) && (&*k.key == POD_NAMESPACE || k.key.starts_with(NAMESPACE_LABELS_PREFIX))
+            let label = by_labels && k.key.starts_with(NAMESPACE_LABELS_PREFIX);
+            of_kubernetes(k) && (&*k.key == POD_NAMESPACE || label)
         };
         let exempt = !requires && selector.has_key(|k| &*k.source == RESERVED);
         if exempt || selector.has_key(names_namespace) {
