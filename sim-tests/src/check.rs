@@ -139,9 +139,9 @@ impl Window {
             Other::Address(addr) => vec![Peer::Address(*addr)],
         };
         self.states.iter().any(|state| {
-            subjects.iter().any(|labels| {
-                peers.iter().any(|peer| state.allows(labels, direction, *peer, protocol, port))
-            })
+            subjects
+                .iter()
+                .any(|labels| peers.iter().any(|peer| state.allows(labels, direction, *peer, protocol, port)))
         })
     }
 
@@ -149,10 +149,6 @@ impl Window {
     pub(crate) fn may_serve(&self, frontend: (IpAddr, u16), protocol: &str, backend: (IpAddr, u16)) -> bool {
         let services = self.states.iter().filter_map(|state| state.service(frontend.0, frontend.1, protocol));
         services.into_iter().any(|service| service.backends.contains(&backend))
-    }
-    /// Whether there may be a service there.
-    pub(crate) fn may_be_service(&self, frontend: (IpAddr, u16), protocol: &str) -> bool {
-        self.states.iter().any(|state| state.service(frontend.0, frontend.1, protocol).is_some())
     }
 }
 

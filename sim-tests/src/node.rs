@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use abi::config::{DEFAULT_LIFETIMES, NODE_HOST_ROUTING, NODE_POLICY_VERDICTS, NODE_TRACK_FRAGMENTS, NodeConfig, Runtime};
+use abi::config::{
+    DEFAULT_LIFETIMES, NODE_HOST_ROUTING, NODE_POLICY_VERDICTS, NODE_TRACK_FRAGMENTS, NodeConfig, Runtime,
+};
 use abi::write::MapWrite;
 use agent_core::{Agent, Config, Failure, FamilyConfig, PolicyFile, PolicyFiles, RequestId, Snapshot, StateFile};
 use datapath_sim::{Host, Interface, Maps};
@@ -49,7 +51,9 @@ impl Fault {
     /// What the kernel makes of a write.
     pub(crate) fn on_write(self, write: MapWrite) -> Option<MapWrite> {
         match (self, write) {
-            (Self::LoseDenials, MapWrite::Policy(_, Some(entry))) if entry.flags & abi::policy::POLICY_DENY != 0 => None,
+            (Self::LoseDenials, MapWrite::Policy(_, Some(entry))) if entry.flags & abi::policy::POLICY_DENY != 0 => {
+                None
+            }
             (Self::LoseReverseNat, MapWrite::RevNat4(_, Some(_)) | MapWrite::RevNat6(_, Some(_))) => None,
             (Self::LoseRevision, MapWrite::Runtime(index, _)) if index == Runtime::PolicyRevision as u32 => None,
             (Self::OpenEarly, MapWrite::Device(ifindex, Some(mut device))) => {
@@ -146,7 +150,8 @@ impl Node {
 
     pub(crate) fn agent_config(&self, seed: u64) -> Config {
         let mut config = Config::new(&format!("node-{}", self.index), node_ip(self.index), seed);
-        let family = |pod_cidr: Cidr, router: IpAddr, node: IpAddr| FamilyConfig { pod_cidr, router, node_addrs: vec![node] };
+        let family =
+            |pod_cidr: Cidr, router: IpAddr, node: IpAddr| FamilyConfig { pod_cidr, router, node_addrs: vec![node] };
         let i = self.index;
         config.ipv4 = Some(family(pod_cidr(i), address(pod_cidr(i), 1), node_ip(i)));
         config.ipv6 = Some(family(pod_cidr6(i), address(pod_cidr6(i), 1), node_ip6(i)));
@@ -159,10 +164,10 @@ impl Node {
         let name = |(ifindex, kind): (u32, Interface)| {
             (kind == Interface::Pod).then(|| (ifindex, link_name(ifindex).into_boxed_str()))
         };
-        let changes = self.policy_dir.iter().map(|(path, json)| PolicyFile {
-            path: path.as_str().into(),
-            content: Ok(Some(json.clone())),
-        });
+        let changes = self
+            .policy_dir
+            .iter()
+            .map(|(path, json)| PolicyFile { path: path.as_str().into(), content: Ok(Some(json.clone())) });
         Snapshot {
             files,
             maps: self.host.maps.dump(),

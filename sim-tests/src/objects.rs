@@ -176,9 +176,8 @@ impl Objects {
         let about = self.policies.values().filter(|policy| selects(&policy.subject, labels));
         let rules: Vec<&Rule> =
             about.flat_map(|policy| &policy.rules).filter(|rule| rule.direction == direction).collect();
-        let matching = |deny: bool| {
-            rules.iter().any(|rule| rule.deny == deny && rule.matches(direction, peer, protocol, port))
-        };
+        let matching =
+            |deny: bool| rules.iter().any(|rule| rule.deny == deny && rule.matches(direction, peer, protocol, port));
         // The node may always reach its pods, unless a rule denies it.
         let host = peer == Peer::Host && direction == Direction::Ingress;
         !matching(true) && (rules.is_empty() || host || matching(false))
@@ -211,13 +210,21 @@ mod tests {
             objects.allows(&labels("web"), Direction::Ingress, Peer::Pod(from), "TCP", port)
         };
         assert!(ask(&objects, &labels("a"), 80), "no policy: everything passes");
-        let allow = Policy { subject: labels("web"), rules: vec![rule(false, Peers::Pods(labels("a")), vec![("TCP", 80, 90)])] };
+        let allow = Policy {
+            subject: labels("web"),
+            rules: vec![rule(false, Peers::Pods(labels("a")), vec![("TCP", 80, 90)])],
+        };
         objects.policies.insert("allow".into(), allow);
-        assert!(ask(&objects, &labels("a"), 90) && !ask(&objects, &labels("a"), 91) && !ask(&objects, &labels("b"), 80));
+        assert!(
+            ask(&objects, &labels("a"), 90) && !ask(&objects, &labels("a"), 91) && !ask(&objects, &labels("b"), 80)
+        );
         let deny = Policy { subject: Labels::new(), rules: vec![rule(true, Peers::All, vec![("TCP", 85, 85)])] };
         objects.policies.insert("deny".into(), deny);
         assert!(ask(&objects, &labels("a"), 84) && !ask(&objects, &labels("a"), 85));
-        assert!(objects.allows(&labels("web"), Direction::Egress, Peer::Host, "TCP", 85), "the other direction is untouched");
+        assert!(
+            objects.allows(&labels("web"), Direction::Egress, Peer::Host, "TCP", 85),
+            "the other direction is untouched"
+        );
     }
 
     #[test]
