@@ -46,6 +46,9 @@ pub enum FilterError {
     /// A name pattern without anything in it.
     #[error("empty pattern")]
     EmptyPattern,
+    /// One dot at the end is the root; two are a mistake.
+    #[error("multiple trailing dots in pattern {0:?}")]
+    PatternDots(String),
     /// A character that no name has.
     #[error("{0:?}: invalid rune in pattern")]
     PatternRune(char),
@@ -379,10 +382,7 @@ impl Check {
             }
             Self::NodeName(pattern) => pattern.matches(flow.node_name()),
             Self::IpVersion(list) => list.contains(&flow.ip_version()),
-            Self::TraceId(list) => {
-                let id = flow.trace_id();
-                !id.is_empty() && list.iter().any(|want| want == id)
-            }
+            Self::TraceId(list) => list.iter().any(|want| want == flow.trace_id()),
             Self::IpTraceId(list) => list.contains(&flow.ip_trace_id()),
             Self::Encrypted(list) => list.contains(&flow.encrypted()),
         }

@@ -55,6 +55,9 @@ impl Glob {
         if pattern.is_empty() {
             return Err(FilterError::EmptyPattern);
         }
+        if pattern.ends_with('.') {
+            return Err(FilterError::PatternDots(pattern.into()));
+        }
         let allowed = |c: char| matches!(c, 'a'..='z' | '0'..='9' | '_' | '.' | '*' | '-');
         if let Some(rune) = pattern.chars().find(|c| !allowed(*c)) {
             return Err(FilterError::PatternRune(rune));
@@ -62,13 +65,15 @@ impl Glob {
         Ok(Self { pieces: pattern.split('*').map(ToString::to_string).collect() })
     }
 
-    /// Any name at all.
+    /// Any name but the empty one.
     fn any() -> Self {
-        Self { pieces: ["", ""].map(String::from).into() }
+        Self { pieces: [].into() }
     }
 
     fn matches(&self, name: &str) -> bool {
-        let (first, rest) = self.pieces.split_first().expect("splitting gives one piece at least");
+        let Some((first, rest)) = self.pieces.split_first() else {
+            return !name.is_empty() && name.bytes().all(|c| in_star(c) || c == b'_');
+        };
         let Some(mut left) = name.as_bytes().strip_prefix(first.as_bytes()) else { return false };
         let Some((last, middle)) = rest.split_last() else { return left.is_empty() };
         for piece in middle {
