@@ -105,6 +105,10 @@ fn tcp(server: &str, timeout: Duration) -> Result<Channel, Failure> {
     if address.is_empty() {
         return Err(bad(&"it is empty"));
     }
+    let bracketed = address.starts_with('[');
+    if address.contains('/') || (!bracketed && address.matches(':').count() > 1) {
+        return Err(bad(&"it is no address"));
+    }
     let uri: Uri = format!("http://{address}").parse().map_err(|error| bad(&error))?;
     let uri = match uri.port_u16() {
         Some(_) => uri,

@@ -119,6 +119,11 @@ impl Observer {
         self.0.closed.cancel();
     }
 
+    /// Streams open now.
+    pub fn streams(&self) -> usize {
+        self.0.streams.load(Ordering::Relaxed)
+    }
+
     /// Flows published so far.
     pub fn seen_flows(&self) -> u64 {
         self.0.seen_flows.load(Ordering::Relaxed)

@@ -302,10 +302,16 @@ fn regexes(list: &[String], field: &'static str) -> Result<Box<[regex::Regex]>, 
         regex::Regex::new(pattern).map_err(|error| FilterError::Regex {
             field,
             pattern: pattern.clone(),
-            why: error.to_string(),
+            why: last_line(&error.to_string()),
         })
     };
     list.iter().map(compile).collect()
+}
+
+/// The parser draws a picture of several lines; the last one says what is wrong.
+fn last_line(error: &str) -> String {
+    let last = error.lines().last().unwrap_or_default();
+    last.strip_prefix("error: ").unwrap_or(last).into()
 }
 
 fn protocols(list: &[String]) -> Result<u16, FilterError> {

@@ -1,0 +1,341 @@
+//! The command against a server in the same process, and what it says when things are wrong.
+
+use hubble_api::{
+    Timestamp,
+    flow::{AgentEvent, CiliumEventType, Endpoint, Flow, Ip, Layer4, Tcp, Verdict, layer4::Protocol},
+};
+use hubble_cli::{Io, run, settings::Environment};
+use hubble_server::{Config, Listen, Observer, Server};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+struct Lab {
+    observer: Observer,
+    folder: tempfile::TempDir,
+    stop: CancellationToken,
+}
+
+impl Lab {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let config = Config { node_name: "node-1".into(), cluster_name: "c1".into(), ..Config::default() };
+        let observer = Observer::new(config);
+        let listen = Listen { unix: Some(folder.path().join("hubble.sock")), tcp: None };
+        let server = Server::bind(&listen, observer.clone()).await.expect("a fresh path");
+        let stop = CancellationToken::new();
+        tokio::spawn(server.run(stop.clone().cancelled_owned()));
+        Self { observer, folder, stop }
+    }
+
+    fn server(&self) -> String {
+        format!("unix://{}", self.folder.path().join("hubble.sock").display())
+    }
+
+    async fn hubble(&self, line: &str) -> (i32, String, String) {
+        let words = format!("--server {} {line}", self.server());
+        hubble(&words, "", &self.environment()).await
+    }
+
+    fn environment(&self) -> Environment {
+        let home = self.folder.path().display().to_string();
+        let variables = BTreeMap::from([("HOME".to_owned(), home)]);
+        Environment { variables, directory: PathBuf::from("/nonexistent") }
+    }
+}
+
+/// Exit code, output and error output of a command.
+async fn hubble(line: &str, input: &str, env: &Environment) -> (i32, String, String) {
+    let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = {
+        let mut io = Io { input: &mut input.as_bytes(), out: &mut out, err: &mut err, terminal: false };
+        run(&args, env, &mut io).await
+    };
+    (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
+}
+
+fn flow(second: i64, pod: &str, verdict: Verdict) -> Flow {
+    let end = |pod_name: &str| {
+        Some(Endpoint {
+            identity: 1234,
+            namespace: "shop".into(),
+            cluster_name: "c1".into(),
+            pod_name: pod_name.into(),
+            ..Endpoint::default()
+        })
+    };
+    let tcp = Tcp { source_port: 40_000, destination_port: 80, flags: None };
+    Flow {
+        time: Some(Timestamp { seconds: second, nanos: 0 }),
+        verdict: verdict.into(),
+        ip: Some(Ip { source: "10.0.0.1".into(), destination: "10.0.0.2".into(), ip_version: 1, ..Ip::default() }),
+        l4: Some(Layer4 { protocol: Some(Protocol::Tcp(tcp)) }),
+        source: end(pod),
+        destination: end("web"),
+        event_type: Some(CiliumEventType { r#type: 4, sub_type: 0 }),
+        is_reply: Some(false),
+        summary: "TCP Flags: SYN".into(),
+        ..Flow::default()
+    }
+}
+
+#[tokio::test]
+async fn flows_come_out_as_the_server_has_them() {
+    let lab = Lab::start().await;
+    for (second, pod) in [(1, "a"), (2, "b"), (3, "a")] {
+        lab.observer.publish_flow(flow(second, pod, Verdict::Forwarded));
+    }
+    lab.observer.publish_flow(flow(4, "b", Verdict::Dropped));
+    let line = |second: i64, pod: &str, verdict: &str| {
+        format!(
+            "Jan  1 00:00:0{second}.000: shop/{pod}:40000 (ID:1234) -> shop/web:80 (ID:1234) to-endpoint {verdict} (TCP Flags: SYN)\n"
+        )
+    };
+    let (a1, b2, a3, b4) =
+        (line(1, "a", "FORWARDED"), line(2, "b", "FORWARDED"), line(3, "a", "FORWARDED"), line(4, "b", "DROPPED"));
+    for (args, want) in [
+        ("observe", [&a1, &b2, &a3, &b4][..].concat_all()),
+        ("observe flows --last 2", [&a3, &b4][..].concat_all()),
+        ("observe --first 1", a1.clone()),
+        ("observe --from-pod shop/a", [&a1, &a3][..].concat_all()),
+        ("observe -n shop --not --verdict FORWARDED", b4.clone()),
+        ("observe --all --verdict DROPPED", b4.clone()),
+    ] {
+        assert_eq!(lab.hubble(args).await, (0, want, String::new()), "{args}");
+    }
+    let (code, json, _) = lab.hubble("observe --last 1 -o json").await;
+    assert_eq!(code, 0);
+    assert!(json.starts_with(r#"{"flow":{"time":"1970-01-01T00:00:04Z","verdict":"DROPPED","IP":"#), "{json}");
+    assert!(json.ends_with("\"node_name\":\"c1/node-1\",\"time\":\"1970-01-01T00:00:04Z\"}\n"), "{json}");
+    let (code, json, _) = lab.hubble("observe --last 1 -o json --field-mask source.pod_name").await;
+    assert_eq!((code, json.as_str()), (0, "{\"flow\":{\"source\":{\"pod_name\":\"b\"}}}\n"));
+    lab.stop.cancel();
+}
+
+trait ConcatAll {
+    fn concat_all(&self) -> String;
+}
+
+impl ConcatAll for [&String] {
+    fn concat_all(&self) -> String {
+        self.iter().map(|text| text.as_str()).collect()
+    }
+}
+
+#[tokio::test]
+async fn following_ends_with_the_server_and_without_an_error() {
+    let lab = Lab::start().await;
+    lab.observer.publish_flow(flow(1, "old", Verdict::Forwarded));
+    lab.observer.publish_flow(flow(2, "new", Verdict::Forwarded));
+    let tap = Tap::default();
+    let line = format!("--server {} observe --follow --last 1 -o json --field-mask source.pod_name", lab.server());
+    let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let (env, mut out, mut err) = (lab.environment(), tap.clone(), Vec::new());
+    let follow = async {
+        let mut io = Io { input: &mut &b""[..], out: &mut out, err: &mut err, terminal: false };
+        run(&args, &env, &mut io).await
+    };
+    let publish = async {
+        tap.wait_for(1).await;
+        lab.observer.publish_flow(flow(3, "newer", Verdict::Forwarded));
+        tap.wait_for(2).await;
+        lab.observer.publish_flow(flow(4, "newest", Verdict::Forwarded));
+        tap.wait_for(3).await;
+        assert_eq!(lab.observer.streams(), 1);
+        lab.stop.cancel();
+    };
+    let (code, ()) = tokio::join!(follow, publish);
+    let line = |pod| format!("{{\"flow\":{{\"source\":{{\"pod_name\":\"{pod}\"}}}}}}\n");
+    assert_eq!((code, tap.text()), (0, ["new", "newer", "newest"].map(line).concat()));
+    assert_eq!(err, b"");
+}
+
+/// A stream others can watch while it is written to.
+#[derive(Clone, Default)]
+struct Tap(Arc<(Mutex<Vec<u8>>, Notify)>);
+
+impl Tap {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.0.lock().expect("no writer panicked").clone()).expect("text")
+    }
+
+    async fn wait_for(&self, lines: usize) {
+        loop {
+            let written = self.0.1.notified();
+            if self.text().lines().count() >= lines {
+                return;
+            }
+            written.await;
+        }
+    }
+}
+
+impl std::io::Write for Tap {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.0.lock().expect("no writer panicked").extend(bytes);
+        self.0.1.notify_one();
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn the_state_of_the_server() {
+    let lab = Lab::start().await;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    lab.observer.publish_flow(flow(i64::try_from(now).expect("small"), "a", Verdict::Forwarded));
+    lab.observer.publish_agent_event(AgentEvent { r#type: 7, notification: None });
+    let (code, out, err) = lab.hubble("status").await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let want = format!("Healthcheck (via {}): Ok\nCurrent/Max Flows: 2/4,095 (0.05%)\nFlows/s: ", lab.server());
+    assert!(out.starts_with(&want), "{out}");
+    let (_, dict, _) = lab.hubble("status -o dict").await;
+    assert!(dict.contains("          SEEN FLOWS: 1\n") && dict.contains(" NUM CONNECTED NODES: N/A\n"), "{dict}");
+    let (code, nodes, _) = lab.hubble("list nodes").await;
+    assert_eq!(code, 0);
+    assert!(nodes.starts_with("NAME        STATUS      AGE"), "{nodes}");
+    assert!(nodes.contains("c1/node-1   Connected   "), "{nodes}");
+    assert_eq!(lab.hubble("list namespaces -o wide").await.1, "NAMESPACE   CLUSTER\nshop        c1\n");
+    let json = "[\n  {\n    \"cluster\": \"c1\",\n    \"namespace\": \"shop\"\n  }\n]\n";
+    assert_eq!(lab.hubble("list namespaces -o json").await.1, json);
+    let (code, events, _) = lab.hubble("observe agent-events").await;
+    assert_eq!(code, 0);
+    assert!(events.ends_with(": ENDPOINT_CREATED (UNKNOWN)\n"), "{events}");
+    assert_eq!(lab.hubble("observe debug-events").await, (0, String::new(), String::new()));
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named() {
+    let lab = Lab::start().await;
+    for (args, want) in [
+        ("observe --since yesterday", "failed to parse the since time: failed to convert yesterday to time"),
+        (
+            "observe --last x",
+            "invalid argument \"x\" for \"--last\" flag: strconv.ParseUint: parsing \"x\": invalid syntax",
+        ),
+        ("observe --from-ip 1.2.3", "invalid IP address \"1.2.3\" in filter: want an IPv4 or IPv6 address"),
+        ("observe --label a~b", "invalid source label filter: unable to parse requirement: invalid label key \"a~b\""),
+        ("observe --http-path [", "invalid http path filter: failed to compile regexp \"[\""),
+        ("observe --port http", "invalid source port filter: invalid port \"http\": want a number from 0 to 65535"),
+        ("observe --frobnicate", "unknown flag: --frobnicate"),
+        ("observe --output", "flag needs an argument: --output"),
+        ("observe -o yaml", "invalid output format: yaml"),
+        ("observe nonsense", "unknown command \"nonsense\" for \"hubble observe\""),
+        (
+            "observe --field-mask source.pod -o json",
+            "rpc error: code = InvalidArgument desc = invalid field mask path \"source.pod\"",
+        ),
+        ("observe --color sometimes", "invalid --color value \"sometimes\": want auto, always or never"),
+        (
+            "observe --basic-auth-username me",
+            "invalid flag(s): must specify both basic-auth-username and basic-auth-password",
+        ),
+        (
+            "observe --tls-client-key-file k",
+            "invalid flag(s): certificate and private key are both required, but only one was provided",
+        ),
+        ("status -o xml", "invalid output format: xml"),
+        ("list nodes -o xml", "unknown output format: xml"),
+        ("list pods", "unknown command \"pods\" for \"hubble list\""),
+        ("config get nothing", "unknown key: nothing"),
+        ("config set tls maybe", "invalid value \"maybe\" for key tls"),
+        ("config set a b c", "invalid arguments: set requires exactly 1 or 2 argument(s): got 'a', 'b', 'c'"),
+        ("completion csh", "unknown shell \"csh\": want bash, zsh, fish or powershell"),
+        ("observe --input-file /nonexistent/file", "failed to open /nonexistent/file: "),
+    ] {
+        let (code, out, err) = lab.hubble(args).await;
+        assert_eq!((code, out.as_str()), (1, ""), "{args}");
+        assert!(err.starts_with(want) && err.lines().count() == 1, "{args}: {err}");
+    }
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_server_that_is_not_there() {
+    let env = Environment::default();
+    for server in ["unix:///nonexistent/hubble.sock", "127.0.0.1:1", "localhost:1"] {
+        let (code, _, err) = hubble(&format!("observe --server {server}"), "", &env).await;
+        assert_eq!(code, 1);
+        assert!(err.starts_with("rpc error: code = Unavailable desc = "), "{server}: {err}");
+        let (code, _, err) = hubble(&format!("status --server {server}"), "", &env).await;
+        assert_eq!(code, 1);
+        assert!(err.starts_with("failed getting status: rpc error: code = Unavailable desc = "), "{server}: {err}");
+    }
+    let (code, _, err) = hubble("status --server http://a:b:c", "", &env).await;
+    assert_eq!(code, 1);
+    assert!(err.starts_with("invalid --server \"http://a:b:c\": "), "{err}");
+}
+
+#[tokio::test]
+async fn a_file_with_broken_lines() {
+    let good =
+        r#"{"flow":{"time":"2024-03-01T12:00:00Z","uuid":"u","verdict":"DROPPED"},"time":"2024-03-01T12:00:00Z"}"#;
+    let input = format!("{good}\nnot json\n\n{{\"flow\":{{\"novel\":1}}}}\n{{\"flow\":{{\"older\":1}}}}\n{good}");
+    let env = Environment::default();
+    let (code, out, err) = hubble("observe --input-file - -o jsonpb", &input, &env).await;
+    assert_eq!(code, 0);
+    assert_eq!(out, format!("{good}\n{{\"flow\":{{}}}}\n{{\"flow\":{{}}}}\n{good}\n"));
+    let warnings: Vec<_> = err.lines().collect();
+    assert_eq!(warnings.len(), 2, "{err}");
+    assert!(warnings[0].starts_with("warning: -: line 2 is skipped: expected an object"), "{err}");
+    assert!(warnings[1].starts_with("warning: -: line 4: unknown field \"novel\" in flow.Flow"), "{err}");
+    let (_, one, _) = hubble("observe --input-file - -o jsonpb --uuid u --last 1", &input, &env).await;
+    assert_eq!(one, format!("{good}\n"));
+    let (_, none, _) = hubble("observe --input-file - -o jsonpb --since 2024-03-01T12:00:01Z", &input, &env).await;
+    assert_eq!(none, "");
+    let (code, _, err) = hubble("observe --input-file - --last 1000001", "", &env).await;
+    assert_eq!((code, err.starts_with("--last 1000001: ")), (1, true), "{err}");
+}
+
+#[tokio::test]
+async fn settings_come_from_flag_environment_file_and_default() {
+    let lab = Lab::start().await;
+    let mut env = lab.environment();
+    let view = hubble("config view", "", &env).await.1;
+    assert!(view.contains("\nport-forward-port: \"4245\"\n") && view.contains("\nrequest-timeout: 12s\n"), "{view}");
+    assert!(view.contains("\nserver: localhost:4245\n") && view.contains("\ntls-ca-cert-files: []\n"), "{view}");
+    assert_eq!(hubble("config set server from-file:1", "", &env).await.0, 0);
+    assert_eq!(hubble("config set tls-ca-cert-files a.pem,b.pem", "", &env).await.0, 0);
+    assert_eq!(hubble("config get server", "", &env).await.1, "from-file:1\n");
+    env.variables.insert("HUBBLE_SERVER".into(), "from-environment:1".into());
+    assert_eq!(hubble("config get server", "", &env).await.1, "from-environment:1\n");
+    assert_eq!(hubble("config get server --server from-flag:1", "", &env).await.1, "from-flag:1\n");
+    env.variables.remove("HUBBLE_SERVER");
+    let file = std::fs::read_to_string(env.config_path()).expect("written");
+    assert_eq!(file, "server: from-file:1\ntls-ca-cert-files:\n    - a.pem\n    - b.pem\n");
+    assert_eq!(hubble("config reset server", "", &env).await.0, 0);
+    assert_eq!(hubble("config get server", "", &env).await.1, "localhost:4245\n");
+    assert_eq!(hubble("config reset", "", &env).await.0, 0);
+    let (code, _, err) = hubble("config reset port-forward-port", "", &env).await;
+    assert_eq!((code, err.as_str()), (1, "unhandeld type uint16, please open an issue\n"));
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn help_version_and_completion_need_no_server() {
+    let env = Environment::default();
+    for (args, part) in [
+        ("--help", "Usage:\n  hubble [flags]"),
+        ("", "Commands:\n  observe"),
+        ("help observe", "Usage:\n  hubble observe [flags]"),
+        ("observe -h", "--from-pod"),
+        ("list", "nodes"),
+        ("version", "hubble "),
+        ("completion bash", "complete -F _hubble hubble"),
+        ("completion zsh", "#compdef hubble"),
+        ("completion fish", "-l from-pod"),
+        ("completion powershell", "Register-ArgumentCompleter"),
+    ] {
+        let (code, out, err) = hubble(args, "", &env).await;
+        assert_eq!((code, err.as_str()), (0, ""), "{args}");
+        assert!(out.contains(part), "{args}: {out}");
+    }
+}
