@@ -84,6 +84,8 @@ pub enum Outcome {
     Attached,
     /// The program of an earlier agent was replaced at one instant.
     Replaced,
+    /// It runs, but for the time being as a filter: see [`crate::Datapath::attach_soon`].
+    Provisional,
 }
 
 /// A program at a device.
@@ -142,28 +144,29 @@ impl Attacher {
         self.hook
     }
 
-    pub(crate) fn attach(
+    /// Attaches by a pinned TCX link.
+    pub(crate) fn attach_link(&self, fd: BorrowedFd<'_>, site: &Site<'_>) -> Result<Attachment, AttachError> {
+        let (outcome, before) = self.attach_tcx(fd, site)?;
+        // What was attached as a filter would otherwise come back to life when the link goes.
+        clsact::detach(site)?;
+        Ok(site.attachment(outcome, before))
+    }
+
+    /// Attaches as a filter of the clsact qdisc.
+    pub(crate) fn attach_filter(
         &self,
         classifier: &mut aya::programs::SchedClassifier,
-        program: Program,
-        interface: &Interface,
-        direction: Direction,
+        site: &Site<'_>,
     ) -> Result<Attachment, AttachError> {
-        let site = Site { program, interface, direction };
-        let (outcome, before) = match self.hook {
-            Hook::Tcx => {
-                let fd = classifier.fd().map_err(|e| site.failed("reading the descriptor of", io::Error::other(e)))?;
-                let done = self.attach_tcx(fd.as_fd(), &site)?;
-                clsact::detach(&site)?; // What a run without TCX left would judge every packet a second time.
-                done
-            }
-            Hook::Clsact => {
-                let outcome = clsact::attach(classifier, &site)?;
-                self.unpin(&self.pin_path(&site))?;
-                (outcome, Vec::new())
-            }
-        };
-        Ok(Attachment { interface: interface.clone(), program, direction, outcome, before })
+        let outcome = clsact::attach(classifier, site)?;
+        self.unpin(&self.pin_path(site))?;
+        Ok(site.attachment(outcome, Vec::new()))
+    }
+
+    /// Puts the program into the link an earlier agent left, if there is one.
+    pub(crate) fn replace_link(&self, fd: BorrowedFd<'_>, site: &Site<'_>) -> Result<Option<Attachment>, AttachError> {
+        let kept = self.take_over(fd, site, &self.pin_path(site), &site.query()?)?;
+        Ok(kept.map(|_| site.attachment(Outcome::Replaced, Vec::new())))
     }
 
     fn attach_tcx(&self, program: BorrowedFd<'_>, site: &Site<'_>) -> Result<(Outcome, Vec<String>), AttachError> {
@@ -278,12 +281,17 @@ impl Attacher {
 
 /// A program, a device and a side: where something is done.
 pub(crate) struct Site<'a> {
-    program: Program,
-    interface: &'a Interface,
-    direction: Direction,
+    pub(crate) program: Program,
+    pub(crate) interface: &'a Interface,
+    pub(crate) direction: Direction,
 }
 
 impl Site<'_> {
+    fn attachment(&self, outcome: Outcome, before: Vec<String>) -> Attachment {
+        let Self { program, interface, direction } = self;
+        Attachment { interface: (*interface).clone(), program: *program, direction: *direction, outcome, before }
+    }
+
     fn query(&self) -> Result<Vec<sys::AtHook>, AttachError> {
         sys::tcx_query(self.interface.index, self.direction.tcx()).map_err(|e| match e.raw_os_error() {
             Some(libc::ENODEV) => AttachError::Device { device: self.interface.name.clone(), source: e },

@@ -3,9 +3,9 @@
 use std::{
     collections::BTreeMap,
     fs,
-    os::fd::AsFd,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use abi::config::NodeConfig;
@@ -16,7 +16,9 @@ use aya::{
 use zerocopy::IntoBytes;
 
 use crate::{
-    attach::{AtHook, Attacher, Attachment, Direction, Hook, Interface, PinnedLink, attached, list_pins},
+    attach::{
+        AtHook, Attacher, Attachment, Direction, Hook, Interface, Outcome, PinnedLink, Site, attached, list_pins,
+    },
     error::{AttachError, LoadError, MapError, Missing, TestRunError},
     events::Events,
     kernel,
@@ -82,7 +84,9 @@ pub fn links_directory(bpffs: &Path) -> PathBuf {
 /// The programs, loaded once, and their maps. Dropping it leaves everything attached and pinned.
 #[derive(Debug)]
 pub struct Datapath {
-    ebpf: Ebpf,
+    /// aya needs it for filters and test runs; links need only the descriptors.
+    ebpf: Mutex<Ebpf>,
+    programs: BTreeMap<Program, OwnedFd>,
     maps: Arc<Maps>,
     moved: Vec<Moved>,
     attacher: Attacher,
@@ -106,8 +110,16 @@ impl Datapath {
         }
         let prepared = schema::prepare(&pins, &config.map_sizes)?;
         let ebpf = load(&object, &pins, &config.node)?;
+        let programs = descriptors(&ebpf)?;
         let attacher = Attacher::new(hook, links.clone());
-        Ok(Self { ebpf, maps: Arc::new(prepared.maps), moved: prepared.moved, attacher, links })
+        Ok(Self {
+            ebpf: Mutex::new(ebpf),
+            programs,
+            maps: Arc::new(prepared.maps),
+            moved: prepared.moved,
+            attacher,
+            links,
+        })
     }
 
     /// The maps.
@@ -117,7 +129,7 @@ impl Datapath {
 
     /// The programs of the object file.
     pub fn programs(&self) -> impl Iterator<Item = Program> + '_ {
-        Program::ALL.into_iter().filter(|program| self.ebpf.program(program.name()).is_some())
+        self.programs.keys().copied()
     }
 
     /// The hook in use.
@@ -126,14 +138,58 @@ impl Datapath {
     }
 
     /// Attaches a program, or puts it in place of the one an earlier agent left there, at one instant.
+    ///
+    /// With TCX a first attachment waits for the kernel (two ticks of its clock or more, during which other changes to
+    /// devices wait too); see [`Self::attach_soon`].
     pub fn attach(
-        &mut self,
+        &self,
         program: Program,
         interface: &Interface,
         direction: Direction,
     ) -> Result<Attachment, AttachError> {
-        let classifier = classifier(&mut self.ebpf, program).ok_or(AttachError::Absent { program })?;
-        self.attacher.attach(classifier, program, interface, direction)
+        let site = Site { program, interface, direction };
+        match self.hook() {
+            Hook::Tcx => self.attacher.attach_link(self.descriptor(program)?, &site),
+            Hook::Clsact => self.attach_filter(&site),
+        }
+    }
+
+    /// Attaches without that wait: where no link is there to be replaced, the program runs as a filter at once
+    /// ([`Outcome::Provisional`]) until [`Self::attach`], called when there is time, makes the link and removes the
+    /// filter. At no instant does the program run twice on a packet, or not at all.
+    pub fn attach_soon(
+        &self,
+        program: Program,
+        interface: &Interface,
+        direction: Direction,
+    ) -> Result<Attachment, AttachError> {
+        let site = Site { program, interface, direction };
+        if self.hook() == Hook::Clsact {
+            return self.attach_filter(&site);
+        }
+        if let Some(replaced) = self.attacher.replace_link(self.descriptor(program)?, &site)? {
+            return Ok(replaced);
+        }
+        match self.attach_filter(&site) {
+            Ok(attachment) => Ok(Attachment { outcome: Outcome::Provisional, ..attachment }),
+            // A kernel without clsact has TCX: it takes its time.
+            Err(_) => self.attach(program, interface, direction),
+        }
+    }
+
+    fn attach_filter(&self, site: &Site<'_>) -> Result<Attachment, AttachError> {
+        let mut ebpf = self.ebpf();
+        let classifier = classifier(&mut ebpf, site.program).ok_or(AttachError::Absent { program: site.program })?;
+        self.attacher.attach_filter(classifier, site)
+    }
+
+    fn descriptor(&self, program: Program) -> Result<BorrowedFd<'_>, AttachError> {
+        self.programs.get(&program).map(AsFd::as_fd).ok_or(AttachError::Absent { program })
+    }
+
+    /// Nothing in here is left half-changed by a panic, so a poisoned lock is as good as another.
+    fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
+        self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Detaches a program; says whether it was attached.
@@ -185,7 +241,7 @@ impl Datapath {
         ctx: &SkBuff,
         repeat: u32,
     ) -> Result<TestRun, TestRunError> {
-        match self.ebpf.program(program.name()) {
+        match self.ebpf().program(program.name()) {
             Some(aya::programs::Program::SchedClassifier(classifier)) => {
                 test_run::run(classifier, program, packet, ctx, repeat)
             }
@@ -195,21 +251,17 @@ impl Datapath {
 
     /// What the kernel says of each loaded program.
     pub fn load_stats(&self) -> Vec<LoadStats> {
-        let stats = |program: Program| {
-            let Some(aya::programs::Program::SchedClassifier(classifier)) = self.ebpf.program(program.name()) else {
-                return None;
-            };
-            let info = sys::prog_info_of(classifier.fd().ok()?.as_fd()).ok()?;
-            let verified_insns = classifier.info().ok()?.verified_instruction_count().unwrap_or_default();
+        let stats = |(program, fd): (&Program, &OwnedFd)| {
+            let info = sys::prog_info_of(fd.as_fd()).ok()?;
             Some(LoadStats {
-                program,
+                program: *program,
                 id: info.id,
-                verified_insns,
+                verified_insns: info.verified_insns,
                 xlated_bytes: info.xlated_len,
                 jited_bytes: info.jited_len,
             })
         };
-        Program::ALL.into_iter().filter_map(stats).collect()
+        self.programs.iter().filter_map(stats).collect()
     }
 }
 
@@ -299,6 +351,19 @@ fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError
         })?;
     }
     Ok(ebpf)
+}
+
+/// Descriptors of the loaded programs.
+fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<Program, OwnedFd>, LoadError> {
+    let mut out = BTreeMap::new();
+    for program in Program::ALL {
+        let Some(aya::programs::Program::SchedClassifier(classifier)) = ebpf.program(program.name()) else { continue };
+        let failed =
+            |source: ProgramError| LoadError::Aya { step: program.to_string(), source: Box::new(source.into()) };
+        let fd = classifier.fd().map_err(failed)?.as_fd().try_clone_to_owned().map_err(|e| failed(e.into()))?;
+        out.insert(program, fd);
+    }
+    Ok(out)
 }
 
 fn classifier(ebpf: &mut Ebpf, program: Program) -> Option<&mut SchedClassifier> {

@@ -311,7 +311,7 @@ pub fn map_info(map: BorrowedFd<'_>) -> io::Result<MapInfo> {
     info(map)
 }
 
-/// The head of `struct bpf_prog_info`, up to the name.
+/// The head of `struct bpf_prog_info`, up to the number of verified instructions.
 #[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
 #[repr(C)]
 pub struct ProgInfo {
@@ -327,6 +327,26 @@ pub struct ProgInfo {
     pub map_count: u32,
     pub map_ids: u64,
     pub name: [u8; 16],
+    pub ifindex: u32,
+    pub gpl_compatible: u32,
+    pub netns_dev: u64,
+    pub netns_ino: u64,
+    pub counts: [u32; 2],
+    pub addresses: [u64; 2],
+    pub btf_id: u32,
+    pub func_info_rec_size: u32,
+    pub func_info: u64,
+    pub func_and_line_info: [u32; 2],
+    pub line_info: [u64; 2],
+    pub jited_line_infos: u32,
+    pub line_info_rec_sizes: [u32; 2],
+    pub prog_tag_count: u32,
+    pub prog_tags: u64,
+    pub run_time_ns: u64,
+    pub run_count: u64,
+    pub recursion_misses: u64,
+    pub verified_insns: u32,
+    pub attach_btf_obj_id: u32,
 }
 
 pub fn prog_info(id: u32) -> io::Result<ProgInfo> {

@@ -50,7 +50,7 @@ impl Bench {
 
 const PROGRAM: Program = Program::FromContainer;
 
-fn attach(datapath: &mut Datapath, device: &str) -> Attachment {
+fn attach(datapath: &Datapath, device: &str) -> Attachment {
     let interface = Interface::by_name(device).expect("the device is there");
     datapath.attach(PROGRAM, &interface, Direction::Ingress).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -71,16 +71,16 @@ fn id(datapath: &Datapath) -> u32 {
 #[test]
 fn the_next_agent_replaces_the_program_in_the_same_link() {
     let Some(bench) = Bench::tcx() else { return };
-    let mut first = bench.open();
-    assert_eq!(attach(&mut first, "left").outcome, Outcome::Attached);
-    assert_eq!(attach(&mut first, "left").outcome, Outcome::Replaced, "twice is no second copy");
+    let first = bench.open();
+    assert_eq!(attach(&first, "left").outcome, Outcome::Attached);
+    assert_eq!(attach(&first, "left").outcome, Outcome::Replaced, "twice is no second copy");
     let (link, old) = (first.links().expect("listing"), id(&first));
     assert_eq!(only_program(&first, "left"), old);
     drop(first);
 
-    let mut second = bench.open();
+    let second = bench.open();
     assert_eq!(only_program(&second, "left"), old, "a dead agent changes nothing");
-    assert_eq!(attach(&mut second, "left").outcome, Outcome::Replaced);
+    assert_eq!(attach(&second, "left").outcome, Outcome::Replaced);
     assert_ne!(id(&second), old);
     assert_eq!(only_program(&second, "left"), id(&second));
     let links = second.links().expect("listing");
@@ -90,14 +90,14 @@ fn the_next_agent_replaces_the_program_in_the_same_link() {
 #[test]
 fn a_link_whose_device_was_renamed_is_found_at_the_device() {
     let Some(bench) = Bench::tcx() else { return };
-    let mut first = bench.open();
-    attach(&mut first, "left");
+    let first = bench.open();
+    attach(&first, "left");
     ip(&["link", "set", "left", "down"]);
     ip(&["link", "set", "left", "name", "other.7"]);
     drop(first);
 
-    let mut second = bench.open();
-    assert_eq!(attach(&mut second, "other.7").outcome, Outcome::Replaced);
+    let second = bench.open();
+    assert_eq!(attach(&second, "other.7").outcome, Outcome::Replaced);
     assert_eq!(only_program(&second, "other.7"), id(&second));
     assert!(
         second.detach(PROGRAM, &Interface::by_name("other.7").expect("there"), Direction::Ingress).expect("detaching")
@@ -110,15 +110,15 @@ fn a_link_whose_device_was_renamed_is_found_at_the_device() {
 #[test]
 fn the_pin_of_a_device_that_is_gone_does_not_stand_in_the_way_of_its_successor() {
     let Some(bench) = Bench::tcx() else { return };
-    let mut first = bench.open();
-    attach(&mut first, "left");
-    attach(&mut first, "right");
+    let first = bench.open();
+    attach(&first, "left");
+    attach(&first, "right");
     drop(first);
     ip(&["link", "delete", "left"]);
     ip(&["link", "add", "left", "type", "veth", "peer", "name", "new"]);
 
-    let mut second = bench.open();
-    assert_eq!(attach(&mut second, "left").outcome, Outcome::Attached);
+    let second = bench.open();
+    assert_eq!(attach(&second, "left").outcome, Outcome::Attached);
     assert_eq!(only_program(&second, "left"), id(&second));
     let stale = second.remove_stale_links().expect("removing");
     assert_eq!(stale.len(), 1, "that of right, whose pair went with left: {stale:?}");
@@ -131,7 +131,7 @@ fn the_pin_of_a_device_that_is_gone_does_not_stand_in_the_way_of_its_successor()
 #[test]
 fn both_sides_and_several_devices_are_told_apart() {
     let Some(bench) = Bench::tcx() else { return };
-    let mut datapath = bench.open();
+    let datapath = bench.open();
     for device in ["left", "right"] {
         let interface = Interface::by_name(device).expect("there");
         for (program, direction) in
@@ -162,15 +162,15 @@ fn filters(device: &str) -> Vec<String> {
 #[test]
 fn without_tcx_filters_are_replaced_in_place() {
     let Some(bench) = Bench::new(HookChoice::Only(Hook::Clsact)) else { return };
-    let mut first = bench.open();
+    let first = bench.open();
     assert_eq!(first.hook(), Hook::Clsact);
-    assert_eq!(attach(&mut first, "left").outcome, Outcome::Attached);
-    assert_eq!(attach(&mut first, "left").outcome, Outcome::Replaced);
+    assert_eq!(attach(&first, "left").outcome, Outcome::Attached);
+    assert_eq!(attach(&first, "left").outcome, Outcome::Replaced);
     drop(first);
     let before = filters("left");
     assert_eq!(before.len(), 1, "it outlives the agent, once: {before:?}");
-    let mut second = bench.open();
-    assert_eq!(attach(&mut second, "left").outcome, Outcome::Replaced);
+    let second = bench.open();
+    assert_eq!(attach(&second, "left").outcome, Outcome::Replaced);
     let after = filters("left");
     assert_eq!(after.len(), 1, "{after:?}");
     assert!(after[0].contains(&format!("id {} ", id(&second))), "the new program runs: {after:?}");
@@ -180,14 +180,36 @@ fn without_tcx_filters_are_replaced_in_place() {
 }
 
 #[test]
+fn a_program_attached_soon_runs_at_once_and_becomes_a_link_later() {
+    let Some(bench) = Bench::tcx() else { return };
+    let first = bench.open();
+    let left = Interface::by_name("left").expect("there");
+    let soon =
+        |datapath: &Datapath| datapath.attach_soon(PROGRAM, &left, Direction::Ingress).expect("attaching").outcome;
+    assert_eq!(soon(&first), Outcome::Provisional);
+    assert_eq!(filters("left").len(), 1);
+    assert_eq!(first.attached(&left, Direction::Ingress).expect("asking"), []);
+    drop(first);
+    assert_eq!(filters("left").len(), 1, "it outlives the agent");
+
+    let second = bench.open();
+    assert_eq!(attach(&second, "left").outcome, Outcome::Attached);
+    assert_eq!(filters("left"), [] as [String; 0]);
+    assert_eq!(only_program(&second, "left"), id(&second));
+    let third = bench.open();
+    assert_eq!(soon(&third), Outcome::Replaced, "a link is replaced at once");
+    assert_eq!((filters("left"), only_program(&third, "left")), (vec![], id(&third)));
+}
+
+#[test]
 fn a_kernel_that_gains_tcx_runs_each_program_once() {
     let Some(mut bench) = Bench::tcx() else { return };
     bench.config.hook = HookChoice::Only(Hook::Clsact);
-    attach(&mut bench.open(), "left");
+    attach(&bench.open(), "left");
     assert_eq!(filters("left").len(), 1);
     bench.config.hook = HookChoice::Auto;
-    let mut datapath = bench.open();
-    attach(&mut datapath, "left");
+    let datapath = bench.open();
+    attach(&datapath, "left");
     assert_eq!(filters("left"), [] as [String; 0], "the filter is gone");
     assert_eq!(only_program(&datapath, "left"), id(&datapath));
 }

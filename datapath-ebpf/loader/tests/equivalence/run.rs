@@ -6,7 +6,7 @@ use std::{
     fmt::Debug,
 };
 
-use abi::{Plain, config::NodeConfig, ct::Connection};
+use abi::{Plain, config::NodeConfig, ct::Connection, write::MapWrite};
 use loader::{Datapath, Interface, Program, Table};
 
 use crate::{
@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// Programs that have a native twin.
-const PROGRAMS: [Program; 4] = [Program::FromContainer, Program::ToContainer, Program::FromNetdev, Program::FromHost];
+pub const PROGRAMS: [Program; 4] =
+    [Program::FromContainer, Program::ToContainer, Program::FromNetdev, Program::FromHost];
 /// Packets between comparisons of all maps.
 const BETWEEN_MAPS: u64 = 20_000;
 /// Differences kept.
@@ -135,6 +136,9 @@ impl fmt::Display for Report {
 
 pub struct Bench {
     pub world: World,
+    /// What both arms were given at first.
+    #[cfg_attr(not(feature = "libbpf"), expect(dead_code, reason = "only libbpf's maps are filled later"))]
+    pub initial: Vec<MapWrite>,
     kernel: Kernel,
     pub native: Native,
     generator: Generator,
@@ -149,12 +153,13 @@ impl Bench {
         let cpu = support::stay_on_one_cpu();
         let mut rng = Rng::new(seed ^ 0x5eed);
         let (kernel, mut native) = (Kernel::new(datapath), Native::new(config, cpu));
-        for write in world.writes(&mut rng) {
-            kernel.write(&write);
-            native.write(&write);
+        let initial = world.writes(&mut rng);
+        for write in &initial {
+            kernel.write(write);
+            native.write(write);
         }
         let generator = Generator::new(seed);
-        Self { world, kernel, native, generator, rng, report: Report::default(), tamper: false }
+        Self { world, initial, kernel, native, generator, rng, report: Report::default(), tamper: false }
     }
 
     /// Runs this many packets through each program, in turn.
@@ -174,6 +179,27 @@ impl Bench {
             }
         }
         self.compare_maps();
+    }
+
+    /// Runs this many packets through each program in the kernel and through `other`, which must answer alike (but for
+    /// events). Returns how many both ran, and how many of those were not dropped.
+    #[cfg(feature = "libbpf")]
+    pub fn run_beside(&mut self, packets: u64, other: impl Fn(&Stimulus) -> Option<Answer>) -> (u64, u64) {
+        let (mut compared, mut not_dropped) = (0, 0);
+        for n in 0..packets * PROGRAMS.len() as u64 {
+            let program = PROGRAMS[(n % PROGRAMS.len() as u64) as usize];
+            let stimulus = self.generator.next(program, &self.world);
+            let now = support::coarse_clock_away_from_the_next_second();
+            let (first, second) = (self.kernel.run(&stimulus), other(&stimulus));
+            assert_eq!(now / 1_000_000_000, support::coarse_clock() / 1_000_000_000, "this machine stood still");
+            let first = first.map(|answer| Answer { events: Vec::new(), ..answer });
+            assert_eq!(first, second, "{program}: {}", hex(&stimulus.packet));
+            let Some(answer) = first else { continue };
+            compared += 1;
+            not_dropped += u64::from(!answer.is_drop());
+            self.generator.ran(&stimulus, (!answer.is_drop()).then_some(answer.packet));
+        }
+        (compared, not_dropped)
     }
 
     fn one(&mut self, program: Program) {
