@@ -1,0 +1,142 @@
+//! Messages encoded by hand from the published field numbers, not by our encoder.
+
+use hubble_api::{
+    flow::{Flow, FlowFilter, IpVersion, Verdict},
+    json,
+    observer::{GetFlowsRequest, GetFlowsResponse, ServerStatusResponse, get_flows_response::ResponseTypes},
+    peer::ChangeNotification,
+};
+use prost::Message as _;
+
+/// A varint.
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut out = Vec::new();
+    loop {
+        let low = u8::try_from(value & 0x7f).expect("seven bits");
+        value >>= 7;
+        if value == 0 {
+            out.push(low);
+            return out;
+        }
+        out.push(low | 0x80);
+    }
+}
+
+/// A field with a number as its value.
+fn number(field: u64, value: u64) -> Vec<u8> {
+    [varint(field << 3), varint(value)].concat()
+}
+
+/// A field with bytes as its value: text, or a message.
+fn bytes(field: u64, value: impl AsRef<[u8]>) -> Vec<u8> {
+    let value = value.as_ref();
+    [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
+}
+
+fn both_ways<M: prost::Message + Default + PartialEq + std::fmt::Debug>(wire: &[u8]) -> M {
+    let message = M::decode(wire).expect("decodes");
+    assert_eq!(M::decode(&message.encode_to_vec()[..]).expect("our own"), message);
+    assert_eq!(message.encoded_len(), wire.len(), "nothing was dropped");
+    message
+}
+
+#[test]
+fn a_flow_with_a_field_of_every_range() {
+    let tcp = [number(1, 40_000), number(2, 80), bytes(3, [number(2, 1), number(5, 1)].concat())].concat();
+    let http = [number(1, 200), bytes(2, "GET"), bytes(3, "http://x/")].concat();
+    let policy = [bytes(1, "p"), bytes(2, "ns"), number(4, 7), bytes(5, "CiliumNetworkPolicy")].concat();
+    let wire = [
+        bytes(1, [number(1, 1_700_000_000), number(2, 5)].concat()),
+        number(2, 2),
+        number(3, 133),
+        bytes(4, [bytes(1, "aa:bb:cc:dd:ee:01"), bytes(2, "aa:bb:cc:dd:ee:02")].concat()),
+        bytes(5, [bytes(1, "fd00::1"), bytes(2, "fd00::2"), number(3, 2), number(4, 1), bytes(5, "fd00::3")].concat()),
+        bytes(6, bytes(1, tcp)),
+        bytes(
+            8,
+            [number(1, 11), number(2, 1234), bytes(3, "ns"), bytes(4, "k8s:a=b"), bytes(5, "pod"), bytes(7, "c1")]
+                .concat(),
+        ),
+        bytes(9, bytes(6, [bytes(1, "web"), bytes(2, "Deployment")].concat())),
+        number(10, 1),
+        bytes(11, "c1/n1"),
+        bytes(15, [number(1, 2), number(2, 1_500), bytes(101, http)].concat()),
+        bytes(19, [number(1, 129), number(2, 3)].concat()),
+        number(22, 1),
+        number(25, 133),
+        bytes(26, number(1, 1)),
+        bytes(34, "u-1"),
+        bytes(38, [bytes(1, "bpf_lxc.c"), number(2, 99)].concat()),
+        number(33, u64::MAX),
+        bytes(21_001, &policy),
+        bytes(100_000, "HTTP/1.1 200"),
+    ]
+    .concat();
+    let flow: Flow = both_ways(&wire);
+    assert_eq!(flow.verdict(), Verdict::Dropped);
+    assert_eq!(flow.ip.as_ref().expect("set").ip_version(), IpVersion::IPv6);
+    let want = concat!(
+        r#"{"time":"2023-11-14T22:13:20.000000005Z","uuid":"u-1","verdict":"DROPPED","drop_reason":133,"#,
+        r#""ethernet":{"source":"aa:bb:cc:dd:ee:01","destination":"aa:bb:cc:dd:ee:02"},"#,
+        r#""IP":{"source":"fd00::1","source_xlated":"fd00::3","destination":"fd00::2","ipVersion":"IPv6","encrypted":true},"#,
+        r#""l4":{"TCP":{"source_port":40000,"destination_port":80,"flags":{"SYN":true,"ACK":true}}},"#,
+        r#""source":{"ID":11,"identity":1234,"cluster_name":"c1","namespace":"ns","labels":["k8s:a=b"],"pod_name":"pod"},"#,
+        r#""destination":{"workloads":[{"name":"web","kind":"Deployment"}]},"Type":"L3_L4","node_name":"c1/n1","#,
+        r#""l7":{"type":"RESPONSE","latency_ns":"1500","http":{"code":200,"method":"GET","url":"http://x/"}},"#,
+        r#""event_type":{"type":129,"sub_type":3},"traffic_direction":"INGRESS","file":{"name":"bpf_lxc.c","line":99},"#,
+        r#""drop_reason_desc":"POLICY_DENIED","is_reply":true,"cgroup_id":"18446744073709551615","Summary":"HTTP/1.1 200","#,
+        r#""egress_allowed_by":[{"name":"p","namespace":"ns","revision":"7","kind":"CiliumNetworkPolicy"}]}"#,
+    );
+    assert_eq!(json::to_string(&flow), want);
+}
+
+#[test]
+fn requests_and_responses() {
+    let filter =
+        [bytes(2, "ns/pod"), bytes(5, [2]), bytes(6, [number(1, 4), number(2, 1)].concat()), bytes(36, "a=b")].concat();
+    let wire = [
+        number(1, 20),
+        number(3, 1),
+        bytes(5, bytes(30, [1])),
+        bytes(6, filter),
+        bytes(7, number(1, 1)),
+        bytes(8, number(1, 2)),
+        bytes(10, [bytes(1, "time"), bytes(1, "source.ID")].concat()),
+    ]
+    .concat();
+    let request: GetFlowsRequest = both_ways(&wire);
+    let want = r#"{"number":"20","follow":true,"blacklist":[{"traffic_direction":["INGRESS"]}],"whitelist":[{"source_pod":["ns/pod"],"verdict":["DROPPED"],"event_type":[{"type":4,"match_sub_type":true}],"node_labels":["a=b"]}],"since":"1970-01-01T00:00:01Z","until":"1970-01-01T00:00:02Z","field_mask":"time,source.ID"}"#;
+    assert_eq!(json::to_string(&request), want);
+    // Numbers in a list may come one by one or packed.
+    let one_by_one: FlowFilter = FlowFilter::decode(&[number(5, 1), number(5, 2)].concat()[..]).expect("decodes");
+    let packed: FlowFilter = both_ways(&bytes(5, [1, 2]));
+    assert_eq!(one_by_one, packed);
+
+    let lost = [number(1, 3), number(2, 12), bytes(3, number(1, 4))].concat();
+    let wire = [bytes(3, lost), bytes(1000, "n1"), bytes(1001, number(1, 9))].concat();
+    let response: GetFlowsResponse = both_ways(&wire);
+    assert!(matches!(&response.response_types, Some(ResponseTypes::LostEvents(lost)) if lost.cpu == Some(4)));
+    assert_eq!(
+        json::to_string(&response),
+        r#"{"lost_events":{"source":"HUBBLE_RING_BUFFER","num_events_lost":"12","cpu":4},"node_name":"n1","time":"1970-01-01T00:00:09Z"}"#
+    );
+    let status = [bytes(2, [number(1, 4), bytes(2, "n2"), bytes(3, "gone")].concat()), bytes(1000, "relay")].concat();
+    let response: GetFlowsResponse = both_ways(&status);
+    assert_eq!(
+        json::to_string(&response),
+        r#"{"node_status":{"state_change":"NODE_ERROR","node_names":["n2"],"message":"gone"},"node_name":"relay"}"#
+    );
+    let rate = [varint(9 << 3 | 1), 1.5_f64.to_le_bytes().to_vec()].concat();
+    let wire = [number(1, 5), number(2, 4095), number(4, 1), bytes(5, number(1, 2)), bytes(8, "v1"), rate].concat();
+    let status: ServerStatusResponse = both_ways(&wire);
+    assert_eq!(
+        json::to_string(&status),
+        r#"{"num_flows":"5","max_flows":"4095","uptime_ns":"1","num_connected_nodes":2,"version":"v1","flows_rate":1.5}"#
+    );
+    let wire = [bytes(1, "n1"), bytes(2, "10.0.0.1:4244"), number(3, 1), bytes(4, bytes(1, "n1.c1"))].concat();
+    let change: ChangeNotification = both_ways(&wire);
+    assert_eq!(
+        json::to_string(&change),
+        r#"{"name":"n1","address":"10.0.0.1:4244","type":"PEER_ADDED","tls":{"server_name":"n1.c1"}}"#
+    );
+}
