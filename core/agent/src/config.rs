@@ -119,6 +119,10 @@ pub struct Config {
     pub retry: Backoff,
     /// Sizes of the maps.
     pub maps: MapSizes,
+    /// Map writes of one operation at most.
+    pub batch_max: usize,
+    /// Node-local identities at most.
+    pub local_identities_max: usize,
     /// Bounds of the endpoint table.
     pub endpoints: endpoint::Config,
     /// Bounds of address management; its ranges are taken from `ipv4` and `ipv6`.
@@ -148,6 +152,8 @@ impl Config {
             identity_change_grace: Duration::from_secs(5),
             retry: Backoff::default(),
             maps: MapSizes::default(),
+            batch_max: 4_096,
+            local_identities_max: 65_535,
             endpoints: endpoint::Config::default(),
             ipam_loans_max: 65_536,
             lb: lb::Config::default(),

@@ -49,8 +49,6 @@ pub struct Device {
 pub enum StateFile {
     /// One endpoint (`<id>/endpoint.json`).
     Endpoint(EndpointId),
-    /// Which policy and class has which number in the maps.
-    Numbering,
     /// Node-local identities.
     LocalIdentities,
     /// Services that came through the API.
@@ -64,7 +62,6 @@ impl StateFile {
     pub fn path(self) -> String {
         match self {
             Self::Endpoint(id) => alloc::format!("{id}/endpoint.json"),
-            Self::Numbering => "policy_numbering.json".into(),
             Self::LocalIdentities => "local_identities.json".into(),
             Self::Services => "services.json".into(),
             Self::Policies => "policies.json".into(),
@@ -73,7 +70,6 @@ impl StateFile {
     /// The file of a path below the state directory.
     pub fn from_path(path: &str) -> Option<Self> {
         match path {
-            "policy_numbering.json" => Some(Self::Numbering),
             "local_identities.json" => Some(Self::LocalIdentities),
             "services.json" => Some(Self::Services),
             "policies.json" => Some(Self::Policies),
@@ -131,6 +127,14 @@ pub enum Refusal {
     /// The endpoint's name, address or number is another's.
     #[error(transparent)]
     Taken(#[from] endpoint::InsertRefusal),
+    /// Another endpoint stands behind the interface.
+    #[error("endpoint {by} stands behind interface-index {ifindex} already")]
+    InterfaceTaken {
+        /// Its index.
+        ifindex: u32,
+        /// Whose it is.
+        by: EndpointId,
+    },
     /// There is no such endpoint.
     #[error("there is no endpoint {0}")]
     NoEndpoint(EndpointName),

@@ -68,8 +68,8 @@ pub struct PolicyFiles {
 pub struct PolicyFile {
     /// Its path.
     pub path: Box<str>,
-    /// Its whole content as JSON: one document or a list of documents (YAML is converted by whoever reads the file).
-    /// `Ok(None)`: the file is gone. `Err`: it cannot be read or is no YAML; what it last said stays in force.
+    /// Its whole text, YAML or JSON. `Ok(None)`: the file is gone. `Err`: it cannot be read; what it last said stays in
+    /// force.
     pub content: Result<Option<String>, Failure>,
 }
 
@@ -175,8 +175,8 @@ pub enum ServiceRequest {
 pub enum PolicyRequest {
     /// `PUT /policy`. Answered with [`crate::Response::Policy`] once the rules are taken up (not: enforced everywhere).
     Put {
-        /// One document or a list: rules, or objects of the three kinds.
-        json: String,
+        /// YAML or JSON: a list of rules, or objects of the three kinds.
+        text: String,
         /// What it takes the place of.
         replace: Replace,
     },
