@@ -72,12 +72,17 @@ fn make_maps(obj: &Object) -> Result<HashMap<String, OwnedFd>, LoadError> {
     let wrong = |problem: String| LoadError::Object { problem };
     let mut out = HashMap::new();
     for (name, map) in &obj.maps {
-        let kind = kind_of(map.map_type())
-            .ok_or_else(|| wrong(format!("map {name} has type {}, which is not in use", map.map_type())))?;
         let data = matches!(map.section_kind(), EbpfSectionKind::Rodata | EbpfSectionKind::Data | EbpfSectionKind::Bss);
-        let entries = if kind == MapKind::RingBuf { 1 << 16 } else { map.max_entries().min(64) };
-        let fd = sys::map_create(name, kind, map.key_size() as usize, map.value_size() as usize, entries)
-            .map_err(|e| wrong(format!("the kernel did not make map {name}: {e}")))?;
+        let ring = map.map_type() == sys::map_type(MapKind::RingBuf);
+        let shape = sys::MapShape {
+            kind: map.map_type(),
+            key_size: map.key_size(),
+            value_size: map.value_size(),
+            max_entries: if ring { 1 << 16 } else { map.max_entries().min(64) },
+            flags: map.map_flags(),
+        };
+        let fd =
+            sys::map_create(name, &shape).map_err(|e| wrong(format!("the kernel did not make map {name}: {e}")))?;
         if data {
             sys::map_update(fd.as_fd(), &0_u32.to_ne_bytes(), map.data(), sys::ANY)
                 .map_err(|e| wrong(format!("{name} could not be filled: {e}")))?;
@@ -88,12 +93,6 @@ fn make_maps(obj: &Object) -> Result<HashMap<String, OwnedFd>, LoadError> {
         out.insert(name.clone(), fd);
     }
     Ok(out)
-}
-
-fn kind_of(map_type: u32) -> Option<MapKind> {
-    [MapKind::Hash, MapKind::LruHash, MapKind::LpmTrie, MapKind::PerCpuHash, MapKind::Array, MapKind::RingBuf]
-        .into_iter()
-        .find(|kind| sys::map_type(*kind) == map_type)
 }
 
 fn load(name: &str, instructions: &[bpf_insn], license: &CString) -> Inspection {

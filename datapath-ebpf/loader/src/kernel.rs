@@ -53,7 +53,9 @@ pub fn check() -> Result<(), Missing> {
     if let Some(effective) = fs::read_to_string("/proc/self/status").ok().as_deref().and_then(effective_capabilities) {
         require_capabilities(effective)?;
     }
-    match sys::map_create("cilium_probe", abi::maps::MapKind::Array, 4, 8, 1) {
+    let kind = sys::map_type(abi::maps::MapKind::Array);
+    let shape = sys::MapShape { kind, key_size: 4, value_size: 8, max_entries: 1, flags: 0 };
+    match sys::map_create("cilium_probe", &shape) {
         Err(e) if e.raw_os_error() == Some(libc::ENOSYS) => Err(Missing::BpfSyscall),
         Err(e) if e.raw_os_error() == Some(libc::EPERM) => Err(Missing::Capability { capability: "CAP_BPF" }),
         _ => Ok(()),

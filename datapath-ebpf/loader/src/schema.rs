@@ -202,7 +202,15 @@ fn copy(spec: &'static MapSpec, from: BorrowedFd<'_>, to: BorrowedFd<'_>, flags:
 }
 
 fn create(spec: &'static MapSpec, entries: u32) -> Result<OwnedFd, MapError> {
-    sys::map_create(spec.name, spec.kind, spec.key_size, spec.value_size, entries).map_err(|source| MapError::Create {
+    let size = |bytes: usize| u32::try_from(bytes).expect("keys and values are small");
+    let shape = sys::MapShape {
+        kind: sys::map_type(spec.kind),
+        key_size: size(spec.key_size),
+        value_size: size(spec.value_size),
+        max_entries: entries,
+        flags: sys::map_flags(spec.kind),
+    };
+    sys::map_create(spec.name, &shape).map_err(|source| MapError::Create {
         map: spec.name,
         max_entries: entries,
         source,

@@ -92,6 +92,7 @@ pub const fn map_type(kind: MapKind) -> u32 {
         MapKind::Hash => 1,
         MapKind::Array => 2,
         MapKind::PerCpuHash => 5,
+        MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
         MapKind::LpmTrie => 11,
         MapKind::RingBuf => 27,
@@ -102,7 +103,7 @@ pub const fn map_type(kind: MapKind) -> u32 {
 pub const fn map_flags(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash | MapKind::LpmTrie => F_NO_PREALLOC,
-        MapKind::LruHash | MapKind::PerCpuHash | MapKind::Array | MapKind::RingBuf => 0,
+        MapKind::LruHash | MapKind::PerCpuHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
     }
 }
 
@@ -119,21 +120,21 @@ struct MapCreate {
     name: [u8; 16],
 }
 
-pub fn map_create(name: &str, kind: MapKind, key: usize, value: usize, max_entries: u32) -> io::Result<OwnedFd> {
-    let size = |bytes: usize| u32::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
-    bpf_fd(
-        cmd::MAP_CREATE,
-        &mut MapCreate {
-            kind: map_type(kind),
-            key_size: size(key)?,
-            value_size: size(value)?,
-            max_entries,
-            flags: map_flags(kind),
-            inner_map_fd: 0,
-            numa_node: 0,
-            name: name16(name),
-        },
-    )
+/// What a map is made as: the kernel's type number, sizes in bytes, entries, flags.
+#[derive(Clone, Copy, Debug)]
+pub struct MapShape {
+    pub kind: u32,
+    pub key_size: u32,
+    pub value_size: u32,
+    pub max_entries: u32,
+    pub flags: u32,
+}
+
+pub fn map_create(name: &str, shape: &MapShape) -> io::Result<OwnedFd> {
+    let MapShape { kind, key_size, value_size, max_entries, flags } = *shape;
+    let name = name16(name);
+    let attr = &mut MapCreate { kind, key_size, value_size, max_entries, flags, inner_map_fd: 0, numa_node: 0, name };
+    bpf_fd(cmd::MAP_CREATE, attr)
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]
