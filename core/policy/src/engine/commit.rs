@@ -159,12 +159,13 @@ impl Engine {
         named_ports: &[NamedPort],
     ) -> Delta {
         let mut txn = Txn::default();
-        let told = Some((identity, Arc::<[NamedPort]>::from(named_ports)));
+        let distinct: BTreeSet<NamedPort> = named_ports.iter().cloned().collect();
+        let told = Some((identity, distinct.iter().cloned().collect::<Arc<[NamedPort]>>()));
         let known = self.facts.prefixes.get(&prefix);
         if known.is_some_and(|s| s.told == told) {
             return self.no_change();
         }
-        self.unindex_ports(prefix);
+        let released = self.unindex_ports(prefix);
         let state = self.facts.prefixes.entry(prefix).or_insert_with(|| PrefixState {
             told: None,
             wanted: 0,
@@ -172,15 +173,13 @@ impl Engine {
             class: None,
         });
         state.told = told;
-        for port in named_ports {
+        for port in &distinct {
             self.facts.prefixes_with_port.entry(port.name.clone()).or_default().insert(prefix);
         }
-        let names: BTreeSet<&str> =
-            named_ports.iter().map(|p| &*p.name).filter(|n| self.terms.name_in_use(n)).collect();
-        let used: Vec<NamedPort> = named_ports.iter().filter(|p| names.contains(&*p.name)).cloned().collect();
-        self.hold_named_ports(&used);
+        self.hold_named_ports(distinct.iter().filter(|p| self.terms.name_in_use(&p.name)).cloned().collect());
         let dirty = self.inherit(prefix, identity);
         self.move_peers(&dirty, false, &mut txn);
+        self.retire_terms(Touched { released, ..Touched::default() }, &mut txn);
         self.finish(txn)
     }
 
@@ -189,7 +188,7 @@ impl Engine {
         if self.facts.prefixes.get(&prefix).is_none_or(|s| s.told.is_none()) {
             return self.no_change();
         }
-        self.unindex_ports(prefix);
+        let released = self.unindex_ports(prefix);
         let inherited = self.facts.inherited(&prefix);
         let state = self.facts.prefixes.get_mut(&prefix).expect("it was there a moment ago");
         state.told = None;
@@ -202,6 +201,7 @@ impl Engine {
         if !wanted {
             self.delete_prefix(prefix, &mut txn);
         }
+        self.retire_terms(Touched { released, ..Touched::default() }, &mut txn);
         self.finish(txn)
     }
 
@@ -215,8 +215,10 @@ impl Engine {
         }
     }
 
-    fn unindex_ports(&mut self, prefix: Cidr) {
+    /// Forgets the named ports of a prefix; returns the terms it held for them.
+    fn unindex_ports(&mut self, prefix: Cidr) -> Vec<TermId> {
         let told = self.facts.prefixes.get(&prefix).and_then(|s| s.told.clone());
+        let mut released = Vec::new();
         for port in told.iter().flat_map(|(_, ports)| ports.iter()) {
             if let Some(set) = self.facts.prefixes_with_port.get_mut(&port.name) {
                 set.remove(&prefix);
@@ -224,7 +226,15 @@ impl Engine {
                     self.facts.prefixes_with_port.remove(&port.name);
                 }
             }
+            if let (true, Some(term)) = (self.terms.name_in_use(&port.name), self.terms.named_port(port)) {
+                if let Some(held) = self.named_terms.get_mut(&port.name) {
+                    remove_one(held, term);
+                }
+                self.terms.release(term);
+                released.push(term);
+            }
         }
+        released
     }
 
     /// Sets the identity of a prefix, and of the cuts inside it that have theirs from it.
@@ -483,12 +493,16 @@ impl Engine {
             }
         }
         for name in core::mem::take(&mut touched.names) {
+            // A name given up and taken again in one change is still held.
+            if self.named_terms.contains_key(&name) {
+                continue;
+            }
             let prefixes: Vec<Cidr> = self.facts.prefixes_with_port.get(&name).into_iter().flatten().copied().collect();
             for prefix in prefixes {
                 let told = self.facts.prefixes.get(&prefix).and_then(|s| s.told.clone());
                 let ports: Vec<NamedPort> =
                     told.iter().flat_map(|(_, ports)| ports.iter()).filter(|p| p.name == name).cloned().collect();
-                self.hold_named_ports(&ports);
+                self.hold_named_ports(ports);
                 dirty.insert(Peer::Prefix(prefix));
             }
         }
@@ -496,13 +510,12 @@ impl Engine {
         self.move_peers_except(&dirty, true, fresh, txn);
     }
 
-    /// Makes terms of named ports whose name rules in use mention. They go when the name is no longer mentioned.
-    fn hold_named_ports(&mut self, ports: &[NamedPort]) {
+    /// Takes a reference to the terms of an address's named ports, whose names rules in use mention.
+    fn hold_named_ports(&mut self, ports: Vec<NamedPort>) {
         for port in ports {
-            if self.terms.named_port(port).is_none() {
-                let (id, _) = self.terms.acquire(Term::NamedPort(port.clone()));
-                self.named_terms.entry(port.name.clone()).or_default().push(id);
-            }
+            let name = port.name.clone();
+            let (id, _) = self.terms.acquire(Term::NamedPort(port));
+            self.named_terms.entry(name).or_default().push(id);
         }
     }
 
@@ -823,6 +836,12 @@ impl Engine {
             }
         }
         txn.delta.conflicts.dedup();
+    }
+}
+
+fn remove_one(items: &mut Vec<TermId>, item: TermId) {
+    if let Some(at) = items.iter().position(|i| *i == item) {
+        items.swap_remove(at);
     }
 }
 
