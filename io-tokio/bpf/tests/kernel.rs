@@ -1,7 +1,7 @@
 //! Writes against kernel maps. Needs root; prints `skipped: …` without.
 #![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
-use std::{collections::BTreeMap, ffi::CString, fs, net::Ipv4Addr, path::PathBuf};
+use std::{collections::BTreeMap, ffi::CString, fs, net::Ipv4Addr, path::PathBuf, sync::Arc};
 
 use abi::{
     be::{Addr4, Port},
@@ -9,11 +9,15 @@ use abi::{
     endpoint::{Device, EndpointInfo, EndpointKey},
     ipcache::{IpcacheEntry, IpcacheKey},
     lb::LbRevNat4,
+    maps::MapKind,
     policy::{EGRESS, PolicyEntry, PolicyKey},
     write::{MapWrite, WriteError, WriteErrorKind},
 };
-use bpf::conntrack::{self, Collected};
-use loader::Maps;
+use bpf::{
+    Attachments,
+    conntrack::{self, Collected},
+};
+use loader::{Datapath, Direction, Interface, LoaderConfig, Maps, Outcome, Program};
 
 /// A bpffs mounted for one test.
 struct Bpffs(PathBuf);
@@ -33,13 +37,17 @@ impl Bpffs {
     }
 
     fn maps(&self) -> Maps {
-        let sizes: BTreeMap<String, u32> = abi::maps::ALL
-            .iter()
-            .filter(|spec| spec.max_entries > 64 && spec.kind != abi::maps::MapKind::RingBuf)
-            .map(|spec| (spec.name.to_owned(), 64))
-            .collect();
-        Maps::prepare(&self.0, &sizes).expect("an empty bpffs")
+        Maps::prepare(&self.0, &sizes()).expect("an empty bpffs")
     }
+}
+
+/// Sizes small enough to be filled.
+fn sizes() -> BTreeMap<String, u32> {
+    abi::maps::ALL
+        .iter()
+        .filter(|spec| spec.max_entries > 64 && !matches!(spec.kind, MapKind::RingBuf | MapKind::Array))
+        .map(|spec| (spec.name.to_owned(), 64))
+        .collect()
 }
 
 impl Drop for Bpffs {
@@ -119,4 +127,58 @@ fn connections_that_ended_are_removed() {
     assert_eq!(conntrack::collect(&maps, 100).expect("reading"), Collected { alive: 20, removed: 0 });
     assert_eq!(conntrack::collect(&maps, 103).expect("reading"), Collected { alive: 14, removed: 6 });
     assert!(maps.ct4.entries().expect("reading").iter().all(|(_, e)| e.connection.lifetime >= 103));
+}
+
+/// Programs need the object file; says so where there is none.
+fn object() -> Option<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../target"), PathBuf::from);
+    let path = std::env::var_os("CILIUM_BPF_OBJECT").map_or_else(|| target.join("bpf/cilium.o"), PathBuf::from);
+    if !path.exists() {
+        assert!(std::env::var_os("CI").is_none(), "CI must run this: no programs at {}", path.display());
+        eprintln!("skipped: no programs at {}: run `cargo xtask bpf`", path.display());
+        return None;
+    }
+    Some(path)
+}
+
+fn ip(args: &[&str]) {
+    let out = std::process::Command::new("ip").args(args).output().expect("iproute2 is installed");
+    assert!(out.status.success(), "ip {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+}
+
+#[test]
+fn programs_run_at_once_and_become_links_in_a_quiet_moment() {
+    let Some(object) = object() else { return };
+    let Some(fs) = Bpffs::mount("attach") else { return };
+    if !loader::has_tcx() {
+        eprintln!("skipped: this kernel has no TCX, so there is nothing to promote to");
+        return;
+    }
+    // The promoting thread is started inside the namespace and so stays in it.
+    // SAFETY: unshare(2) takes no pointers; only this test's thread moves.
+    assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
+    ip(&["link", "add", "left", "type", "veth", "peer", "name", "right"]);
+    let mut config = LoaderConfig::new(object, abi::config::NodeConfig::default());
+    fs.0.clone_into(&mut config.bpffs);
+    config.map_sizes = sizes();
+    let datapath = Arc::new(Datapath::open(&config).unwrap_or_else(|e| panic!("{e}")));
+    let attachments = Attachments::new(datapath.clone()).expect("a thread");
+    let (left, right) = (Interface::by_name("left").expect("there"), Interface::by_name("right").expect("there"));
+    let program = Program::FromContainer;
+    for interface in [&left, &right] {
+        let outcome = attachments.attach(program, interface, Direction::Ingress).expect("attaching");
+        assert_eq!(outcome, Outcome::Provisional);
+    }
+    assert!(attachments.detach(program, &right, Direction::Ingress).expect("detaching"), "before it is promoted");
+    let links = || datapath.links().expect("listing").into_iter().map(|link| link.ifindex).collect::<Vec<_>>();
+    let patience = std::time::Instant::now();
+    while links() != [left.index] {
+        assert!(patience.elapsed() < std::time::Duration::from_secs(60), "{:?}", links());
+        std::thread::yield_now();
+    }
+    assert_eq!(datapath.attached(&left, Direction::Ingress).expect("asking").len(), 1);
+    assert_eq!(datapath.attached(&right, Direction::Ingress).expect("asking"), [], "and it is not brought back");
+    assert_eq!((attachments.pending(), attachments.failed()), (0, 0));
+    assert_eq!(attachments.attach(program, &left, Direction::Ingress).expect("again"), Outcome::Replaced);
 }
