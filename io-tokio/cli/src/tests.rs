@@ -1,0 +1,115 @@
+use std::io::{Read, Write};
+use std::os::unix::net::UnixListener;
+
+use clap::{CommandFactory, Parser};
+
+use super::*;
+
+/// An agent that gives one answer to everything; returns what it was asked.
+fn agent(answer: &'static str) -> (tempfile::TempDir, String, std::sync::mpsc::Receiver<String>) {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("cilium.sock");
+    let listener = UnixListener::bind(&path).expect("bind");
+    let (asked, requests) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut chunk = vec![0; 1 << 16];
+            let n = stream.read(&mut chunk).expect("a request");
+            let _ = asked.send(String::from_utf8_lossy(&chunk[..n]).into_owned());
+            let _ = write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{answer}", answer.len());
+        }
+    });
+    let path = path.display().to_string();
+    (dir, path, requests)
+}
+
+fn cilium(socket: &str, line: &str) -> Result<String, CliError> {
+    let words = ["cilium", "-H", socket].into_iter().chain(line.split_whitespace());
+    let arguments = Arguments::try_parse_from(words).map_err(|e| CliError::Invalid(e.to_string()))?;
+    let mut out = Vec::new();
+    run(&arguments, &mut out)?;
+    Ok(String::from_utf8(out).expect("text"))
+}
+
+#[test]
+fn the_command_line_is_consistent() {
+    Arguments::command().debug_assert();
+}
+
+#[test]
+fn endpoints_are_listed_with_all_their_labels() {
+    let (_dir, socket, _) = agent(
+        r#"[{"id":7,"status":{"state":"ready","identity":{"id":2000,"labels":["k8s:app=web","k8s:tier=front"]},
+        "policy":{"realized":{"policy-enabled":"ingress"}},"networking":{"addressing":[{"ipv4":"10.0.0.1","ipv6":"fd00::1"}]}}}]"#,
+    );
+    let text = cilium(&socket, "endpoint list --no-headers").expect("listed");
+    assert_eq!(
+        text,
+        "7   Enabled   Disabled   2000   k8s:app=web      fd00::1   10.0.0.1   ready\n                                k8s:tier=front\n"
+    );
+    let json: serde_json::Value =
+        serde_json::from_str(&cilium(&socket, "endpoint list -o json").expect("json")).expect("json");
+    assert_eq!(json[0]["status"]["identity"]["labels"][1], "k8s:tier=front");
+}
+
+#[test]
+fn status_fails_when_the_agent_is_not_well() {
+    let (_dir, socket, asked) = agent(r#"{"cilium":{"state":"Failure","msg":"no maps"}}"#);
+    let error = cilium(&socket, "status --brief").expect_err("not well");
+    assert_eq!(error.to_string(), "Cilium failed: no maps");
+    assert!(asked.recv().expect("a request").contains("brief: true"));
+    let (_dir, socket, _) = agent(r#"{"cilium":{"state":"Ok","msg":"1.17"}}"#);
+    assert_eq!(cilium(&socket, "status --brief").expect("well"), "OK\n");
+}
+
+#[test]
+fn an_agent_that_is_away_is_named_with_the_way_out() {
+    let error = cilium("/nowhere/cilium.sock", "endpoint list").expect_err("nobody").to_string();
+    assert!(error.contains("/nowhere/cilium.sock") && error.contains("CILIUM_SOCK"), "{error}");
+    let error = cilium("/nowhere/cilium.sock", "monitor").expect_err("nobody").to_string();
+    assert!(error.contains("/nowhere/monitor1_2.sock"), "{error}");
+    let error = cilium("/nowhere/cilium.sock", "--bpf-root /nowhere bpf ct list").expect_err("no maps").to_string();
+    assert!(error.contains("--bpf-root"), "{error}");
+}
+
+#[test]
+fn a_service_is_asked_for_as_the_api_wants_it() {
+    let (_dir, socket, asked) = agent("null");
+    let line = "service update --id 3 --frontend [fd00::10]:80 --backends [fd00::1]:8080,[fd00::2]:8080 --states active,maintenance --name shop/web";
+    cilium(&socket, line).expect("accepted");
+    let request = asked.recv().expect("a request");
+    assert!(request.starts_with("PUT /v1/service/3 "), "{request}");
+    let body: serde_json::Value =
+        serde_json::from_str(request.split("\r\n\r\n").nth(1).expect("a body")).expect("json");
+    assert_eq!(body["backend-addresses"][1]["state"], "maintenance");
+    assert_eq!((&body["flags"]["name"], &body["flags"]["type"]), (&"web".into(), &"ClusterIP".into()));
+    for (line, want) in [
+        ("service update --id 3 --frontend 10.0.0.1", "--frontend"),
+        ("service update --id 3 --frontend 10.0.0.1:80 --backends [fd00::1]:80", "another address family"),
+        (
+            "service update --id 3 --frontend 10.0.0.1:80 --backends 10.0.0.2:80 --states active,active",
+            "2 values for 1",
+        ),
+        ("service update --id 3 --frontend 10.0.0.1:80 --backends 10.0.0.2:99999", "--backends"),
+    ] {
+        let error = cilium(&socket, line).expect_err(line).to_string();
+        assert!(error.contains(want), "{line}: {error}");
+    }
+}
+
+#[test]
+fn policies_are_checked_before_they_are_sent_and_mistakes_named() {
+    let (dir, socket, asked) = agent(r#"{"revision":5,"policy":"[]"}"#);
+    let good = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata:\n  name: a\n  namespace: shop\nspec:\n  endpointSelector: {}\n  ingress:\n  - fromEndpoints:\n    - {}\n";
+    let file = dir.path().join("p.yaml");
+    std::fs::write(&file, good).expect("temp dir");
+    let line = format!("policy import {}", file.display());
+    assert_eq!(cilium(&socket, &line).expect("accepted"), "Revision: 5\n");
+    assert!(asked.recv().expect("a request").contains("CiliumNetworkPolicy"));
+    std::fs::write(&file, good.replace("fromEndpoints", "fromEndpoint")).expect("temp dir");
+    for verb in ["import", "validate"] {
+        let error = cilium(&socket, &format!("policy {verb} {}", file.display())).expect_err("a mistake").to_string();
+        assert!(error.contains("p.yaml") && error.contains("fromEndpoint"), "{error}");
+    }
+    assert!(asked.try_recv().is_err(), "what is wrong is not sent");
+}
