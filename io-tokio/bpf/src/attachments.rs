@@ -122,8 +122,9 @@ impl Shared {
                 let promoted = Interface::by_index(ifindex)
                     .and_then(|interface| self.datapath.attach(program, &interface, direction));
                 let gone = matches!(promoted, Err(AttachError::Device { .. })) || Interface::by_index(ifindex).is_err();
-                if promoted.is_err() && !gone {
+                if let (Err(why), false) = (&promoted, gone) {
                     self.failed.fetch_add(1, Ordering::Relaxed);
+                    tracing::warn!(ifindex, %program, %why, "the program goes on as a filter");
                 }
                 drop(pending);
                 thread::yield_now();
