@@ -39,7 +39,11 @@ pub struct Run<'a> {
     pub mark: u32,
 }
 
-impl Env for Run<'_> {
+impl<'a> Env for Run<'a> {
+    type Node = &'a NodeConfig;
+    fn node(&self) -> &'a NodeConfig {
+        self.config
+    }
     fn packet_len(&self) -> u32 {
         self.packet.len() as u32
     }
@@ -65,10 +69,6 @@ impl Env for Run<'_> {
     }
     fn now_seconds(&self) -> u32 {
         (self.now_ns / 1_000_000_000) as u32
-    }
-    fn node_config<T: Plain>(&self, offset: usize) -> T {
-        let field = &self.config.as_bytes()[offset..offset + size_of::<T>()];
-        T::read_from_bytes(field).expect("the slice has the field's size")
     }
     fn runtime(&self, value: Runtime) -> u64 {
         self.maps.runtime(value)

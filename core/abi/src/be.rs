@@ -62,6 +62,37 @@ shared! {
     }
 }
 
+shared! {
+    /// An IPv6 address in network order, as two long words: what is compared and kept much, and lies aligned.
+    pub struct Wide6 {
+        /// As it lies in memory.
+        pub halves: [u64; 2],
+    }
+}
+
+impl From<Addr6> for Wide6 {
+    #[inline(always)]
+    fn from(addr: Addr6) -> Self {
+        zerocopy::transmute!(addr)
+    }
+}
+impl From<Wide6> for Addr6 {
+    #[inline(always)]
+    fn from(addr: Wide6) -> Self {
+        zerocopy::transmute!(addr)
+    }
+}
+impl From<Ipv6Addr> for Wide6 {
+    fn from(ip: Ipv6Addr) -> Self {
+        Addr6::from(ip).into()
+    }
+}
+impl From<Wide6> for Ipv6Addr {
+    fn from(addr: Wide6) -> Self {
+        Addr6::from(addr).into()
+    }
+}
+
 impl From<Ipv4Addr> for Addr4 {
     fn from(ip: Ipv4Addr) -> Self {
         Self { raw: u32::from_ne_bytes(ip.octets()) }

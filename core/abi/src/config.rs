@@ -58,6 +58,9 @@ shared! {
     }
 }
 
+/// A configuration of zeros, which the loader replaces.
+pub const NODE_CONFIG_ZERO: NodeConfig = zerocopy::transmute!([0u8; core::mem::size_of::<NodeConfig>()]);
+
 /// Index into [`NodeConfig::lifetimes`] (reference: conntrack timers).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]

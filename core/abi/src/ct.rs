@@ -5,7 +5,7 @@
 //! finds a connection from either direction; the entry says who opened it. A connection between two pods
 //! of one node has two entries, one at each side, because each side is policed for itself.
 
-use crate::be::{Addr4, Addr6, Port};
+use crate::be::{Addr4, Addr6, Port, Wide6};
 use crate::shared;
 
 shared! {
@@ -45,14 +45,14 @@ shared! {
 
 /// Defines key and value of one family.
 macro_rules! family {
-    ($key:ident, $entry:ident, $addr:ty, $name:literal) => {
+    ($key:ident, $entry:ident, $key_addr:ty, $addr:ty, $name:literal) => {
         shared! {
             #[doc = concat!("Key of `cilium_ct", $name, "_global` (TCP) and `cilium_ct_any", $name, "_global` (the rest).")]
             pub struct $key {
                 /// The smaller end's address.
-                pub a: $addr,
+                pub a: $key_addr,
                 /// The larger end's address.
-                pub b: $addr,
+                pub b: $key_addr,
                 /// The smaller end's port. An ICMP echo has its identifier at the end that asked and 0 at the other, so that
                 /// a request from the far end is not taken for an answer.
                 pub a_port: Port,
@@ -80,8 +80,8 @@ macro_rules! family {
         }
     };
 }
-family!(CtKey4, CtEntry4, Addr4, "4");
-family!(CtKey6, CtEntry6, Addr6, "6");
+family!(CtKey4, CtEntry4, Addr4, Addr4, "4");
+family!(CtKey6, CtEntry6, Wide6, Addr6, "6");
 
 /// The local endpoint is end `a`.
 pub const SIDE_A: u8 = 0;

@@ -119,7 +119,9 @@ shared! {
         /// Authentication type.
         pub auth_type: u8,
         /// Zero.
-        pub pad: [u8; 3],
+        pub pad: u8,
+        /// Zero.
+        pub pad2: u16,
     }
 
     /// A whole drop record.

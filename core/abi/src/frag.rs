@@ -28,7 +28,9 @@ shared! {
         /// IP protocol number.
         pub proto: u8,
         /// Zero.
-        pub pad: [u8; 3],
+        pub pad: u8,
+        /// Zero.
+        pub pad2: u16,
     }
     /// Value of both: the transport ports of the datagram.
     pub struct FragPorts {

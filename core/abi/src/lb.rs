@@ -20,7 +20,7 @@ macro_rules! family {
                 /// [`SCOPE_EXTERNAL`] or [`SCOPE_INTERNAL`].
                 pub scope: u8,
                 /// Zero.
-                pub pad: [u8; 2],
+                pub pad: u16,
             }
 
             #[doc = concat!("Value of `cilium_lb", $name, "_backends_v3`, keyed by backend id (u32).")]

@@ -17,6 +17,8 @@ pub enum MapKind {
     PerCpuHash,
     /// `BPF_MAP_TYPE_ARRAY`
     Array,
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY` (only the programs' own scratch memory, which is not listed here)
+    PerCpuArray,
     /// `BPF_MAP_TYPE_RINGBUF` (`max_entries` is its size in bytes)
     RingBuf,
 }

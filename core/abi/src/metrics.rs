@@ -14,7 +14,9 @@ shared! {
         /// Source file id, 0: none.
         pub file: u8,
         /// Zero.
-        pub reserved: [u8; 3],
+        pub reserved: u8,
+        /// Zero.
+        pub reserved2: u16,
     }
     /// Value of `cilium_metrics`, one per CPU.
     pub struct MetricsValue {
@@ -33,3 +35,12 @@ pub const DIR_INGRESS: u8 = 1;
 pub const DIR_EGRESS: u8 = 2;
 /// Service translation.
 pub const DIR_SERVICE: u8 = 3;
+
+impl MetricsKey {
+    /// The key of a reason and direction, no source line.
+    #[inline(always)]
+    pub const fn new(reason: u8, dir: u8) -> Self {
+        // Two words: field by field, the compiler zeroes the rest by a call in BPF.
+        zerocopy::transmute!([u32::from_ne_bytes([reason, dir, 0, 0]), 0])
+    }
+}

@@ -11,7 +11,7 @@
 //! - Nothing may panic, block or allocate on behalf of the pipeline.
 //! - The result depends only on packet, maps, configuration and time, so two implementations given the same give the same.
 
-use abi::config::Runtime;
+use abi::config::{NodeConfig, Runtime};
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::event::{DropNotify, DropRecord, PolicyVerdictNotify, PolicyVerdictRecord, TraceNotify, TraceRecord};
 use abi::frag::FragPorts;
@@ -20,6 +20,8 @@ use abi::lb::LbService;
 use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use abi::{Plain, be::Port};
+
+use zerocopy::IntoBytes;
 
 use crate::checksum;
 use crate::family::{Family, V4, V6};
@@ -40,6 +42,16 @@ pub trait Env: FamilyMaps<V4> + FamilyMaps<V6> {
 
     /// Cuts the packet to `len` bytes or appends zero bytes up to it.
     fn resize(&mut self, len: u32) -> Option<()>;
+
+    /// Returns `word`.
+    ///
+    /// The kernel's verifier walks every path with every value it can tell apart. Where paths meet and what they
+    /// found out is packed in a word, an implementation for the kernel makes it forget the difference, so that what follows is
+    /// walked once.
+    #[inline(always)]
+    fn forget(&self, word: u64) -> u64 {
+        word
+    }
 
     /// Sets the packet's mark, which the host's network stack sees.
     fn set_mark(&mut self, mark: u32);
@@ -68,8 +80,11 @@ pub trait Env: FamilyMaps<V4> + FamilyMaps<V6> {
     /// Seconds of the monotonic clock. May be as coarse as a timer tick.
     fn now_seconds(&self) -> u32;
 
-    /// The field of type `T` at byte `offset` of the node's [`abi::config::NodeConfig`].
-    fn node_config<T: Plain>(&self, offset: usize) -> T;
+    /// How the node's configuration is read.
+    type Node: NodeFields;
+
+    /// The node's configuration. Apart from `self`, so that it can be read while a map's value is borrowed.
+    fn node(&self) -> Self::Node;
 
     /// A value of `cilium_runtime_config`; 0 when it was never written.
     fn runtime(&self, value: Runtime) -> u64;
@@ -92,6 +107,19 @@ pub trait Env: FamilyMaps<V4> + FamilyMaps<V6> {
     /// Writes an event record: prefix (time in nanoseconds, `cookie`, CPU), `notification`, and the first
     /// [`Notification::captured`] bytes of the packet, the rest of the payload zero. A full buffer loses the record.
     fn event<N: Notification>(&mut self, cookie: u32, notification: &N);
+}
+
+/// The node's configuration, field by field. See [`crate::config`].
+pub trait NodeFields: Copy {
+    /// The field of type `T` at byte `offset` of [`NodeConfig`].
+    fn field<T: Plain>(self, offset: usize) -> T;
+}
+
+impl NodeFields for &NodeConfig {
+    fn field<T: Plain>(self, offset: usize) -> T {
+        let bytes = self.as_bytes().get(offset..).and_then(|rest| T::read_from_prefix(rest).ok());
+        bytes.expect("offset and type are those of a field").0
+    }
 }
 
 /// The maps that exist once for each address family.

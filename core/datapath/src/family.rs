@@ -1,10 +1,10 @@
 //! What differs between IPv4 and IPv6, as one trait, so that the pipeline is written once.
 
 use abi::Plain;
-use abi::be::{Addr4, Addr6, Port};
+use abi::be::{Addr4, Addr6, Port, Wide6};
 use abi::config::NodeConfig;
 use abi::ct::{Connection, CtEntry4, CtEntry6, CtKey4, CtKey6, SIDE_A, SIDE_B};
-use abi::endpoint::{Device, EndpointKey};
+use abi::endpoint::EndpointKey;
 use abi::frag::{FragKey4, FragKey6};
 use abi::ipcache::IpcacheKey;
 use abi::lb::{
@@ -14,7 +14,9 @@ use core::mem::offset_of;
 use wire::{header, protocol};
 
 use crate::checksum;
-use crate::env::Env;
+use crate::env::{Env, NodeFields};
+use crate::parse::{self, Network};
+use crate::verdict::DropReason;
 
 /// IPv4.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,14 +85,12 @@ pub trait Family: Copy + 'static {
     fn endpoint_key(addr: &Self::Addr) -> EndpointKey;
     /// The key with which `cilium_ipcache` is asked about an address.
     fn ipcache_key(addr: &Self::Addr) -> IpcacheKey;
-    /// The address an endpoint may use as source.
-    fn source_of(device: &Device) -> Self::Addr;
     /// Checksum difference of replacing one address by another.
     fn difference(old: &Self::Addr, new: &Self::Addr) -> u32;
     /// Mixes an address into 32 bits.
     fn mix(addr: &Self::Addr) -> u32;
-    /// As events carry addresses: IPv4 in the first four bytes.
-    fn wide(addr: &Self::Addr) -> Addr6;
+    /// Reads the network header at `offset`.
+    fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason>;
     /// Identity of addresses outside the cluster.
     fn world<E: Env>(env: &E) -> u32;
     /// The router's address, [`Family::UNSPECIFIED`] when the family is off.
@@ -105,14 +105,13 @@ fn local_first4(local: &End<Addr4>, remote: &End<Addr4>) -> bool {
 }
 
 #[inline(always)]
-fn local_first6(local: &End<Addr6>, remote: &End<Addr6>) -> bool {
-    let ([a, b, c, d], [e, f, g, h]) = (local.addr.words, remote.addr.words);
-    let high = |x: u32, y: u32| (x as u64) << 32 | y as u64;
-    if high(a, b) != high(e, f) {
-        return high(a, b) < high(e, f);
+fn local_first6(local: &End<Wide6>, remote: &End<Wide6>) -> bool {
+    let ([a, b], [c, d]) = (local.addr.halves, remote.addr.halves);
+    if a != c {
+        return a < c;
     }
-    if high(c, d) != high(g, h) {
-        return high(c, d) < high(g, h);
+    if b != d {
+        return b < d;
     }
     local.port.raw <= remote.port.raw
 }
@@ -160,7 +159,7 @@ impl Family for V4 {
     }
     #[inline(always)]
     fn lb_key(frontend: &End<Addr4>, proto: u8, slot: u16) -> LbKey4 {
-        LbKey4 { address: frontend.addr, dport: frontend.port, backend_slot: slot, proto, scope: 0, pad: [0; 2] }
+        LbKey4 { address: frontend.addr, dport: frontend.port, backend_slot: slot, proto, scope: 0, pad: 0 }
     }
     #[inline(always)]
     fn backend(backend: &LbBackend4) -> (End<Addr4>, u8) {
@@ -183,10 +182,6 @@ impl Family for V4 {
         IpcacheKey::v4(*addr, 32)
     }
     #[inline(always)]
-    fn source_of(device: &Device) -> Addr4 {
-        device.ipv4
-    }
-    #[inline(always)]
     fn difference(old: &Addr4, new: &Addr4) -> u32 {
         checksum::difference(old.raw, new.raw)
     }
@@ -195,21 +190,21 @@ impl Family for V4 {
         addr.raw
     }
     #[inline(always)]
-    fn wide(addr: &Addr4) -> Addr6 {
-        Addr6 { words: [addr.raw, 0, 0, 0] }
+    fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
+        parse::ipv4(env, offset)
     }
     #[inline(always)]
     fn world<E: Env>(env: &E) -> u32 {
-        env.node_config(offset_of!(NodeConfig, world_ipv4))
+        env.node().field(offset_of!(NodeConfig, world_ipv4))
     }
     #[inline(always)]
     fn router<E: Env>(env: &E) -> Addr4 {
-        env.node_config(offset_of!(NodeConfig, router_ipv4))
+        env.node().field(offset_of!(NodeConfig, router_ipv4))
     }
 }
 
 impl Family for V6 {
-    type Addr = Addr6;
+    type Addr = Wide6;
     type CtKey = CtKey6;
     type CtEntry = CtEntry6;
     type LbKey = LbKey6;
@@ -221,22 +216,11 @@ impl Family for V6 {
     const ICMP: u8 = protocol::ICMPV6;
     const SRC: u32 = offset_of!(header::Ipv6, src) as u32;
     const DST: u32 = offset_of!(header::Ipv6, dst) as u32;
-    const LOOPBACK: Addr6 = {
-        let bits = SERVICE_LOOPBACK_IPV6.to_bits().to_be_bytes();
-        let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = bits;
-        Addr6 {
-            words: [
-                u32::from_ne_bytes([a, b, c, d]),
-                u32::from_ne_bytes([e, f, g, h]),
-                u32::from_ne_bytes([i, j, k, l]),
-                u32::from_ne_bytes([m, n, o, p]),
-            ],
-        }
-    };
-    const UNSPECIFIED: Addr6 = Addr6 { words: [0; 4] };
+    const LOOPBACK: Wide6 = zerocopy::transmute!(SERVICE_LOOPBACK_IPV6.octets());
+    const UNSPECIFIED: Wide6 = Wide6 { halves: [0; 2] };
 
     #[inline(always)]
-    fn ct_key(local: &End<Addr6>, remote: &End<Addr6>, protocol: u8) -> CtKey6 {
+    fn ct_key(local: &End<Wide6>, remote: &End<Wide6>, protocol: u8) -> CtKey6 {
         if local_first6(local, remote) {
             CtKey6 {
                 a: local.addr,
@@ -260,67 +244,65 @@ impl Family for V6 {
         }
     }
     #[inline(always)]
-    fn ct_entry(connection: Connection, nat: &End<Addr6>) -> CtEntry6 {
-        CtEntry6 { connection, nat_addr: nat.addr, nat_port: nat.port, pad: 0 }
+    fn ct_entry(connection: Connection, nat: &End<Wide6>) -> CtEntry6 {
+        CtEntry6 { connection, nat_addr: nat.addr.into(), nat_port: nat.port, pad: 0 }
     }
     #[inline(always)]
     fn connection(entry: &mut CtEntry6) -> &mut Connection {
         &mut entry.connection
     }
     #[inline(always)]
-    fn nat(entry: &CtEntry6) -> End<Addr6> {
-        End { addr: entry.nat_addr, port: entry.nat_port }
+    fn nat(entry: &CtEntry6) -> End<Wide6> {
+        End { addr: entry.nat_addr.into(), port: entry.nat_port }
     }
     #[inline(always)]
-    fn lb_key(frontend: &End<Addr6>, proto: u8, slot: u16) -> LbKey6 {
-        LbKey6 { address: frontend.addr, dport: frontend.port, backend_slot: slot, proto, scope: 0, pad: [0; 2] }
+    fn lb_key(frontend: &End<Wide6>, proto: u8, slot: u16) -> LbKey6 {
+        LbKey6 { address: frontend.addr.into(), dport: frontend.port, backend_slot: slot, proto, scope: 0, pad: 0 }
     }
     #[inline(always)]
-    fn backend(backend: &LbBackend6) -> (End<Addr6>, u8) {
-        (End { addr: backend.address, port: backend.port }, backend.flags)
+    fn backend(backend: &LbBackend6) -> (End<Wide6>, u8) {
+        (End { addr: backend.address.into(), port: backend.port }, backend.flags)
     }
     #[inline(always)]
-    fn frontend(entry: &LbRevNat6) -> End<Addr6> {
-        End { addr: entry.address, port: entry.port }
+    fn frontend(entry: &LbRevNat6) -> End<Wide6> {
+        End { addr: entry.address.into(), port: entry.port }
     }
     #[inline(always)]
-    fn frag_key(src: &Addr6, dst: &Addr6, id: u32, proto: u8) -> FragKey6 {
-        FragKey6 { daddr: *dst, saddr: *src, id, proto, pad: [0; 3] }
+    fn frag_key(src: &Wide6, dst: &Wide6, id: u32, proto: u8) -> FragKey6 {
+        FragKey6 { daddr: (*dst).into(), saddr: (*src).into(), id, proto, pad: 0, pad2: 0 }
     }
     #[inline(always)]
-    fn endpoint_key(addr: &Addr6) -> EndpointKey {
-        EndpointKey::v6(*addr)
+    fn endpoint_key(addr: &Wide6) -> EndpointKey {
+        EndpointKey::v6((*addr).into())
     }
     #[inline(always)]
-    fn ipcache_key(addr: &Addr6) -> IpcacheKey {
-        IpcacheKey::v6(*addr, 128)
+    fn ipcache_key(addr: &Wide6) -> IpcacheKey {
+        IpcacheKey::v6((*addr).into(), 128)
     }
     #[inline(always)]
-    fn source_of(device: &Device) -> Addr6 {
-        device.ipv6
+    fn difference(old: &Wide6, new: &Wide6) -> u32 {
+        let difference = |old: u64, new: u64| {
+            let high = checksum::difference((old >> 32) as u32, (new >> 32) as u32);
+            checksum::add(high, checksum::difference(old as u32, new as u32))
+        };
+        let ([a, b], [c, d]) = (old.halves, new.halves);
+        checksum::add(difference(a, c), difference(b, d))
     }
     #[inline(always)]
-    fn difference(old: &Addr6, new: &Addr6) -> u32 {
-        let ([a, b, c, d], [e, f, g, h]) = (old.words, new.words);
-        let high = checksum::add(checksum::difference(a, e), checksum::difference(b, f));
-        let low = checksum::add(checksum::difference(c, g), checksum::difference(d, h));
-        checksum::add(high, low)
+    fn mix(addr: &Wide6) -> u32 {
+        let [a, b] = addr.halves;
+        crate::hash::mix((a ^ a >> 32) as u32, b as u32, (b >> 32) as u32)
     }
     #[inline(always)]
-    fn mix(addr: &Addr6) -> u32 {
-        let [a, b, c, d] = addr.words;
-        crate::hash::mix(a ^ b, c, d)
-    }
-    #[inline(always)]
-    fn wide(addr: &Addr6) -> Addr6 {
-        *addr
+    fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
+        parse::ipv6(env, offset)
     }
     #[inline(always)]
     fn world<E: Env>(env: &E) -> u32 {
-        env.node_config(offset_of!(NodeConfig, world_ipv6))
+        env.node().field(offset_of!(NodeConfig, world_ipv6))
     }
     #[inline(always)]
-    fn router<E: Env>(env: &E) -> Addr6 {
-        env.node_config(offset_of!(NodeConfig, router_ipv6))
+    fn router<E: Env>(env: &E) -> Wide6 {
+        env.node().field::<Addr6>(offset_of!(NodeConfig, router_ipv6)).into()
     }
 }

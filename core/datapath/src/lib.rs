@@ -3,11 +3,26 @@
 #![forbid(unsafe_code)]
 
 pub mod checksum;
+pub mod config;
+pub mod conntrack;
+pub mod egress;
 pub mod env;
+pub mod events;
 pub mod family;
 pub mod hash;
+pub mod hooks;
+pub mod icmp;
+pub mod ingress;
+pub mod lb;
+pub mod maps;
+pub mod nat;
+pub mod neighbour;
+pub mod parse;
+pub mod policy;
+pub mod side;
 pub mod verdict;
 
-pub use env::{Env, FamilyMaps, Notification};
+pub use env::{Env, FamilyMaps, NodeFields, Notification};
 pub use family::{End, Family, V4, V6};
+pub use hooks::{from_host, from_netdev, from_pod, to_pod};
 pub use verdict::{Action, DropReason, Verdict};

@@ -78,9 +78,9 @@ headers! {
         /// Hop limit.
         pub hop_limit: u8,
         /// Source.
-        pub src: [u32; 4],
+        pub src: [u64; 2],
         /// Destination.
-        pub dst: [u32; 4],
+        pub dst: [u64; 2],
     }
     /// IPv6 fragment header, 8 bytes.
     pub struct Ipv6Fragment {

@@ -1,13 +1,79 @@
-//! The eBPF programs. First form: one program that lets every packet pass, which proves the build and the loading.
+//! The eBPF programs: the packet pipeline of `core/datapath` at the hooks of tc.
+//!
+//! Nothing is decided here. A program wraps its packet, calls the pipeline's entry point for its hook, and turns
+//! the verdict into what the kernel wants, in one place. Verdict and argument are also left in the packet's
+//! `cb` words 0 and 1, where test runs read them.
 #![no_std]
 #![no_main]
+#![feature(asm_experimental_arch, core_intrinsics)]
+#![allow(internal_features)]
 
-use aya_ebpf::{bindings::TC_ACT_UNSPEC, macros::classifier, programs::TcContext};
+mod map;
+mod maps;
+mod packet;
+mod words;
 
-/// Lets the packet go on to the next program, or to the stack.
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use datapath::{Action, Verdict};
+
+use crate::packet::Packet;
+
+/// Mark of packets for the proxy; the port is in the upper half (reference: marks).
+const MARK_TO_PROXY: u32 = 0x0200;
+
+/// A packet leaves a pod.
 #[classifier]
-pub fn pass(_ctx: TcContext) -> i32 {
-    TC_ACT_UNSPEC
+#[inline(always)]
+fn cil_from_container(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    act(skb, datapath::from_pod(&mut Packet::new(skb)))
+}
+
+/// A packet reaches a pod from the host's stack.
+#[classifier]
+#[inline(always)]
+fn cil_to_container(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    act(skb, datapath::to_pod(&mut Packet::new(skb)))
+}
+
+/// A packet leaves the host by `cilium_host`.
+#[classifier]
+#[inline(always)]
+fn cil_from_host(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    act(skb, datapath::from_host(&mut Packet::new(skb)))
+}
+
+/// A packet reaches the node from outside.
+#[classifier]
+#[inline(always)]
+fn cil_from_netdev(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    act(skb, datapath::from_netdev(&mut Packet::new(skb)))
+}
+
+/// Carries a verdict out.
+#[inline(always)]
+fn act(skb: *mut __sk_buff, verdict: Verdict) -> i32 {
+    // SAFETY: fields of the context that programs may write, and helpers without pointers.
+    unsafe {
+        (*skb).cb[0] = verdict.action as u32;
+        (*skb).cb[1] = verdict.argument;
+        match verdict.action {
+            Action::Pass => TC_ACT_OK,
+            Action::Drop => TC_ACT_SHOT,
+            Action::RedirectPeer => helpers::bpf_redirect_peer(verdict.argument, 0) as i32,
+            Action::Redirect => helpers::bpf_redirect(verdict.argument, 0) as i32,
+            Action::Proxy => {
+                (*skb).mark = MARK_TO_PROXY | verdict.argument << 16;
+                TC_ACT_OK
+            }
+        }
+    }
 }
 
 /// The kernel hands GPL-only helpers to programs under a licence compatible with the GPL.

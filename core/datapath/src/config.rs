@@ -1,0 +1,57 @@
+//! The node's configuration, one field at a time.
+//!
+//! In the kernel each of these is one load from read-only data that the verifier knows, so a test of a switched-off
+//! feature removes the feature's code. Never copied as a whole: that would be a stack full of loads for each packet.
+
+use abi::config::{Lifetime, NodeConfig};
+use core::mem::{offset_of, size_of};
+
+use crate::env::NodeFields;
+
+/// `NODE_*` bits.
+#[inline(always)]
+pub fn flags<N: NodeFields>(node: N) -> u32 {
+    node.field(offset_of!(NodeConfig, flags))
+}
+
+/// Whether all of the `NODE_*` bits in `mask` are set.
+#[inline(always)]
+pub fn enabled<N: NodeFields>(node: N, mask: u32) -> bool {
+    flags(node) & mask == mask
+}
+
+/// Monitor aggregation level.
+#[inline(always)]
+pub fn aggregation<N: NodeFields>(node: N) -> u32 {
+    node.field(offset_of!(NodeConfig, monitor_aggregation))
+}
+
+/// Seconds between reports of one connection and direction.
+#[inline(always)]
+pub fn report_interval<N: NodeFields>(node: N) -> u32 {
+    node.field(offset_of!(NodeConfig, report_interval))
+}
+
+/// TCP flags whose first appearance is reported.
+#[inline(always)]
+pub fn report_tcp_flags<N: NodeFields>(node: N) -> u8 {
+    node.field::<u32>(offset_of!(NodeConfig, report_tcp_flags)) as u8
+}
+
+/// Packet bytes copied into events.
+#[inline(always)]
+pub fn capture_len<N: NodeFields>(node: N) -> u32 {
+    node.field(offset_of!(NodeConfig, capture_len))
+}
+
+/// A connection lifetime in seconds.
+#[inline(always)]
+pub fn lifetime<N: NodeFields>(node: N, which: Lifetime) -> u32 {
+    node.field(offset_of!(NodeConfig, lifetimes) + which as usize * size_of::<u32>())
+}
+
+/// Mixed into every hash.
+#[inline(always)]
+pub fn seed<N: NodeFields>(node: N) -> u32 {
+    node.field(offset_of!(NodeConfig, seed))
+}

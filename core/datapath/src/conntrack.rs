@@ -1,0 +1,293 @@
+//! Connection tracking at one endpoint's side: one look-up answers for both directions.
+//!
+//! An entry is found by the ordered pair of ends (see [`abi::ct`]); it says who opened the connection, so the packet's
+//! direction tells whether it is a reply. Several CPUs may touch one entry at once, so a field is written only by the
+//! direction it belongs to, and only when it changes: `tx_*` by the opener's packets, `rx_*` by the others'. Two packets
+//! of one direction on two CPUs may lose a flag or a second of lifetime, never a verdict. Whoever closes is
+//! read from those bytes; the closing bits in `flags` repeat it for people.
+//!
+//! What would let a dead connection stand for a new one is not found at all: an expired entry, a SYN on
+//! one that is closing, and a SYN from the end that did not open it.
+
+use abi::be::Port;
+use abi::config::Lifetime;
+use abi::ct::{CT_INBOUND, CT_RX_CLOSING, CT_SEEN_NON_SYN, CT_SERVICE, CT_TX_CLOSING, Connection};
+use abi::event::reason;
+use wire::tcp_flags::{ACK, FIN, RST, SYN};
+
+use crate::config;
+use crate::env::{Env, FamilyMaps, NodeFields};
+use crate::family::{End, Family};
+use crate::maps;
+use crate::parse::Flow;
+
+/// What is known about a packet's connection. Its small parts are packed: apart each would take eight bytes of stack.
+#[derive(Clone, Copy, Debug)]
+pub struct Found<F: Family> {
+    /// `CT_*` bits (16), reverse NAT index (16), proxy port (16), state (8), [`REPORT`], [`POLICY_STALE`], [`LB_STALE`].
+    bits: u64,
+    /// Backend id of a service entry (high half) and identity of the remote end.
+    ids: u64,
+    /// Where a service entry translates to; for ICMP, the port is the type that opened the connection.
+    pub nat: End<F::Addr>,
+}
+
+/// Bit of [`Found`]: something about the connection is new.
+const REPORT: u64 = 1 << 56;
+/// Bit of [`Found`]: policy has moved since the connection was last judged.
+const POLICY_STALE: u64 = 1 << 57;
+/// Bit of [`Found`]: services have moved since the far end was last checked.
+const LB_STALE: u64 = 1 << 58;
+
+impl<F: Family> Found<F> {
+    /// Nothing is known: the packet opens a connection.
+    #[inline(always)]
+    pub fn nothing() -> Self {
+        Self {
+            bits: REPORT | (reason::NEW as u64) << 48,
+            ids: 0,
+            nat: End { addr: F::UNSPECIFIED, port: Port::from_raw(0) },
+        }
+    }
+
+    /// What an entry says about a packet in state `state`.
+    #[inline(always)]
+    fn entry(connection: &Connection, nat: End<F::Addr>, state: u8, report: bool, now: &Moment) -> Self {
+        let marks = if report { REPORT } else { 0 }
+            | if connection.policy_revision != now.policy { POLICY_STALE } else { 0 }
+            | if connection.lb_revision != now.lb { LB_STALE } else { 0 };
+        Self {
+            bits: connection.flags as u64
+                | (connection.rev_nat_index.raw as u64) << 16
+                | (connection.proxy_port.raw as u64) << 32
+                | (state as u64) << 48
+                | marks,
+            ids: (connection.backend_id as u64) << 32 | connection.peer_identity as u64,
+            nat,
+        }
+    }
+
+    /// The packet opens a connection to a service's backend.
+    #[inline(always)]
+    pub fn with_rev_nat(self, index: Port) -> Self {
+        Self { bits: self.bits & !0xffff_0000 | (index.raw as u64) << 16, ..self }
+    }
+
+    /// `NEW`, `ESTABLISHED` or `REPLY` of [`abi::event::reason`].
+    #[inline(always)]
+    pub fn state(&self) -> u8 {
+        (self.bits >> 48) as u8
+    }
+    /// Whether the packet opens a connection.
+    #[inline(always)]
+    pub fn is_new(&self) -> bool {
+        self.state() == reason::NEW
+    }
+    /// Whether something about the connection is new: worth a trace event.
+    #[inline(always)]
+    pub fn report(&self) -> bool {
+        self.bits & REPORT != 0
+    }
+    /// Whether policy has moved since the connection was last judged.
+    #[inline(always)]
+    pub fn policy_stale(&self) -> bool {
+        self.bits & POLICY_STALE != 0
+    }
+    /// Whether services have moved since the far end was last checked.
+    #[inline(always)]
+    pub fn lb_stale(&self) -> bool {
+        self.bits & LB_STALE != 0
+    }
+    /// Whether any of the `CT_*` bits in `mask` is set.
+    #[inline(always)]
+    pub fn has(&self, mask: u16) -> bool {
+        self.bits & mask as u64 != 0
+    }
+    /// Reverse NAT index; 0: none.
+    #[inline(always)]
+    pub fn rev_nat(&self) -> Port {
+        Port::from_raw((self.bits >> 16) as u16)
+    }
+    /// Proxy port; 0: none.
+    #[inline(always)]
+    pub fn proxy_port(&self) -> Port {
+        Port::from_raw((self.bits >> 32) as u16)
+    }
+    /// Backend id of a service entry.
+    #[inline(always)]
+    pub fn backend_id(&self) -> u32 {
+        (self.ids >> 32) as u32
+    }
+    /// Identity of the remote end.
+    #[inline(always)]
+    pub fn peer_identity(&self) -> u32 {
+        self.ids as u32
+    }
+}
+
+/// The moment of a packet: time and revisions, read before anything is decided by them.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Seconds of the monotonic clock.
+    pub seconds: u32,
+    /// Policy revision. A verdict found after this was read is at least as new.
+    pub policy: u32,
+    /// Load-balancer revision.
+    pub lb: u32,
+}
+
+impl Moment {
+    /// Now.
+    #[inline(always)]
+    pub fn read<E: Env>(env: &E) -> Self {
+        Self {
+            seconds: env.now_seconds(),
+            policy: env.runtime(abi::config::Runtime::PolicyRevision) as u32,
+            lb: env.runtime(abi::config::Runtime::LbRevision) as u32,
+        }
+    }
+}
+
+/// How long a connection with this history lives on, in seconds.
+///
+/// Both ends closed, or a reset before both ends spoke: it ends soon. A reset from one end alone may be forged: it
+/// shortens the life, but a connection that goes on lives on. A service entry sees its client only: after
+/// the client's FIN the backend may still be sending, so it gets the grace period.
+#[inline(always)]
+fn lifetime<N: NodeFields>(node: N, tcp: bool, service: bool, tx: u8, rx: u8) -> u32 {
+    let closes = FIN | RST;
+    let which = if !tcp {
+        if service { Lifetime::ServiceAny } else { Lifetime::Any }
+    } else if (tx | rx) & !SYN == 0 {
+        Lifetime::TcpSyn
+    } else if (tx | rx) & closes == 0 {
+        if service { Lifetime::ServiceTcp } else { Lifetime::Tcp }
+    } else if service {
+        if tx & RST != 0 { Lifetime::TcpFin } else { Lifetime::ServiceTcpGrace }
+    } else if tx & closes != 0 && rx & closes != 0 {
+        Lifetime::TcpFin
+    } else if (tx | rx) & RST != 0 {
+        if tx & rx & SYN != 0 { Lifetime::TcpSyn } else { Lifetime::TcpFin }
+    } else {
+        Lifetime::Tcp
+    };
+    config::lifetime(node, which)
+}
+
+/// Whether TCP flags open a connection.
+#[inline(always)]
+pub const fn opens(flags: u8) -> bool {
+    flags & (SYN | ACK) == SYN
+}
+
+/// Looks a connection up and brings it up to date with this packet. `outbound`: the packet comes from the local end.
+#[inline(always)]
+pub fn lookup<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    key: &F::CtKey,
+    flow: &Flow<F>,
+    outbound: bool,
+    now: &Moment,
+) -> Found<F> {
+    let mut found = known::<F, E>(env, key, flow, outbound, now);
+    found.bits = env.forget(found.bits);
+    found
+}
+
+#[inline(always)]
+fn known<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    key: &F::CtKey,
+    flow: &Flow<F>,
+    outbound: bool,
+    now: &Moment,
+) -> Found<F> {
+    let node = env.node();
+    let tcp = flow.is_tcp();
+    let Some(entry) = maps::connection::<F, E>(env, tcp, key) else { return Found::nothing() };
+    let nat = F::nat(entry);
+    let connection = F::connection(entry);
+    let touched = touch(connection, flow, outbound, now, node);
+    if touched == STALE {
+        return Found::nothing();
+    }
+    Found::entry(connection, nat, (touched & 0xff) as u8, touched & TOUCHED_REPORT != 0, now)
+}
+
+/// What [`touch`] says of an entry that does not stand for the packet.
+const STALE: u32 = u32::MAX;
+/// Bit of what [`touch`] says: worth a trace event.
+const TOUCHED_REPORT: u32 = 1 << 8;
+
+/// Brings a live entry up to date. Returns the packet's state and [`TOUCHED_REPORT`], or [`STALE`].
+#[inline(always)]
+fn touch<F: Family, N: NodeFields>(
+    entry: &mut Connection,
+    flow: &Flow<F>,
+    outbound: bool,
+    now: &Moment,
+    node: N,
+) -> u32 {
+    if entry.lifetime <= now.seconds {
+        return STALE;
+    }
+    let opened_here = entry.flags & CT_INBOUND == 0;
+    let reply = opened_here != outbound;
+    let tcp = flow.is_tcp();
+    let (tx, rx) = (entry.tx_flags_seen, entry.rx_flags_seen);
+    if tcp && opens(flow.tcp_flags()) && (reply || (tx | rx) & (FIN | RST) != 0) {
+        return STALE;
+    }
+    let service = entry.flags & CT_SERVICE != 0;
+    let before = if reply { rx } else { tx };
+    let seen = before | flow.tcp_flags();
+    if seen != before {
+        let closing = flow.tcp_flags() & (FIN | RST) != 0;
+        let mut flags = entry.flags;
+        if flow.tcp_flags() & !SYN != 0 {
+            flags |= CT_SEEN_NON_SYN;
+        }
+        if reply {
+            entry.rx_flags_seen = seen;
+            flags |= if closing { CT_RX_CLOSING } else { 0 };
+        } else {
+            entry.tx_flags_seen = seen;
+            flags |= if closing { CT_TX_CLOSING } else { 0 };
+        }
+        if flags != entry.flags {
+            entry.flags = flags;
+        }
+    }
+    let (tx, rx) = if reply { (tx, seen) } else { (seen, rx) };
+    let until = now.seconds.wrapping_add(lifetime(node, tcp, service, tx, rx));
+    if until != entry.lifetime {
+        entry.lifetime = until;
+    }
+    let last = if reply { entry.last_rx_report } else { entry.last_tx_report };
+    let report = flow.tcp_flags() & config::report_tcp_flags(node) & !before != 0
+        || last.wrapping_add(config::report_interval(node)) <= now.seconds;
+    if report {
+        if reply {
+            entry.last_rx_report = now.seconds;
+        } else {
+            entry.last_tx_report = now.seconds;
+        }
+    }
+    let state = if reply { reason::REPLY } else { reason::ESTABLISHED };
+    state as u32 | if report { TOUCHED_REPORT } else { 0 }
+}
+
+/// A connection that opens now with `flow`. The caller fills in what is special about it.
+#[inline(always)]
+pub fn opening<F: Family, E: Env>(env: &E, flow: &Flow<F>, flags: u16, now: &Moment) -> Connection {
+    let service = flags & CT_SERVICE != 0;
+    Connection {
+        lifetime: now.seconds.wrapping_add(lifetime(env.node(), flow.is_tcp(), service, flow.tcp_flags(), 0)),
+        policy_revision: now.policy,
+        lb_revision: now.lb,
+        last_tx_report: now.seconds,
+        flags,
+        tx_flags_seen: flow.tcp_flags(),
+        ..Connection::default()
+    }
+}

@@ -1,0 +1,257 @@
+//! A packet from a pod: its service, its connection, its policy, and where it goes.
+
+use abi::be::Port;
+use abi::config::NODE_HOST_ROUTING;
+use abi::ct::{CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
+use abi::endpoint::{DEVICE_ANY_SOURCE, ENDPOINT_HOST};
+use abi::event::{point, reason};
+
+use crate::config;
+use crate::conntrack::{self, Found, Moment};
+use crate::env::{Env, FamilyMaps};
+use crate::events::{self, Outcome, Report};
+use crate::family::{End, Family};
+use crate::icmp;
+use crate::ingress;
+use crate::lb::{self, Target};
+use crate::maps;
+use crate::nat;
+use crate::parse::{self, Flow, Network};
+use crate::policy::{self, Local, Peer};
+use crate::side;
+use crate::verdict::{DropReason, Verdict};
+
+/// Mark of packets whose identity is in the mark (reference: marks).
+const MARK_IDENTITY: u32 = 0x0f00;
+
+/// The mark that carries `identity` into the host's stack.
+#[inline(always)]
+const fn identity_mark(identity: u32) -> u32 {
+    (identity & 0xffff) << 16 | (identity >> 16) & 0xff | MARK_IDENTITY
+}
+
+/// Whether the pod may send from this address.
+#[inline(always)]
+pub fn source_is_valid<F: Family>(local: &Local, own: &F::Addr, src: &F::Addr) -> bool {
+    local.flags & DEVICE_ANY_SOURCE != 0 || (src == own && *own != F::UNSPECIFIED)
+}
+
+/// Carries a packet with network header `network` from the pod `local`, whose only address is `own`.
+#[inline(always)]
+pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    local: &Local,
+    own: &F::Addr,
+    network: &Network<F>,
+    report: &mut Report,
+) -> Result<Verdict, DropReason> {
+    if !source_is_valid::<F>(local, own, &network.src) {
+        return Err(DropReason::InvalidSource);
+    }
+    let mut flow = parse::transport::<F, E>(env, network)?;
+    report.set_hash(flow.hash(config::seed(env.node())));
+    if config::aggregation(env.node()) == 0 {
+        events::trace(env, report, Outcome::at(point::FROM_ENDPOINT, reason::UNKNOWN, false));
+    }
+    let now = Moment::read(env);
+    if flow.is_icmp_error() {
+        let related = icmp::related(env, &flow, local, true, &now)?;
+        if related.known {
+            report.set_dst_identity(related.peer_identity);
+            icmp::translate(env, &mut flow, &related, true)?;
+            return route(env, local, &mut flow, report, &now, reason::RELATED, true);
+        }
+    }
+    let mut key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
+    let mut found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
+    if found.has(CT_LB_LOOPBACK) {
+        return loopback_reply(env, local, &mut flow, &found, report);
+    }
+    if may_be_service(env, &flow, &key, &mut found, &now) {
+        let target = lb::resolve(env, &flow, &key, &found, &now)?;
+        found = Found::nothing();
+        if target.service {
+            if target.backend.addr == flow.src.addr {
+                return loopback(env, local, &mut flow, &target, report, &now);
+            }
+            nat::rewrite(env, &mut flow, nat::Which::Destination, &target.backend)?;
+            key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
+            found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
+            if found.has(CT_LB_LOOPBACK | CT_SERVICE) {
+                found = Found::nothing();
+            }
+            if found.is_new() {
+                found = found.with_rev_nat(target.rev_nat);
+            }
+        }
+    }
+    let proxy = police(env, local, &flow, &key, &found, report, &now)?;
+    if proxy != 0 {
+        return Ok(Verdict::proxy(proxy));
+    }
+    route(env, local, &mut flow, report, &now, found.state(), found.report())
+}
+
+/// Whether the service map must be asked: the connection is new, is a service's, or was last checked before services moved.
+#[inline(always)]
+fn may_be_service<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    flow: &Flow<F>,
+    key: &F::CtKey,
+    found: &mut Found<F>,
+    now: &Moment,
+) -> bool {
+    if !flow.has_ports() {
+        return false;
+    }
+    if found.is_new() || found.has(CT_SERVICE) {
+        return true;
+    }
+    if found.lb_stale() && found.state() == reason::ESTABLISHED && found.rev_nat().raw == 0 {
+        if lb::is_service::<F, E>(env, flow) {
+            *found = Found::nothing();
+            return true;
+        }
+        if let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), key) {
+            F::connection(entry).lb_revision = now.lb;
+        }
+    }
+    false
+}
+
+/// Polices the packet at the sender's side. Returns the proxy to redirect to, 0: none.
+#[inline(always)]
+fn police<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    local: &Local,
+    flow: &Flow<F>,
+    key: &F::CtKey,
+    found: &Found<F>,
+    report: &mut Report,
+    now: &Moment,
+) -> Result<u16, DropReason> {
+    report.set_dst_identity(found.peer_identity());
+    let proxy = if found.is_new() {
+        let peer = policy::peer::<F, E>(env, &flow.dst.addr);
+        report.set_dst_identity(peer.identity);
+        side::open(env, local, flow, key, &peer, report, now, found.rev_nat())?
+    } else if found.policy_stale() {
+        let peer = policy::peer::<F, E>(env, &flow.dst.addr);
+        report.set_dst_identity(peer.identity);
+        side::again(env, local, flow, key, found, &peer, report, now)?
+    } else {
+        found.proxy_port()
+    };
+    Ok(proxy.raw)
+}
+
+/// Finds the way to the destination: a pod of this node, this node, or the rest of the world.
+#[inline(always)]
+fn route<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    local: &Local,
+    flow: &mut Flow<F>,
+    report: &mut Report,
+    now: &Moment,
+    state: u8,
+    news: bool,
+) -> Result<Verdict, DropReason> {
+    let mut at = point::TO_STACK;
+    let mut ifindex = 0;
+    if let Some(endpoint) = env.endpoint(&F::endpoint_key(&flow.dst.addr)) {
+        if endpoint.flags & ENDPOINT_HOST != 0 {
+            at = point::TO_HOST;
+        } else {
+            ifindex = endpoint.ifindex;
+        }
+    }
+    if ifindex != 0 && config::enabled(env.node(), NODE_HOST_ROUTING) {
+        let peer = policy::local_peer::<F, E>(env, &flow.src.addr, local.identity);
+        return deliver_local(env, flow, &peer, report, now, ifindex);
+    }
+    env.set_mark(identity_mark(local.identity));
+    report.set_outcome(Outcome::at(at, state, news));
+    Ok(Verdict::PASS)
+}
+
+/// Polices the packet at the side of a pod of this node and delivers it.
+#[inline(always)]
+pub fn deliver_local<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    flow: &mut Flow<F>,
+    peer: &Peer,
+    report: &mut Report,
+    now: &Moment,
+    ifindex: u32,
+) -> Result<Verdict, DropReason> {
+    let Some(device) = env.device(ifindex) else { return Err(DropReason::NotReady) };
+    let local = Local::of(device);
+    let proxy = ingress::admit(env, &local, flow, peer, report, now)?;
+    if proxy != 0 {
+        return Ok(Verdict::proxy(proxy));
+    }
+    ingress::deliver(env, flow, ifindex)
+}
+
+/// A pod reaches itself through a service: the packet comes back to it from the loopback address of services.
+#[inline(always)]
+fn loopback<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    local: &Local,
+    flow: &mut Flow<F>,
+    target: &Target<F>,
+    report: &mut Report,
+    now: &Moment,
+) -> Result<Verdict, DropReason> {
+    let source = End { addr: F::LOOPBACK, port: flow.src.port };
+    nat::rewrite(env, flow, nat::Which::Destination, &target.backend)?;
+    nat::rewrite(env, flow, nat::Which::Source, &source)?;
+    // The pod is the server here, the loopback address the client.
+    let key = F::ct_key(&flow.dst, &flow.src, flow.protocol());
+    let found = conntrack::lookup::<F, E>(env, &key, flow, false, now);
+    if found.is_new() {
+        let mut connection = conntrack::opening(env, flow, CT_INBOUND | CT_LB_LOOPBACK, now);
+        connection.source_identity = local.identity;
+        connection.peer_identity = local.identity;
+        connection.rev_nat_index = target.rev_nat;
+        let entry = F::ct_entry(connection, &End { addr: F::UNSPECIFIED, port: Port::from_raw(0) });
+        if maps::track::<F, E>(env, flow.is_tcp(), &key, &entry).is_none() {
+            return Err(DropReason::ConnectionTableFull);
+        }
+    }
+    report.set_outcome(Outcome::at(point::TO_ENDPOINT, found.state(), found.report()).looped());
+    deliver_to_itself(env, local, flow, report)
+}
+
+/// The answer of a pod that reached itself through a service: back to it, from the service.
+#[inline(always)]
+fn loopback_reply<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    local: &Local,
+    flow: &mut Flow<F>,
+    found: &Found<F>,
+    report: &mut Report,
+) -> Result<Verdict, DropReason> {
+    let own = End { addr: flow.src.addr, port: flow.dst.port };
+    let Some(entry) = maps::reverse_nat::<F, E>(env, found.rev_nat()) else { return Err(DropReason::NoBackend) };
+    let frontend = F::frontend(entry);
+    nat::rewrite(env, flow, nat::Which::Source, &frontend)?;
+    nat::rewrite(env, flow, nat::Which::Destination, &own)?;
+    report.set_outcome(Outcome::at(point::TO_ENDPOINT, found.state(), found.report()));
+    deliver_to_itself(env, local, flow, report)
+}
+
+/// Hands a packet back to the pod it came from. No policy stands between a pod and itself.
+#[inline(always)]
+fn deliver_to_itself<F: Family, E: Env>(
+    env: &mut E,
+    local: &Local,
+    flow: &Flow<F>,
+    report: &mut Report,
+) -> Result<Verdict, DropReason> {
+    report.set_ingress();
+    report.set_dst_identity(local.identity);
+    report.set_dst_endpoint(local.lxc_id);
+    let ifindex = env.ifindex();
+    ingress::deliver(env, flow, ifindex)
+}

@@ -1,0 +1,57 @@
+//! The maps, under the names and sizes of `abi::maps`.
+
+use abi::config::NodeConfig;
+use abi::ct::{CtEntry4, CtEntry6, CtKey4, CtKey6};
+use abi::endpoint::{Device, EndpointInfo, EndpointKey};
+use abi::frag::{FragKey4, FragKey6, FragPorts};
+use abi::ipcache::{IpcacheEntry, IpcacheKey};
+use abi::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService};
+use abi::maps as spec;
+use abi::metrics::{MetricsKey, MetricsValue};
+use abi::policy::{PolicyEntry, PolicyKey};
+
+use crate::map::{Array, Hash, LpmTrie, LruHash, PerCpuHash, RingBuf};
+
+/// Declares one static for each map; the number of entries comes from the list the loader and the simulator read.
+macro_rules! maps {
+    ($($name:ident = $symbol:literal: $kind:ident<$($ty:ty),*>;)*) => { $(
+        #[doc = concat!("`", $symbol, "`")]
+        #[unsafe(link_section = ".maps")]
+        #[unsafe(export_name = $symbol)]
+        pub static $name: $kind<$($ty,)* { spec::$name.max_entries as usize }> = <$kind<_, _, _>>::new();
+    )* };
+}
+
+maps! {
+    LXC = "cilium_lxc": Hash<EndpointKey, EndpointInfo>;
+    DEVICES = "cilium_devices": Hash<u32, Device>;
+    IPCACHE = "cilium_ipcache": LpmTrie<IpcacheKey, IpcacheEntry>;
+    POLICY = "cilium_policy": LpmTrie<PolicyKey, PolicyEntry>;
+    CT4 = "cilium_ct4_global": LruHash<CtKey4, CtEntry4>;
+    CT_ANY4 = "cilium_ct_any4_global": LruHash<CtKey4, CtEntry4>;
+    CT6 = "cilium_ct6_global": LruHash<CtKey6, CtEntry6>;
+    CT_ANY6 = "cilium_ct_any6_global": LruHash<CtKey6, CtEntry6>;
+    LB4_SERVICES = "cilium_lb4_services_v2": Hash<LbKey4, LbService>;
+    LB6_SERVICES = "cilium_lb6_services_v2": Hash<LbKey6, LbService>;
+    LB4_BACKENDS = "cilium_lb4_backends_v3": Hash<u32, LbBackend4>;
+    LB6_BACKENDS = "cilium_lb6_backends_v3": Hash<u32, LbBackend6>;
+    LB4_REVERSE_NAT = "cilium_lb4_reverse_nat": Hash<u16, LbRevNat4>;
+    LB6_REVERSE_NAT = "cilium_lb6_reverse_nat": Hash<u16, LbRevNat6>;
+    FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
+    FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
+    METRICS = "cilium_metrics": PerCpuHash<MetricsKey, MetricsValue>;
+}
+
+/// `cilium_runtime_config`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_runtime_config")]
+pub static RUNTIME_CONFIG: Array<u64, { spec::RUNTIME_CONFIG.max_entries as usize }> = Array::new();
+
+/// `cilium_events`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_events")]
+pub static EVENTS: RingBuf<{ spec::EVENTS.max_entries as usize }> = RingBuf::new();
+
+/// What the loader sets when it loads the programs.
+#[unsafe(no_mangle)]
+pub static NODE_CONFIG: NodeConfig = abi::config::NODE_CONFIG_ZERO;

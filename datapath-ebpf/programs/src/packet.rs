@@ -1,0 +1,310 @@
+//! The pipeline's [`Env`] on a socket buffer and kernel helpers.
+//!
+//! Headers are read and written in place where they lie in the buffer's linear part, which is the usual case, and through
+//! helpers where they do not. The kernel makes a shared buffer private before a program that writes in place runs.
+
+use core::arch::asm;
+use core::mem::{MaybeUninit, size_of};
+use core::ptr;
+
+use abi::Plain;
+use abi::be::Port;
+use abi::config::{NodeConfig, Runtime};
+use abi::endpoint::{Device, EndpointInfo, EndpointKey};
+use abi::event::{PAYLOAD_LEN, Prefix};
+use abi::frag::FragPorts;
+use abi::ipcache::{IpcacheEntry, IpcacheKey};
+use abi::lb::LbService;
+use abi::metrics::{MetricsKey, MetricsValue};
+use abi::policy::{PolicyEntry, PolicyKey};
+use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::helpers::generated as helpers;
+use datapath::{Env, Family, FamilyMaps, NodeFields, Notification, V4, V6};
+
+use crate::maps;
+use crate::words::{self, OnStack};
+
+/// Offset of `data` in `__sk_buff`.
+const DATA: i32 = 76;
+/// Offset of `data_end` in `__sk_buff`.
+const DATA_END: i32 = 80;
+/// Direct access reaches this far; what lies further is read by helper. All offsets the pipeline uses often are below.
+const REACH: u32 = 0x1ff;
+
+/// A packet at a tc hook.
+pub struct Packet {
+    skb: *mut __sk_buff,
+}
+
+/// Loads a packet pointer from the context. In assembly, so that LLVM can neither narrow it to the 32 bits the
+/// field seems to have nor move it to where the verifier has lost it.
+#[inline(always)]
+fn pointer<const OFFSET: i32>(skb: *mut __sk_buff) -> usize {
+    let pointer: usize;
+    // SAFETY: reads a field of the context; the verifier turns it into a packet pointer.
+    unsafe {
+        asm!("{0} = *(u32 *)({1} + {2})", out(reg) pointer, in(reg) skb, const OFFSET, options(pure, readonly, nostack));
+    }
+    pointer
+}
+
+/// Where `T` lies at `offset` if it lies wholly in the linear part.
+///
+/// At an offset known only at run time, pointer and end are formed by one instruction each from a masked
+/// offset: LLVM would otherwise rewrite the comparison into one that tells the verifier nothing.
+#[inline(always)]
+fn place<T>(skb: *mut __sk_buff, offset: u32) -> Option<*mut T> {
+    let (data, end) = (pointer::<DATA>(skb), pointer::<DATA_END>(skb));
+    if core::intrinsics::is_val_statically_known(offset) {
+        let at = data + offset as usize;
+        return if at + size_of::<T>() > end { None } else { Some(at as *mut T) };
+    }
+    if offset > REACH {
+        return None;
+    }
+    let mut bounded = offset as usize;
+    let mut at = data;
+    // SAFETY: arithmetic on registers only.
+    unsafe {
+        asm!("{0} &= {1}", inout(reg) bounded, const REACH, options(pure, nomem, nostack));
+        asm!("{0} += {1}", inout(reg) at, in(reg) bounded, options(pure, nomem, nostack));
+    }
+    let mut after = at;
+    // SAFETY: arithmetic on registers only.
+    unsafe {
+        asm!("{0} += {1}", inout(reg) after, const size_of::<T>(), options(pure, nomem, nostack));
+    }
+    if after > end { None } else { Some(at as *mut T) }
+}
+
+impl Packet {
+    /// The packet a program was called for.
+    #[inline(always)]
+    pub fn new(skb: *mut __sk_buff) -> Self {
+        Self { skb }
+    }
+}
+
+/// The configuration the loader has put into the programs' read-only data.
+#[derive(Clone, Copy)]
+pub struct ReadOnly;
+
+impl NodeFields for ReadOnly {
+    #[inline(always)]
+    fn field<T: Plain>(self, offset: usize) -> T {
+        // SAFETY: the pipeline asks for fields of `NodeConfig` by their own offsets and types. Volatile, because
+        // the loader replaces the bytes that the compiler sees.
+        unsafe { ptr::read_volatile((&raw const maps::NODE_CONFIG).cast::<u8>().add(offset).cast::<T>()) }
+    }
+}
+
+impl Env for Packet {
+    #[inline(always)]
+    fn packet_len(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.skb).len }
+    }
+
+    #[inline(always)]
+    fn ifindex(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.skb).ifindex }
+    }
+
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: u32) -> Option<T> {
+        if let Some(at) = place::<T>(self.skb, offset) {
+            // SAFETY: inside the packet. Machines on which these programs run load words from any address.
+            return Some(unsafe { ptr::read(at) });
+        }
+        let mut value = MaybeUninit::<T>::uninit();
+        // SAFETY: the helper fills all of `value` or fails.
+        unsafe {
+            let status =
+                helpers::bpf_skb_load_bytes(self.skb.cast(), offset, value.as_mut_ptr().cast(), size_of::<T>() as u32);
+            if status == 0 { Some(value.assume_init()) } else { None }
+        }
+    }
+
+    #[inline(always)]
+    fn store<T: Plain>(&mut self, offset: u32, value: &T) -> Option<()> {
+        if let Some(at) = place::<T>(self.skb, offset) {
+            // SAFETY: inside the packet.
+            unsafe { words::copy(value, at) };
+            return Some(());
+        }
+        // SAFETY: the helper reads `value` and writes inside the packet or fails.
+        let mut copy = OnStack::new();
+        let status = unsafe {
+            helpers::bpf_skb_store_bytes(self.skb, offset, copy.fill(value).cast(), size_of::<T>() as u32, 0)
+        };
+        if status == 0 { Some(()) } else { None }
+    }
+
+    #[inline(always)]
+    fn resize(&mut self, len: u32) -> Option<()> {
+        // SAFETY: the helper changes the buffer; packet pointers are loaded anew for each access.
+        if unsafe { helpers::bpf_skb_change_tail(self.skb, len, 0) } == 0 { Some(()) } else { None }
+    }
+
+    #[inline(always)]
+    fn forget(&self, word: u64) -> u64 {
+        let len = self.packet_len() as u64;
+        let (unknown, mut word) = (len | len << 32, word);
+        // SAFETY: arithmetic on registers only. To the verifier, anything combined with the length of a packet may be anything.
+        unsafe {
+            asm!("{0} ^= {1}", "{0} ^= {1}", inout(reg) word, in(reg) unknown, options(pure, nomem, nostack));
+        }
+        word
+    }
+
+    #[inline(always)]
+    fn set_mark(&mut self, mark: u32) {
+        // SAFETY: a field of the context that programs may write.
+        unsafe { (*self.skb).mark = mark }
+    }
+
+    #[inline(always)]
+    fn patch_l4_checksum(&mut self, offset: u32, pseudo: u32, own: u32, udp: bool) -> Option<()> {
+        let mangled = if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
+        // SAFETY: the helper changes two bytes inside the packet or fails.
+        unsafe {
+            if own != 0 && helpers::bpf_l4_csum_replace(self.skb, offset, 0, own as u64, mangled as u64) != 0 {
+                return None;
+            }
+            if pseudo != 0 {
+                let flags = (BPF_F_PSEUDO_HDR | mangled) as u64;
+                if helpers::bpf_l4_csum_replace(self.skb, offset, 0, pseudo as u64, flags) != 0 {
+                    return None;
+                }
+            }
+        }
+        Some(())
+    }
+
+    #[inline(always)]
+    fn now_seconds(&self) -> u32 {
+        // SAFETY: no arguments.
+        let ns = unsafe { helpers::bpf_ktime_get_coarse_ns() };
+        (ns / 1_000_000_000) as u32
+    }
+
+    type Node = ReadOnly;
+
+    #[inline(always)]
+    fn node(&self) -> ReadOnly {
+        ReadOnly
+    }
+
+    #[inline(always)]
+    fn runtime(&self, value: Runtime) -> u64 {
+        match maps::RUNTIME_CONFIG.get(&(value as u32)) {
+            Some(value) => *value,
+            None => 0,
+        }
+    }
+
+    #[inline(always)]
+    fn device(&self, ifindex: u32) -> Option<&Device> {
+        maps::DEVICES.get(&ifindex)
+    }
+
+    #[inline(always)]
+    fn endpoint(&self, key: &EndpointKey) -> Option<&EndpointInfo> {
+        maps::LXC.get(key)
+    }
+
+    #[inline(always)]
+    fn ipcache(&self, key: &IpcacheKey) -> Option<&IpcacheEntry> {
+        maps::IPCACHE.get(key)
+    }
+
+    #[inline(always)]
+    fn policy(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
+        maps::POLICY.get(key)
+    }
+
+    #[inline(always)]
+    fn count(&mut self, key: &MetricsKey, bytes: u32) {
+        if let Some(value) = maps::METRICS.get_mut(key) {
+            value.count = value.count.wrapping_add(1);
+            value.bytes = value.bytes.wrapping_add(bytes as u64);
+        } else {
+            let _ = maps::METRICS.set(key, &MetricsValue { count: 1, bytes: bytes as u64 });
+        }
+    }
+
+    #[inline(always)]
+    fn event<N: Notification>(&mut self, cookie: u32, notification: &N) {
+        let payload = size_of::<Prefix>() + size_of::<N>();
+        let mut captured = notification.captured() as usize;
+        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else { return };
+        // SAFETY: prefix, notification and payload lie one after the other in every record, and the record has room
+        // for all three; `captured` is brought between 1 and `PAYLOAD_LEN` by instructions LLVM cannot reorder.
+        unsafe {
+            let (time_ns, cpu) = (helpers::bpf_ktime_get_ns(), helpers::bpf_get_smp_processor_id());
+            ptr::write(record.at(0), Prefix { time_ns, cookie, cpu });
+            words::copy(notification, record.at(size_of::<Prefix>()));
+            let mut offset = payload;
+            while offset < size_of::<N::Record>() {
+                ptr::write_volatile(record.at::<u32>(offset), 0);
+                offset += 4;
+            }
+            if captured != 0 {
+                asm!("{0} += -1", "{0} &= {1}", "{0} += 1", inout(reg) captured, const PAYLOAD_LEN - 1, options(pure, nomem, nostack));
+                helpers::bpf_skb_load_bytes(self.skb.cast(), 0, record.at(payload), captured as u32);
+            }
+        }
+        record.submit();
+    }
+}
+
+/// Implements the maps of one family.
+macro_rules! family {
+    ($family:ty, $services:ident, $backends:ident, $reverse_nat:ident, $tcp:ident, $any:ident, $fragments:ident) => {
+        impl FamilyMaps<$family> for Packet {
+            #[inline(always)]
+            fn service(&self, key: &<$family as Family>::LbKey) -> Option<&LbService> {
+                maps::$services.get(key)
+            }
+            #[inline(always)]
+            fn backend(&self, id: u32) -> Option<&<$family as Family>::Backend> {
+                maps::$backends.get(&id)
+            }
+            #[inline(always)]
+            fn reverse_nat(&self, index: Port) -> Option<&<$family as Family>::RevNat> {
+                maps::$reverse_nat.get(&index.raw)
+            }
+            #[inline(always)]
+            fn connection(
+                &mut self,
+                tcp: bool,
+                key: &<$family as Family>::CtKey,
+            ) -> Option<&mut <$family as Family>::CtEntry> {
+                if tcp { maps::$tcp.get_mut(key) } else { maps::$any.get_mut(key) }
+            }
+            #[inline(always)]
+            fn track(
+                &mut self,
+                tcp: bool,
+                key: &<$family as Family>::CtKey,
+                entry: &<$family as Family>::CtEntry,
+            ) -> Option<()> {
+                if tcp { maps::$tcp.set(key, entry) } else { maps::$any.set(key, entry) }
+            }
+            #[inline(always)]
+            fn fragment(&self, key: &<$family as Family>::FragKey) -> Option<&FragPorts> {
+                maps::$fragments.get(key)
+            }
+            #[inline(always)]
+            fn track_fragment(&mut self, key: &<$family as Family>::FragKey, ports: &FragPorts) -> Option<()> {
+                maps::$fragments.set(key, ports)
+            }
+        }
+    };
+}
+family!(V4, LB4_SERVICES, LB4_BACKENDS, LB4_REVERSE_NAT, CT4, CT_ANY4, FRAG4);
+family!(V6, LB6_SERVICES, LB6_BACKENDS, LB6_REVERSE_NAT, CT6, CT_ANY6, FRAG6);
+
+/// The whole configuration must be where the loader looks for it.
+const _: () = assert!(size_of::<NodeConfig>() % 4 == 0);

@@ -1,0 +1,61 @@
+//! Copies of plain values, word by word.
+//!
+//! LLVM turns runs of stores at addresses that are not eight-byte aligned into calls of memset and memcpy, which for BPF
+//! are loops over bytes. Volatile stores of single words it leaves alone, and what is copied it keeps in registers.
+
+use core::mem::{MaybeUninit, align_of, size_of};
+use core::ptr;
+
+use abi::Plain;
+
+/// Writes `value` to `to`, in units of its alignment.
+///
+/// # Safety
+/// `to` must be valid for a write of `T`; its alignment does not matter on the machines these programs run on.
+#[inline(always)]
+pub unsafe fn copy<T: Plain>(value: &T, to: *mut T) {
+    let from = ptr::from_ref(value);
+    // SAFETY: every unit lies inside `T`, whose size is a multiple of its alignment, and whose bytes are all initialised.
+    unsafe {
+        match align_of::<T>() {
+            1 => units::<T, u8>(from, to),
+            2 => units::<T, u16>(from, to),
+            4 => units::<T, u32>(from, to),
+            _ => units::<T, u64>(from, to),
+        }
+    }
+}
+
+/// # Safety
+/// As [`copy`]; `U` must have the alignment of `T`.
+#[inline(always)]
+unsafe fn units<T, U: Copy>(from: *const T, to: *mut T) {
+    let mut unit = 0;
+    while unit < size_of::<T>() / size_of::<U>() {
+        // SAFETY: see `copy`.
+        unsafe { ptr::write_volatile(to.cast::<U>().add(unit), ptr::read(from.cast::<U>().add(unit))) };
+        unit += 1;
+    }
+}
+
+/// A copy of a value on the stack, made by [`copy`].
+pub struct OnStack<T> {
+    value: MaybeUninit<T>,
+}
+
+impl<T: Plain> OnStack<T> {
+    /// Room for a copy.
+    #[inline(always)]
+    pub fn new() -> Self {
+        Self { value: MaybeUninit::uninit() }
+    }
+
+    /// The address of a copy of `value`.
+    #[inline(always)]
+    pub fn fill(&mut self, value: &T) -> *const T {
+        let to = self.value.as_mut_ptr();
+        // SAFETY: the place is ours.
+        unsafe { copy(value, to) };
+        to
+    }
+}
