@@ -88,7 +88,7 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     programs: BTreeMap<Program, OwnedFd>,
     maps: Arc<Maps>,
-    moved: Vec<Moved>,
+    moved: Mutex<Vec<Moved>>,
     attacher: Attacher,
     links: PathBuf,
 }
@@ -116,7 +116,7 @@ impl Datapath {
             ebpf: Mutex::new(ebpf),
             programs,
             maps: Arc::new(prepared.maps),
-            moved: prepared.moved,
+            moved: Mutex::new(prepared.moved),
             attacher,
             links,
         })
@@ -214,18 +214,19 @@ impl Datapath {
 
     /// Once every device has the new programs: copies what the old ones still wrote into maps that were replaced
     /// because their size changed. Returns how many entries.
-    pub fn settle(&mut self) -> Result<usize, MapError> {
+    pub fn settle(&self) -> Result<usize, MapError> {
         let mut copied = 0;
-        for moved in &self.moved {
+        let mut all = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        for moved in all.iter() {
             copied += moved.settle()?;
         }
-        self.moved.clear();
+        all.clear();
         Ok(copied)
     }
 
     /// Names of maps that were moved into others of a new size by [`Self::open`].
-    pub fn resized(&self) -> impl Iterator<Item = &'static str> + '_ {
-        self.moved.iter().map(Moved::name)
+    pub fn resized(&self) -> Vec<&'static str> {
+        self.moved.lock().unwrap_or_else(PoisonError::into_inner).iter().map(Moved::name).collect()
     }
 
     /// A reader of the event ring.

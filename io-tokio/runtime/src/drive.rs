@@ -66,6 +66,12 @@ impl<M: Machine> Handle<M> {
     pub async fn send(&self, input: M::Input) -> Result<(), Closed> {
         self.sender.send(Turn::Input(input)).await.map_err(|_| Closed)
     }
+    /// Hands over an input from a thread that is none of the runtime's; waits while the queue is full. After the loop has
+    /// ended the input goes nowhere.
+    pub fn send_blocking(&self, input: M::Input) {
+        // Nobody is left who would want to know.
+        let _closed = self.sender.blocking_send(Turn::Input(input));
+    }
     /// Looks something up in the machine, in its turn. The closure must be quick: nothing else is served meanwhile.
     ///
     /// # Errors

@@ -1,0 +1,96 @@
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+
+use super::*;
+
+fn host() -> Host {
+    let addr = |text: &str| text.parse::<IpAddr>().unwrap();
+    Host {
+        name: "node".into(),
+        ipv4: Some(addr("192.0.2.7")),
+        ipv6: Some(addr("2001:db8::7")),
+        mtu: Some(9000),
+        addresses: vec![addr("192.0.2.7"), addr("2001:db8::7"), addr("198.51.100.1")],
+        has_ipv6: true,
+    }
+}
+
+fn settings(args: &[&str], host: &Host) -> Result<Settings, SettingsError> {
+    let args = std::iter::once("cilium-agent").chain(args.iter().copied()).map(OsString::from);
+    Settings::new(&Options::read(args, &BTreeMap::new()).unwrap().options, host, 1)
+}
+
+#[test]
+fn ranges_and_routers_follow_from_the_nodes_addresses() {
+    let settings = settings(&[], &host()).unwrap();
+    let (ipv4, ipv6) = (settings.agent.ipv4.unwrap(), settings.agent.ipv6.unwrap());
+    assert_eq!(ipv4.pod_cidr.to_string(), "10.7.0.0/16");
+    assert_eq!(ipv4.router.to_string(), "10.7.0.1");
+    assert_eq!(ipv4.node_addrs.len(), 2);
+    assert_eq!(ipv6.pod_cidr.to_string(), "f00d::c000:207:0:0/96");
+    assert_eq!(ipv6.router.to_string(), "f00d::c000:207:0:1");
+    assert_eq!((settings.mtu, settings.node.world_ipv4, settings.node.world_ipv6), (9000, 9, 10));
+    assert_eq!(settings.node.lifetimes[..6], abi::config::DEFAULT_LIFETIMES[..6]);
+}
+
+#[test]
+fn one_family_alone_has_one_world_and_the_other_familys_router_stays_zero() {
+    let settings = settings(&["--enable-ipv6=false", "--ipv4-range=10.1.2.0/24"], &host()).unwrap();
+    assert!(settings.agent.ipv6.is_none());
+    assert_eq!((settings.node.world_ipv4, settings.node.router_ipv6), (2, abi::be::Addr6::default()));
+    assert_eq!(settings.pod_ranges().len(), 1);
+}
+
+#[test]
+fn paths_follow_the_directories_unless_given() {
+    let settings = settings(
+        &["--state-dir=/run/a", "--lib-dir=/lib/a", "--socket-path=/tmp/x.sock", "--enable-monitor=false"],
+        &host(),
+    )
+    .unwrap();
+    let places = settings.places;
+    assert_eq!(places.api.to_str(), Some("/tmp/x.sock"));
+    assert_eq!(places.hubble.to_str(), Some("/run/a/hubble.sock"));
+    assert_eq!(places.state.to_str(), Some("/run/a/state"));
+    assert_eq!(places.store.to_str(), Some("/lib/a/kvstore.redb"));
+    assert_eq!(places.object.to_str(), Some("/lib/a/bpf/cilium.o"));
+    assert_eq!(places.monitor, None);
+}
+
+#[test]
+fn each_mistake_is_named_by_its_option() {
+    let nowhere = Host { ipv4: None, ipv6: None, ..host() };
+    let no_ipv6 = Host { has_ipv6: false, ..host() };
+    for (args, host, says) in [
+        (&["--ipv4-range=10.0.0.0"][..], host(), "--ipv4-range"),
+        (&["--ipv4-range=10.0.0.1/16"], host(), "10.0.0.0/16"),
+        (&["--ipv4-range=fd00::/96"], host(), "which is not IPv4"),
+        (&["--ipv6-range=10.0.0.0/8"], host(), "which is not IPv6"),
+        (&["--local-router-ipv4=10.9.0.1"], host(), "10.9.0.1"),
+        (&["--enable-ipv4=false", "--enable-ipv6=false"], host(), "neither IPv4 nor IPv6"),
+        (&[], nowhere, "--ipv4-range"),
+        (&[], no_ipv6, "--enable-ipv6=false"),
+        (&["--mtu=100"], host(), "--mtu"),
+        (&["--ipv4-node=fd00::1"], host(), "--ipv4-node"),
+        (&["--monitor-aggregation-flags=syn,xyz"], host(), "xyz"),
+        (&["--trace-payloadlen=100000"], host(), "--trace-payloadlen"),
+        (&["--bpf-policy-map-max=1"], host(), "--bpf-policy-map-max"),
+        (&["--bpf-ct-timeout-regular-tcp=0"], host(), "--bpf-ct-timeout-regular-tcp"),
+        (&["--hubble-event-buffer-capacity=4096"], host(), "--hubble-event-buffer-capacity"),
+        (&["--hubble-listen-address=here"], host(), "--hubble-listen-address"),
+        (&["--prometheus-serve-addr=9962"], host(), "--prometheus-serve-addr"),
+        (&["--kvstore=etcd"], host(), "--kvstore"),
+        (&["--kvstore-opt=file=x"], host(), "--kvstore-opt"),
+    ] {
+        let error = settings(args, &host).map(|_| ()).unwrap_err().to_string();
+        assert!(error.contains(says), "{args:?}: {error}");
+    }
+}
+
+#[test]
+fn map_sizes_name_only_what_differs() {
+    assert!(settings(&[], &host()).unwrap().map_sizes.is_empty());
+    let sizes = settings(&["--bpf-ct-global-tcp-max=1024"], &host()).unwrap().map_sizes;
+    let names: Vec<&str> = sizes.keys().map(String::as_str).collect();
+    assert_eq!(names, ["cilium_ct4_global", "cilium_ct6_global"]);
+}

@@ -1,0 +1,140 @@
+//! What the core says happened, told to logs, metrics, Hubble, the status and whoever waits for the first realization.
+
+use std::sync::Arc;
+
+use agent_core::AgentEvent;
+use hubble_api::flow;
+use hubble_server::Observer;
+use metrics::{Metrics, Outcome};
+use tokio::sync::watch;
+use types::{EndpointId, Revision};
+
+use crate::status::Status;
+
+/// Tells everybody. Never blocks.
+#[derive(Debug)]
+pub struct News {
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    observer: Option<Observer>,
+    realized: watch::Sender<Option<Revision>>,
+    /// Whether tables that readers see have changed since they were last published.
+    pub stale: bool,
+}
+
+impl News {
+    /// Nobody has been told anything yet.
+    pub fn new(metrics: Arc<Metrics>, status: Arc<Status>, observer: Option<Observer>) -> Self {
+        Self { metrics, status, observer, realized: watch::Sender::new(None), stale: true }
+    }
+
+    /// The latest revision of which everything wanted is in the kernel.
+    pub fn realized(&self) -> watch::Receiver<Option<Revision>> {
+        self.realized.subscribe()
+    }
+
+    /// Tells one event.
+    pub fn tell(&mut self, event: AgentEvent) {
+        self.log(&event);
+        self.count(&event);
+        self.publish(&event);
+        self.stale = true;
+        match event {
+            AgentEvent::Realized(revision) => {
+                self.status.realized();
+                self.realized.send_replace(Some(revision));
+            }
+            AgentEvent::PolicyFileRefused { path, why } => self.status.policy_file_refused(&path, &why),
+            AgentEvent::StateFileUnusable { file, why, consequence } => {
+                self.status.warning(format!("state file {}: {why}; {consequence}", file.path()));
+            }
+            AgentEvent::MapFull { map, max } => self.status.map_full(map, max),
+            AgentEvent::Warning(text) => self.status.warning(text),
+            _ => {}
+        }
+    }
+
+    fn log(&self, event: &AgentEvent) {
+        match event {
+            AgentEvent::EndpointCreated(id) => tracing::info!(endpoint = %id, "endpoint created"),
+            AgentEvent::EndpointRegenerated(id, revision) => {
+                tracing::debug!(endpoint = %id, revision = revision.0, "policy enforced");
+            }
+            AgentEvent::EndpointFailed(id, why) => tracing::error!(endpoint = %id, %why, "endpoint not as wanted"),
+            AgentEvent::EndpointDeleted(id) => tracing::info!(endpoint = %id, "endpoint deleted"),
+            AgentEvent::EndpointIdentity(id, identity) => {
+                tracing::info!(endpoint = %id, identity = identity.as_u32(), "identity changed");
+            }
+            AgentEvent::IpcacheChanged(prefix, identity) => {
+                tracing::debug!(%prefix, identity = identity.map(|identity| identity.as_u32()), "prefix changed");
+            }
+            AgentEvent::PolicyUpdated { revision, rules } => {
+                tracing::info!(revision = revision.0, rules, "policy changed");
+            }
+            AgentEvent::Realized(revision) => tracing::debug!(revision = revision.0, "all is in the kernel"),
+            AgentEvent::ServiceUpserted(id) => tracing::info!(service = %id, "service written"),
+            AgentEvent::ServiceDeleted(id) => tracing::info!(service = %id, "service removed"),
+            AgentEvent::PolicyFileRefused { path, why } => {
+                tracing::error!(file = %path, why, "policy file not taken up; what it last said stays in force");
+            }
+            AgentEvent::StateFileUnusable { file, why, consequence } => {
+                tracing::error!(file = %file.path(), why, consequence, "state file not usable");
+            }
+            AgentEvent::WriteFailed { map, kind } => tracing::error!(map, %kind, "map not written; it is tried again"),
+            AgentEvent::MapFull { map, max } => tracing::error!(map, max, "map has no room"),
+            AgentEvent::Warning(text) => tracing::warn!("{text}"),
+        }
+    }
+
+    fn count(&self, event: &AgentEvent) {
+        match event {
+            AgentEvent::EndpointRegenerated(..) => {
+                self.metrics.regenerated(Outcome::Success, std::time::Duration::ZERO)
+            }
+            AgentEvent::EndpointFailed(..) => self.metrics.regenerated(Outcome::Fail, std::time::Duration::ZERO),
+            AgentEvent::PolicyUpdated { .. } => self.metrics.policy_changed(Outcome::Success),
+            AgentEvent::PolicyFileRefused { .. } => self.metrics.policy_changed(Outcome::Fail),
+            AgentEvent::ServiceUpserted(_) => self.metrics.service("update"),
+            AgentEvent::ServiceDeleted(_) => self.metrics.service("delete"),
+            _ => {}
+        }
+    }
+
+    fn publish(&self, event: &AgentEvent) {
+        let Some(observer) = &self.observer else { return };
+        if let Some(event) = for_hubble(event) {
+            observer.publish_agent_event(event);
+        }
+    }
+}
+
+fn for_hubble(event: &AgentEvent) -> Option<flow::AgentEvent> {
+    use flow::AgentEventType as Type;
+    use flow::agent_event::Notification;
+    let update = |id: &EndpointId| {
+        Notification::EndpointUpdate(flow::EndpointUpdateNotification { id: id.as_u16().into(), ..Default::default() })
+    };
+    let regenerated = |id: &EndpointId, error: String| {
+        let id = id.as_u16().into();
+        Notification::EndpointRegenerate(flow::EndpointRegenNotification { id, error, ..Default::default() })
+    };
+    let (kind, notification) = match event {
+        AgentEvent::EndpointCreated(id) => (Type::EndpointCreated, update(id)),
+        AgentEvent::EndpointDeleted(id) => (Type::EndpointDeleted, update(id)),
+        AgentEvent::EndpointRegenerated(id, _) => (Type::EndpointRegenerateSuccess, regenerated(id, String::new())),
+        AgentEvent::EndpointFailed(id, why) => (Type::EndpointRegenerateFailure, regenerated(id, why.to_string())),
+        AgentEvent::PolicyUpdated { revision, rules } => {
+            let rule_count = i64::try_from(*rules).unwrap_or(i64::MAX);
+            let update = flow::PolicyUpdateNotification { revision: revision.0, rule_count, labels: Vec::new() };
+            (Type::PolicyUpdated, Notification::PolicyUpdate(update))
+        }
+        AgentEvent::IpcacheChanged(prefix, identity) => {
+            let kind = if identity.is_some() { Type::IpcacheUpserted } else { Type::IpcacheDeleted };
+            let identity = identity.map_or(0, |identity| identity.as_u32());
+            let cidr = prefix.to_string();
+            (kind, Notification::IpcacheUpdate(flow::IpCacheNotification { cidr, identity, ..Default::default() }))
+        }
+        _ => return None,
+    };
+    Some(flow::AgentEvent { r#type: kind.into(), notification: Some(notification) })
+}

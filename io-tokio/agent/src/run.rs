@@ -1,0 +1,351 @@
+//! The agent's life: restored, live, ended.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use agent_core::{Agent, EndpointRequest, Input, Request};
+use api::server::SocketOwner;
+use bpf::EventReader;
+use hubble_model::Decoder;
+use hubble_server::{Listen, Observer};
+use loader::Interface;
+use metrics::{Metrics, Outcome, Source};
+use runtime::{Handle, Supervisor, drive, queue};
+use tokio::sync::watch;
+
+use crate::attaching::{Attacher, HOST, NETWORK};
+use crate::delete_queue::{DeleteQueue, Deletion};
+use crate::events::{Outlets, hand_on};
+use crate::lookup::Names;
+use crate::monitor::Feed;
+use crate::news::News;
+use crate::replies::Replies;
+use crate::rest::Rest;
+use crate::scrape::{Gauges, KernelSource};
+use crate::start::{StartError, Started};
+use crate::state::Writer;
+use crate::status::Status;
+use crate::world::{AgentWorld, Bpf};
+use crate::{process, publish, tasks};
+
+/// Inputs that may wait for the core.
+const INPUTS_MAX: usize = 4096;
+/// Batches of records that may wait for Hubble.
+const BATCHES_MAX: usize = 64;
+/// How long queued deletions may take before the API answers anyway.
+const DELETIONS_WITHIN: Duration = Duration::from_secs(10);
+/// How long a shutdown may take.
+const SHUTDOWN_WITHIN: Duration = Duration::from_secs(5);
+
+/// Why an agent ended.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It did not start.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A socket could not be opened.
+    #[error(transparent)]
+    Listen(#[from] api::server::ListenError),
+    /// Hubble's socket could not be opened.
+    #[error(transparent)]
+    Hubble(#[from] hubble_server::BindError),
+    /// The ring of events cannot be read.
+    #[error("cannot read the ring of events: {0}")]
+    Events(String),
+    /// Signals cannot be heard.
+    #[error("cannot listen for signals: {0}")]
+    Signals(std::io::Error),
+    /// A part of it ended.
+    #[error("the agent ends, because a part of it did: {0}")]
+    Part(runtime::Ended),
+}
+
+/// What all parts share.
+struct Shared {
+    metrics: Arc<Metrics>,
+    status: Arc<Status>,
+    observer: Option<Observer>,
+    names: Names,
+    gauges: Gauges,
+    replies: Replies,
+    stop: watch::Sender<bool>,
+}
+
+impl Shared {
+    fn stopped(&self) -> impl Future<Output = ()> + Send + 'static {
+        let mut stop = self.stop.subscribe();
+        async move {
+            // A sender that is gone means the same.
+            let _stopped = stop.wait_for(|stop| *stop).await;
+        }
+    }
+}
+
+/// Runs until a signal asks it to end, or a part fails. Everything in the kernel stays as it is.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run(started: Started) -> Result<(), RunError> {
+    let began = Instant::now();
+    let settings = started.settings.clone();
+    let maps = started.datapath.maps().clone();
+    let gauges = Gauges::default();
+    let sources: Vec<Arc<dyn Source>> = vec![Arc::new(KernelSource::new(maps.clone())), Arc::new(gauges.clone())];
+    let shared = Shared {
+        metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), sources)),
+        status: Arc::default(),
+        observer: settings.hubble.as_ref().map(|hubble| observer(&settings, hubble)),
+        names: Names::default(),
+        gauges,
+        replies: Replies::default(),
+        stop: watch::Sender::new(false),
+    };
+    let mut signals = Signals::open().map_err(RunError::Signals)?;
+    let mut parts = Supervisor::new();
+    let news = News::new(shared.metrics.clone(), shared.status.clone(), shared.observer.clone());
+    let mut realized = news.realized();
+    let (core, inputs) = queue::<Agent>(INPUTS_MAX);
+
+    let Started { pid, queue: deletions, state, store, datapath, policies, snapshot, .. } = started;
+    let (store, store_events) = store;
+    let outside =
+        Outside { datapath: datapath.clone(), devices: settings.devices.clone(), host: settings.node.host_ifindex };
+    let attacher = Attacher::start(datapath.clone()).map_err(StartError::Thread)?;
+    let files = Writer::start(state, {
+        let core = core.clone();
+        move |op, outcome| core.send_blocking(Input::Finished(op, outcome))
+    })
+    .map_err(StartError::Thread)?;
+    let world = AgentWorld {
+        kernel: Bpf::new(maps.clone(), attacher),
+        store: Arc::new(store),
+        files,
+        replies: shared.replies.clone(),
+        news,
+        metrics: shared.metrics.clone(),
+        publish: publisher(&shared),
+    };
+    let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
+    let stopped = shared.stopped();
+    let drive = parts.supervise::<String>("the core", async move {
+        let mut world = world;
+        drive(agent, &mut world, inputs, stopped).await;
+        Ok(())
+    });
+    parts.supervise("the store's events", tasks::store_events(store_events, core.clone()));
+    let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
+    parts.supervise("the watch of devices", tasks::vanished_links(core.clone(), watch));
+    hear_events(&mut parts, &shared, &datapath, &settings).await?;
+
+    let lost = |_| RunError::Part(runtime::Ended { task: "the core", failure: None });
+    core.send(Input::Restored(Box::new(snapshot))).await.map_err(lost)?;
+    // The kernel follows from here on; the first time everything is there, the programs are taken over.
+    tokio::select! {
+        _ = realized.wait_for(Option::is_some) => {}
+        Some(ended) = parts.ended() => return Err(RunError::Part(ended)),
+        () = signals.asked() => return Ok(()),
+    }
+    outside.attach()?;
+    let settled = datapath.settle().map_err(StartError::Maps)?;
+    shared.metrics.bootstrapped("restore", Outcome::Success, began.elapsed());
+    tracing::info!(took = ?began.elapsed(), settled, "everything wanted is in the kernel");
+
+    delete_queued(&deletions, &core, &shared.replies).await;
+    serve(&mut parts, &shared, &core, &settings, &datapath)?;
+    drop(deletions);
+    background(&mut parts, &shared, &core, &settings, maps, policies);
+    if let Err(why) = process::notify("READY=1") {
+        tracing::warn!(%why, "the service manager was not told");
+    }
+    shared.metrics.bootstrapped("overall", Outcome::Success, began.elapsed());
+    tracing::info!(took = ?began.elapsed(), socket = %settings.places.api.display(), "ready");
+
+    let ended = tokio::select! {
+        () = signals.asked() => None,
+        Some(ended) = parts.ended() => Some(ended),
+    };
+    shut_down(parts, &shared, drive, core).await;
+    drop(pid);
+    match ended {
+        None => {
+            tracing::info!("ended; the kernel goes on as decided");
+            Ok(())
+        }
+        Some(ended) => Err(RunError::Part(ended)),
+    }
+}
+
+fn observer(settings: &crate::config::Settings, hubble: &crate::config::HubbleSettings) -> Observer {
+    Observer::new(hubble_server::Config {
+        node_name: settings.agent.node_name.to_string(),
+        cluster_name: settings.agent.cluster_name.to_string(),
+        node_ip: Some(settings.agent.node_ip),
+        ring_capacity: hubble.capacity,
+        ..hubble_server::Config::default()
+    })
+}
+
+fn publisher(shared: &Shared) -> Box<dyn FnMut(&Agent) + Send> {
+    let (names, gauges) = (shared.names.clone(), shared.gauges.clone());
+    Box::new(move |agent| {
+        names.publish(publish::names(agent));
+        gauges.publish(publish::gauges(agent));
+    })
+}
+
+/// Devices that are not endpoints'.
+struct Outside {
+    datapath: Arc<loader::Datapath>,
+    devices: Vec<String>,
+    host: u32,
+}
+
+impl Outside {
+    fn attach(&self) -> Result<(), StartError> {
+        let host = Interface::by_index(self.host)?;
+        for (program, direction) in HOST {
+            self.datapath.attach(program, &host, direction)?;
+        }
+        for name in &self.devices {
+            let device = Interface::by_name(name)?;
+            for (program, direction) in NETWORK {
+                self.datapath.attach(program, &device, direction)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+async fn hear_events(
+    parts: &mut Supervisor,
+    shared: &Shared,
+    datapath: &loader::Datapath,
+    settings: &crate::config::Settings,
+) -> Result<(), RunError> {
+    let unreadable = |why: String| RunError::Events(why);
+    let ring = datapath.events().map_err(|why| unreadable(why.to_string()))?;
+    let (reader, batches) = EventReader::new(ring, BATCHES_MAX).map_err(|why| unreadable(why.to_string()))?;
+    let feed = Feed::default();
+    if let Some(path) = settings.places.monitor.clone() {
+        let owner = SocketOwner { group: settings.socket_group };
+        parts.supervise("the event feed", feed.clone().serve(path, owner));
+    }
+    let hubble = shared.observer.clone().map(|observer| (observer, Decoder::new(shared.names.clone())));
+    let outlets = Outlets { hubble, feed, metrics: shared.metrics.clone() };
+    parts.supervise("the ring of events", reader.run());
+    parts.supervise::<String>("events to Hubble", async move {
+        hand_on(batches, outlets).await;
+        Err("the ring of events ended".into())
+    });
+    if let (Some(observer), Some(hubble)) = (shared.observer.clone(), &settings.hubble) {
+        let listen = Listen { unix: Some(settings.places.hubble.clone()), tcp: hubble.tcp };
+        let server = hubble_server::Server::bind(&listen, observer).await?;
+        parts.supervise("Hubble", server.run(shared.stopped()));
+    }
+    Ok(())
+}
+
+/// Deletes what CNI plugins asked for while no agent ran.
+async fn delete_queued(queue: &DeleteQueue, core: &Handle<Agent>, replies: &Replies) {
+    let deletions = match queue.deletions() {
+        Ok(deletions) => deletions,
+        Err(why) => return tracing::error!(%why, "queued deletions are left for the next start"),
+    };
+    for (file, deletion) in deletions {
+        let request = match deletion.clone() {
+            Deletion::Container(id) => EndpointRequest::DeleteContainer(id),
+            Deletion::Endpoint(name) => EndpointRequest::Delete(name),
+        };
+        let (id, answer) = replies.expect();
+        if core.send(Input::Request(id, Request::Endpoint(request))).await.is_err() {
+            return;
+        }
+        match tokio::time::timeout(DELETIONS_WITHIN, answer).await {
+            Ok(Ok(answer)) => {
+                tracing::info!(?deletion, ?answer, "queued deletion");
+                queue.done(&file);
+            }
+            Ok(Err(_)) | Err(_) => tracing::error!(?deletion, "queued deletion is left for the next start"),
+        }
+    }
+}
+
+fn serve(
+    parts: &mut Supervisor,
+    shared: &Shared,
+    core: &Handle<Agent>,
+    settings: &Arc<crate::config::Settings>,
+    datapath: &loader::Datapath,
+) -> Result<(), RunError> {
+    let rest = Rest {
+        core: core.clone(),
+        replies: shared.replies.clone(),
+        settings: settings.clone(),
+        status: shared.status.clone(),
+        metrics: shared.metrics.clone(),
+        maps: datapath.maps().clone(),
+        observer: shared.observer.clone(),
+        attach_mode: match datapath.hook() {
+            loader::Hook::Tcx => "tcx",
+            loader::Hook::Clsact => "tc",
+        },
+    };
+    let listener = api::server::listen(&settings.places.api, SocketOwner { group: settings.socket_group })?;
+    let router = api::server::router(Arc::new(rest));
+    parts.supervise("the API", api::server::serve(listener, router, shared.stopped()));
+    Ok(())
+}
+
+fn background(
+    parts: &mut Supervisor,
+    shared: &Shared,
+    core: &Handle<Agent>,
+    settings: &crate::config::Settings,
+    maps: Arc<loader::Maps>,
+    policies: Option<crate::policy_dir::Watch>,
+) {
+    if let Some(watch) = policies {
+        parts.supervise("the watch of policies", tasks::policies(watch, core.clone(), shared.status.clone()));
+    }
+    let (metrics, status) = (shared.metrics.clone(), shared.status.clone());
+    parts.supervise("sweeps", tasks::sweeps(maps.clone(), settings.sweep_interval, metrics, status));
+    parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
+    if let Some(address) = settings.prometheus {
+        parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));
+    }
+}
+
+/// Lets the API and the core finish what they have, then drops the rest.
+async fn shut_down(mut parts: Supervisor, shared: &Shared, drive: tokio::task::AbortHandle, core: Handle<Agent>) {
+    shared.stop.send_replace(true);
+    drop(core);
+    let finished = async {
+        while !drive.is_finished() {
+            if parts.ended().await.is_none() {
+                break;
+            }
+        }
+    };
+    if tokio::time::timeout(SHUTDOWN_WITHIN, finished).await.is_err() {
+        tracing::warn!("the core did not end in time");
+    }
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn open() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

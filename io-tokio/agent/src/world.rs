@@ -1,0 +1,162 @@
+//! The core's effects, carried out: kernel maps, programs, the store, state files, answers, news.
+//!
+//! Effects are carried out in the order in which they were decided. Map writes and attachments are system calls and done
+//! at once; the store and the files are slower, do their work elsewhere and report through the queue. Nothing here
+//! retries or decides: an outcome goes back to the core.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant as WallInstant;
+
+use abi::write::MapWrite;
+use agent_core::{Device, Effect, Failure, Input};
+use kvstore::Store;
+use loader::{AttachError, Interface, Maps};
+use machine::{Instant, Machine, OpId};
+use metrics::{Metrics, Outcome};
+use runtime::World;
+
+use crate::attaching::{Attacher, POD};
+use crate::news::News;
+use crate::replies::Replies;
+use crate::state::{Task, Writer};
+
+/// The kernel as the agent sees it.
+pub trait Kernel: Send {
+    /// Writes in order up to the first failure.
+    ///
+    /// # Errors
+    /// The first that failed.
+    fn write(&mut self, writes: &[MapWrite]) -> Result<(), abi::write::WriteError>;
+    /// Attaches the programs of a pod's device.
+    ///
+    /// # Errors
+    /// When the device is gone or the kernel refuses.
+    fn attach(&mut self, device: &Device) -> Result<(), AttachError>;
+    /// Detaches them.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    fn detach(&mut self, device: &Device) -> Result<(), AttachError>;
+}
+
+/// The real one.
+#[derive(Debug)]
+pub struct Bpf {
+    maps: Arc<Maps>,
+    attacher: Attacher,
+}
+
+impl Bpf {
+    /// Writes these maps and attaches through this.
+    pub const fn new(maps: Arc<Maps>, attacher: Attacher) -> Self {
+        Self { maps, attacher }
+    }
+}
+
+impl Kernel for Bpf {
+    fn write(&mut self, writes: &[MapWrite]) -> Result<(), abi::write::WriteError> {
+        bpf::apply(&self.maps, writes)
+    }
+    fn attach(&mut self, device: &Device) -> Result<(), AttachError> {
+        self.attacher.attach(POD, &Interface::by_index(device.ifindex)?)
+    }
+    fn detach(&mut self, device: &Device) -> Result<(), AttachError> {
+        self.attacher.detach(device.ifindex)
+    }
+}
+
+/// Everything effects go to.
+pub struct AgentWorld<K, M> {
+    /// Maps and programs.
+    pub kernel: K,
+    /// The key-value store.
+    pub store: Arc<dyn Store>,
+    /// State files.
+    pub files: Writer,
+    /// Who waits for an answer.
+    pub replies: Replies,
+    /// Who wants to know what happens.
+    pub news: News,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Publishes the tables that readers see, when they changed.
+    pub publish: Box<dyn FnMut(&M) + Send>,
+}
+
+impl<K: Kernel, M> AgentWorld<K, M> {
+    fn write_maps(&mut self, op: OpId, writes: &[MapWrite]) -> Input {
+        let outcome = self.kernel.write(writes);
+        let done = outcome.as_ref().err().map_or(writes.len(), |error| error.index);
+        for chunk in writes.get(..done).unwrap_or(writes).chunk_by(|one, other| {
+            std::ptr::eq(one.map(), other.map()) && one.value().is_some() == other.value().is_some()
+        }) {
+            self.count(chunk, Outcome::Success);
+        }
+        if let Some(failed) = writes.get(done) {
+            self.count(std::slice::from_ref(failed), Outcome::Fail);
+        }
+        Input::Wrote(op, outcome)
+    }
+
+    fn count(&self, writes: &[MapWrite], outcome: Outcome) {
+        let [first, ..] = writes else { return };
+        let operation = if first.value().is_some() { "update" } else { "delete" };
+        self.metrics.map_operations(first.map().name, operation, outcome, writes.len() as u64);
+    }
+
+    fn attach(&mut self, op: OpId, device: &Device) -> Input {
+        let began = WallInstant::now();
+        let outcome = self.kernel.attach(device).map_err(|why| Failure { message: why.to_string().into() });
+        tracing::debug!(endpoint = %device.endpoint, device = %device.ifname, took = ?began.elapsed(), ?outcome, "attached");
+        Input::Finished(op, outcome)
+    }
+
+    fn files(&mut self, task: Task, outcomes: &mut VecDeque<Input>) {
+        if let Err(Task::Save(op, file, _) | Task::Forget(op, file)) = self.files.submit(task) {
+            let message = format!("{}: too many files wait to be written", file.path()).into();
+            outcomes.push_back(Input::Finished(op, Err(Failure { message })));
+        }
+    }
+}
+
+impl<K: Kernel, M: Machine<Input = Input, Effect = Effect>> World<M> for AgentWorld<K, M> {
+    fn apply(&mut self, _now: Instant, effect: Effect, outcomes: &mut VecDeque<Input>) {
+        match effect {
+            Effect::Reply(request, answer) => self.replies.answer(request, answer),
+            Effect::Kv(op, request) => {
+                if let Err(why) = self.store.submit(op, request) {
+                    tracing::warn!(%why, "a request to the key-value store was not taken");
+                    outcomes.push_back(Input::Kv(kv::Event::Done(op, Err(kv::Failure::Unavailable))));
+                }
+            }
+            Effect::WriteMaps(op, writes) => {
+                let outcome = self.write_maps(op, &writes);
+                outcomes.push_back(outcome);
+            }
+            Effect::Attach(op, device) => {
+                let outcome = self.attach(op, &device);
+                outcomes.push_back(outcome);
+            }
+            Effect::Detach(device) => {
+                if let Err(why) = self.kernel.detach(&device) {
+                    tracing::warn!(device = %device.ifname, %why, "programs were not detached");
+                }
+            }
+            Effect::Save(op, file, content) => self.files(Task::Save(op, file, content), outcomes),
+            Effect::Forget(op, file) => self.files(Task::Forget(op, file), outcomes),
+            Effect::Notify(event) => {
+                if let agent_core::AgentEvent::StateFileUnusable { file, .. } = &event {
+                    // A full queue only means that the file is looked at again at the next start.
+                    let _later = self.files.submit(Task::Quarantine(*file));
+                }
+                self.news.tell(event);
+            }
+        }
+    }
+    fn settled(&mut self, _now: Instant, machine: &M) {
+        if std::mem::take(&mut self.news.stale) {
+            (self.publish)(machine);
+        }
+    }
+}
