@@ -94,8 +94,10 @@ pub fn solicited<E: Env>(env: &mut E, network: &Network<V6>) -> Result<Verdict, 
     let device = asked(env)?;
     let target_at = network.l4 + 8;
     let Some(target) = env.load::<Wide6>(target_at) else { return Err(DropReason::Invalid) };
-    // Somebody makes sure that an address is free: silence says that it is.
-    if network.src == V6::UNSPECIFIED || target == device.ipv6.into() {
+    // Somebody makes sure that an address is free: silence says that it is. Link-local addresses the host answers for itself.
+    let [first, ..] = Addr6::from(target).words;
+    let link_local = u32::from_be(first) & 0xffc0_0000 == 0xfe80_0000;
+    if network.src == V6::UNSPECIFIED || link_local || target == device.ipv6.into() {
         return Ok(Verdict::PASS);
     }
     if target != V6::router(env) {
