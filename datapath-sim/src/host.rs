@@ -121,6 +121,10 @@ impl Host {
     pub fn detach(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
     }
+    /// Whether the programs of an interface are attached.
+    pub fn is_attached(&self, ifindex: u32) -> bool {
+        self.attached.contains(&ifindex)
+    }
     /// Sends packets to `prefix` out of `ifindex`; the longest prefix wins.
     pub fn add_route(&mut self, prefix: types::Cidr, ifindex: u32) {
         self.routes.retain(|(known, _)| *known != prefix);

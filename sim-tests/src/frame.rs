@@ -112,6 +112,16 @@ impl Seen {
         Ok(seen)
     }
 
+    /// Whether a packet tells its receiver that what it asked for is not there: a service without backends.
+    pub fn is_refusal(packet: &[u8]) -> bool {
+        let ip = packet.get(ETHERNET..).unwrap_or_default();
+        match packet.get(12..14) {
+            Some([0x08, 0x00]) => ip.get(9) == Some(&1) && ip.get(20) == Some(&3),
+            Some([0x86, 0xdd]) => ip.get(6) == Some(&58) && ip.get(40) == Some(&1),
+            _ => false,
+        }
+    }
+
     /// The packet that answers this one.
     pub fn answer(&self) -> Self {
         let flags = if self.protocol == 6 { flag::SYN | flag::ACK } else { 0 };

@@ -33,6 +33,15 @@ pub(crate) enum Grace {
     Wait,
 }
 
+/// Whether programs may already be at an endpoint's device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DeviceIs {
+    /// They are to be attached before anything may pass.
+    New,
+    /// An earlier life attached them; they stay while they are exchanged.
+    TakenOver,
+}
+
 /// What is under way with one endpoint.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
@@ -55,14 +64,14 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    pub(crate) fn new(labels: Labels, addresses: AddressOwner) -> Self {
+    pub(crate) fn new(labels: Labels, addresses: AddressOwner, device: DeviceIs) -> Self {
         Self {
             held: Vec::new(),
             labels,
             grace: Grace::None,
             switch: None,
             trouble: None,
-            attached: false,
+            attached: device == DeviceIs::TakenOver,
             attach_failures: 0,
             attach_again: None,
             written: false,
@@ -171,7 +180,7 @@ impl Agent {
             self.endpoints.remove(id);
             return Err(refusal);
         }
-        let mut progress = Progress::new(labels.clone(), create.addresses);
+        let mut progress = Progress::new(labels.clone(), create.addresses, DeviceIs::New);
         let waits = create.answer == AnswerWhen::Ready;
         progress.creator = waits.then_some((request, now + self.config.create_within));
         self.progress.insert(id, progress);
@@ -301,11 +310,18 @@ impl Agent {
         endpoint.step(now, State::Ready, Mover::Anyone, format!("identity {number} is known"));
         fx.push(Effect::Notify(AgentEvent::EndpointIdentity(id, number)));
         self.store(StateFile::Endpoint(id), fx);
-        if let Err(refusal) = self.bring_up(now, id, fx) {
-            self.cannot_write(now, id, refusal, fx);
-        }
+        self.open(now, id, fx);
         for labels in unneeded {
             self.tell_allocator(now, identity::Input::Release(labels), fx);
+        }
+    }
+
+    /// Lets an endpoint talk, once it has a number and programs guard its device.
+    fn open(&mut self, now: Instant, id: EndpointId, fx: &mut Effects<Effect>) {
+        if self.progress.get(&id).is_some_and(|progress| progress.attached && !progress.leaving)
+            && let Err(refusal) = self.bring_up(now, id, fx)
+        {
+            self.cannot_write(now, id, refusal, fx);
         }
     }
 
@@ -426,8 +442,10 @@ impl Agent {
         let Some(progress) = self.progress.get_mut(&id).filter(|progress| !progress.leaving) else { return };
         match result {
             Ok(()) => {
-                progress.attached = true;
                 progress.attach_failures = 0;
+                if !core::mem::replace(&mut progress.attached, true) {
+                    self.open(now, id, fx);
+                }
                 self.maybe_ready(now, id, fx);
             }
             Err(failure) => {
@@ -624,7 +642,7 @@ impl Agent {
     /// The entry of an endpoint's device; `None` while nothing may pass.
     pub(crate) fn device(&self, endpoint: &Endpoint, judged: policy::EndpointPolicy) -> Option<MapWrite> {
         let identity = endpoint.identity?;
-        if self.progress.get(&endpoint.id).is_none_or(|progress| progress.leaving) {
+        if self.progress.get(&endpoint.id).is_none_or(|progress| progress.leaving || !progress.attached) {
             return None;
         }
         let spec = &endpoint.spec;

@@ -15,7 +15,7 @@ use types::{Cidr, EndpointId, NumericIdentity};
 
 use crate::agent::{Agent, HOST, Phase};
 use crate::effect::{AgentEvent, Effect, StateFile};
-use crate::endpoints::Progress;
+use crate::endpoints::{DeviceIs, Progress};
 use crate::files::SavedEndpoint;
 use crate::input::{AddressOwner, Failure, Snapshot};
 use crate::kernel::Kernel;
@@ -180,7 +180,7 @@ impl Agent {
             }
         }
         let wanted = spec.identity_labels(&self.config.cluster_name);
-        self.progress.insert(id, Progress::new(wanted.clone(), addresses));
+        self.progress.insert(id, Progress::new(wanted.clone(), addresses, DeviceIs::TakenOver));
         if let (Some(number), Some(endpoint)) = (number, self.endpoints.by_id_mut(id)) {
             endpoint.identity = Some(number);
             if !number.is_reserved() {

@@ -105,10 +105,15 @@ impl Cluster {
     pub(super) fn send(&mut self, client: &str, asked: Seen) -> Result<bool, Violation> {
         let Some(pod) = self.objects.pods.get(client) else { return Ok(false) };
         let (node, ifindex) = (pod.node, pod.ifindex);
+        // A runtime starts nothing in a pod before the plugin has answered, which is after programs guard its link.
+        if !self.nodes[node].host.is_attached(ifindex) {
+            return Ok(false);
+        }
         let packet = asked.emit([2; 6], [4; 6]);
         let fate = self.nodes[node].host.from_pod(self.now_ns, ifindex, packet);
         self.sent(&asked, &fate);
         let (got, server) = match &fate {
+            Fate::Pod(to, got) if *to == ifindex && Seen::is_refusal(got) => return Ok(false),
             Fate::Pod(to, got) => (got, Some(self.pod_behind(node, *to))),
             Fate::Network(_, got) | Fate::Host(got) => (got, None),
             Fate::Dropped(_) | Fate::Lost(_) => return Ok(false),

@@ -255,17 +255,15 @@ impl Cluster {
 
     /// The agent is back: what was queued for it, and what it never answered, in the order in which it was asked.
     pub(super) fn ask_again(&mut self, node: usize) -> Result<(), Violation> {
+        // What waits from now on waits for this life.
+        let unanswered = std::mem::take(&mut self.nodes[node].waiting);
         for container in std::mem::take(&mut self.nodes[node].queued_deletions) {
             let pod = container.trim_start_matches("container-").to_owned();
             self.delete_container(node, pod, container)?;
         }
-        for (_, waiting) in std::mem::take(&mut self.nodes[node].waiting) {
-            match waiting {
-                Waiting::Again(request) => self.request(node, Waiting::Again(request.clone()), request)?,
-                other => {
-                    let id = self.nodes[node].request_id();
-                    self.nodes[node].waiting.insert(id, other);
-                }
+        for (_, waiting) in unanswered {
+            if let Waiting::Again(request) = waiting {
+                self.request(node, Waiting::Again(request.clone()), request)?;
             }
         }
         Ok(())
