@@ -272,8 +272,7 @@ impl Engine {
             return Err(Refused::Full { bound: "objects_max", max: self.config.objects_max });
         }
         let mut dirty = BTreeSet::new();
-        self.unfile_object(&object.key.clone(), &mut dirty);
-        self.file_object(object, &mut dirty);
+        self.replace_object(object, &mut dirty);
         Ok(self.commit_rules(&dirty))
     }
 
@@ -388,38 +387,60 @@ impl Engine {
         Delta { revision: self.revision, ..Delta::default() }
     }
 
-    fn file_object(&mut self, object: PolicyObject, dirty: &mut BTreeSet<EndpointId>) {
+    /// Files an object in place of the one with its key. Rules that stay as they were keep their number, and with it
+    /// their cookies.
+    fn replace_object(&mut self, object: PolicyObject, dirty: &mut BTreeSet<EndpointId>) {
         let object = Arc::new(object);
-        let mut ids = Vec::with_capacity(object.rules.len());
-        for (index, rule) in object.rules.iter().enumerate() {
-            self.next_rule += 1;
-            let id = RuleId(self.next_rule);
-            match &rule.subject {
-                Subject::Endpoints(selector) => self.subjects.insert(selector, id),
-                Subject::Nodes(_) => {
-                    self.node_rules.insert(id);
-                }
+        let old = self.objects.remove(&object.key);
+        let kept = |index: usize, rule: &Rule| {
+            let old = old.as_ref()?;
+            (old.object.rules.get(index)? == rule).then(|| old.rules[index])
+        };
+        let ids: Vec<Option<RuleId>> = object.rules.iter().enumerate().map(|(i, rule)| kept(i, rule)).collect();
+        if let Some(old) = &old {
+            for (rule, id) in old.object.rules.iter().zip(&old.rules).filter(|(_, id)| !ids.contains(&Some(**id))) {
+                self.unfile_rule(rule, *id, dirty);
             }
-            self.rules.insert(id, StoredRule { object: object.clone(), index });
-            ids.push(id);
-            self.mark_subjects(rule, dirty);
         }
-        self.objects.insert(object.key.clone(), StoredObject { object, rules: ids });
+        let mut rules = Vec::with_capacity(ids.len());
+        for (index, id) in ids.into_iter().enumerate() {
+            let id = id.unwrap_or_else(|| self.file_rule(&object.rules[index], dirty));
+            self.rules.insert(id, StoredRule { object: object.clone(), index });
+            rules.push(id);
+        }
+        self.objects.insert(object.key.clone(), StoredObject { object, rules });
     }
 
     fn unfile_object(&mut self, key: &ObjectKey, dirty: &mut BTreeSet<EndpointId>) {
         let Some(stored) = self.objects.remove(key) else { return };
         for (rule, id) in stored.object.rules.iter().zip(&stored.rules) {
-            match &rule.subject {
-                Subject::Endpoints(selector) => self.subjects.remove(selector, *id),
-                Subject::Nodes(_) => {
-                    self.node_rules.remove(id);
-                }
-            }
-            self.mark_subjects(rule, dirty);
+            self.unfile_rule(rule, *id, dirty);
         }
-        // The rules themselves stay readable until the policies that hold them have changed.
-        self.unfiled.extend(stored.rules);
+    }
+
+    fn file_rule(&mut self, rule: &Rule, dirty: &mut BTreeSet<EndpointId>) -> RuleId {
+        self.next_rule += 1;
+        let id = RuleId(self.next_rule);
+        match &rule.subject {
+            Subject::Endpoints(selector) => self.subjects.insert(selector, id),
+            Subject::Nodes(_) => {
+                self.node_rules.insert(id);
+            }
+        }
+        self.mark_subjects(rule, dirty);
+        id
+    }
+
+    /// Takes a rule out of the index. It stays readable until the policies that hold it have changed.
+    fn unfile_rule(&mut self, rule: &Rule, id: RuleId, dirty: &mut BTreeSet<EndpointId>) {
+        match &rule.subject {
+            Subject::Endpoints(selector) => self.subjects.remove(selector, id),
+            Subject::Nodes(_) => {
+                self.node_rules.remove(&id);
+            }
+        }
+        self.mark_subjects(rule, dirty);
+        self.unfiled.push(id);
     }
 
     fn mark_subjects(&self, rule: &Rule, dirty: &mut BTreeSet<EndpointId>) {
