@@ -3,7 +3,15 @@
 
 mod support;
 
-use std::{fs, path::Path};
+use std::{
+    fs,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
 
 use abi::config::NodeConfig;
 use loader::{
@@ -234,4 +242,120 @@ fn what_is_missing_is_named() {
     bench.config.bpffs = Path::new("/proc/version").to_owned();
     let error = Datapath::open(&bench.config).expect_err("a plain file is no bpffs");
     assert!(error.to_string().contains("/proc/version") && error.to_string().contains("mount -t bpf"), "{error}");
+}
+
+/// Sends frames out of `right`, which arrive at `left`, for as long as it lives.
+struct Stream {
+    stop: Arc<AtomicBool>,
+    sent: Arc<AtomicU64>,
+    sender: Option<std::thread::JoinHandle<()>>,
+    receiver: std::net::UdpSocket,
+}
+
+impl Stream {
+    /// Addresses `left` and starts to send to it from an address that no program knows.
+    fn start() -> Self {
+        ip(&["link", "set", "lo", "up"]);
+        ip(&["addr", "add", "10.9.9.1/24", "dev", "left"]);
+        for name in ["all", "left"] {
+            fs::write(format!("/proc/sys/net/ipv4/conf/{name}/rp_filter"), "0").expect("a sysctl");
+        }
+        let receiver = std::net::UdpSocket::bind("10.9.9.1:7000").expect("the address is there");
+        receiver.set_nonblocking(true).expect("a socket option");
+        let frame = frame(mac_of("left"));
+        let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (ends, counter, out) = (stop.clone(), sent.clone(), Interface::by_name("right").expect("there").index);
+        let sender = std::thread::spawn(move || support::send_frames(out, &frame, &ends, &counter));
+        Self { stop, sent, sender: Some(sender), receiver }
+    }
+
+    /// Packets that came through since the last call.
+    fn received(&self) -> u64 {
+        let mut buffer = [0; 64];
+        std::iter::from_fn(|| self.receiver.recv(&mut buffer).ok()).count() as u64
+    }
+
+    /// Waits until this many more came through.
+    fn wait_for(&self, count: u64) {
+        let (began, mut seen) = (Instant::now(), 0);
+        while seen < count {
+            seen += self.received();
+            assert!(began.elapsed() < Duration::from_secs(60), "nothing comes through");
+        }
+    }
+
+    /// Does something again and again until this many more were sent.
+    fn while_sending(&self, count: u64, mut work: impl FnMut()) {
+        let (began, until) = (Instant::now(), self.sent.load(Relaxed) + count);
+        while self.sent.load(Relaxed) < until {
+            work();
+            assert!(began.elapsed() < Duration::from_secs(60), "nothing is sent");
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.stop.store(true, Relaxed);
+        if let Some(sender) = self.sender.take() {
+            let _ = sender.join();
+        }
+    }
+}
+
+fn parse_mac(text: &str) -> Option<[u8; 6]> {
+    let bytes: Vec<u8> = text.split(':').filter_map(|part| u8::from_str_radix(part, 16).ok()).collect();
+    bytes.try_into().ok()
+}
+
+/// /sys shows the devices of the namespace it was mounted in; `ip` those of its own.
+fn mac_of(device: &str) -> [u8; 6] {
+    let out = std::process::Command::new("ip").args(["-o", "link", "show", device]).output().expect("iproute2");
+    let text = String::from_utf8(out.stdout).expect("text");
+    let mut words = text.split_whitespace().skip_while(|word| *word != "link/ether");
+    words.nth(1).and_then(parse_mac).expect("a veth has a MAC address")
+}
+
+/// A UDP packet from 10.9.9.2 to 10.9.9.1:7000.
+fn frame(to: [u8; 6]) -> Vec<u8> {
+    let mut out = to.to_vec();
+    out.extend([2, 0, 0, 0, 0, 9, 0x08, 0x00]);
+    out.extend([0x45, 0, 0, 36, 0, 0, 0, 0, 64, 17, 0x55, 0xa3, 10, 9, 9, 2, 10, 9, 9, 1]);
+    let header = &mut out[14..34];
+    header[10..12].fill(0);
+    let sum: u32 = header.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1])).sum();
+    let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+    header[10..12].copy_from_slice(&sum.to_be_bytes());
+    out.extend([0x13, 0x88, 0x1b, 0x58, 0, 16, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8]);
+    out
+}
+
+#[test]
+fn nothing_slips_through_while_programs_are_replaced() {
+    let Some(bench) = Bench::tcx() else { return };
+    let left = Interface::by_name("left").expect("there");
+    let (first, second) = (bench.open(), bench.open());
+    // Nobody is behind this device, so the program drops whatever comes.
+    attach(&first, "left");
+    let stream = Stream::start();
+    let mut replaced = 0;
+    stream.while_sending(2000, || {
+        attach(&second, "left");
+        attach(&first, "left");
+        replaced += 2;
+    });
+    drop((first, second));
+    let third = bench.open();
+    attach(&third, "left");
+    assert_eq!(stream.received(), 0, "a packet passed in one of {replaced} replacements, or without an agent");
+
+    assert!(third.detach(PROGRAM, &left, Direction::Ingress).expect("detaching"));
+    stream.wait_for(10); // So it was the program that held them back.
+    let soon = third.attach_soon(PROGRAM, &left, Direction::Ingress).expect("attaching");
+    assert_eq!(soon.outcome, Outcome::Provisional);
+    stream.while_sending(20, std::thread::yield_now); // What was under way has arrived.
+    stream.received();
+    attach(&third, "left");
+    stream.while_sending(20, std::thread::yield_now);
+    assert_eq!(stream.received(), 0, "a packet passed between filter and link");
 }

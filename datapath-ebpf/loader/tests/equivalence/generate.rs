@@ -81,7 +81,9 @@ impl Generator {
                 stimulus.whole = false;
             }
             8..=12 => {
-                let len = self.rng.below(stimulus.packet.len()).max(1);
+                // Mostly with an Ethernet header, without which the kernel itself refuses it.
+                let least = if self.rng.chance(90) { 14 } else { 1 };
+                let len = least + self.rng.below(stimulus.packet.len() - least);
                 stimulus.packet.truncate(len);
                 stimulus.whole = false;
             }
@@ -123,10 +125,7 @@ impl Generator {
         let flags = if self.rng.chance(30) { SYN | ACK } else { self.tcp_flags() };
         let run = self.remembered(|run| {
             let Some((src, dst)) = run.output.as_deref().and_then(packets::addresses) else { return false };
-            match program {
-                Program::FromContainer => is_pod(world, dst),
-                _ => is_pod(world, src),
-            }
+            sees(program, world, dst, src)
         })?;
         packets::reply(run.output.as_deref()?, flags)
     }
@@ -138,10 +137,7 @@ impl Generator {
         let quote_input = self.rng.chance(20);
         let run = self.remembered(|run| {
             let Some((src, dst)) = run.output.as_deref().and_then(packets::addresses) else { return false };
-            match program {
-                Program::FromContainer => is_pod(world, dst),
-                _ => is_pod(world, src),
-            }
+            sees(program, world, dst, src)
         })?;
         let about = if quote_input { &run.input } else { run.output.as_ref()? };
         let (src, _) = packets::addresses(about)?;
@@ -182,7 +178,12 @@ impl Generator {
         let ipv6 = self.rng.chance(40);
         let pod = self.rng.below(world.pods.len());
         let own = world.pods[pod].addr(ipv6);
-        let (other, service) = self.destination(world, ipv6);
+        let (mut other, mut service) = self.destination(world, ipv6);
+        if program == Program::FromNetdev && self.rng.chance(90) {
+            // From outside; services and pods of this node do not come from there.
+            let (v4, v6) = self.rng.pick(&world.others);
+            (other, service) = (if ipv6 { *v6 } else { *v4 }, None);
+        }
         let outbound = program == Program::FromContainer;
         let (src, dst) = if outbound { (own, other) } else { (other, own) };
         let icmp = if ipv6 { ICMP6 } else { ICMP };
@@ -254,6 +255,15 @@ impl Generator {
         let (before, after) = (0..from, from..self.memory.len());
         let at = after.chain(before).find(|&n| fits(&self.memory[n]))?;
         Some(&self.memory[at])
+    }
+}
+
+/// Whether a packet from `src` to `dst` is one that passes the program on its way.
+fn sees(program: Program, world: &World, src: IpAddr, dst: IpAddr) -> bool {
+    match program {
+        Program::FromContainer => is_pod(world, src),
+        Program::FromNetdev => is_pod(world, dst) && !is_pod(world, src),
+        _ => is_pod(world, dst),
     }
 }
 

@@ -202,6 +202,15 @@ fn layout6(packet: &[u8]) -> Option<Layout> {
     (out.l4 <= end).then_some(out)
 }
 
+/// Whether the Ethernet header, or the fixed IP header after it, is not whole.
+pub fn is_short(packet: &[u8]) -> bool {
+    match be16(packet, 12) {
+        Some(0x0800) => packet.len() < L3 + 20,
+        Some(0x86dd) => packet.len() < L3 + 40,
+        other => other.is_none(),
+    }
+}
+
 fn sum(bytes: &[u8]) -> u64 {
     let words = bytes.chunks(2).map(|pair| u64::from(u16::from_be_bytes([pair[0], *pair.get(1).unwrap_or(&0)])));
     words.sum()

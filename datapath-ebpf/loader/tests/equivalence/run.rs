@@ -70,8 +70,10 @@ impl Debug for Difference {
 pub struct Figures {
     /// Packets that both arms ran.
     pub compared: u64,
-    /// Packets the kernel does not take.
+    /// Packets the kernel does not take: these were not run at all.
     pub refused: u64,
+    /// Of those refused: without a whole Ethernet header, or IP without a whole IP header.
+    pub refused_short: u64,
     /// Of those compared.
     pub not_dropped: u64,
     /// Packets that came out other than they went in.
@@ -119,8 +121,9 @@ impl fmt::Display for Report {
             let share = figures.not_dropped as f64 * 100.0 / figures.compared.max(1) as f64;
             writeln!(
                 f,
-                "equivalence {program}: {} packets, {share:.1} % not dropped, {} rewritten, {} events, {} refused by the kernel",
-                figures.compared, figures.rewritten, figures.events, figures.refused
+                "equivalence {program}: {} packets, {share:.1} % not dropped, {} rewritten, {} events; besides, {} refused by \
+                 the kernel ({} for a header cut short)",
+                figures.compared, figures.rewritten, figures.events, figures.refused, figures.refused_short
             )?;
             writeln!(f, "  (action, drop reason): {:?}", figures.verdicts)?;
             writeln!(f, "  made as: {:?}", figures.kinds)?;
@@ -162,10 +165,11 @@ impl Bench {
         Self { world, initial, kernel, native, generator, rng, report: Report::default(), tamper: false }
     }
 
-    /// Runs this many packets through each program, in turn.
+    /// Runs packets through each program in turn, until this many were compared of each.
     pub fn run(&mut self, packets: u64) {
         let mut since_maps = 0;
-        for _ in 0..packets {
+        let compared = |bench: &Self, program| bench.report.programs.get(&program).map_or(0, |f| f.compared);
+        while PROGRAMS.iter().any(|program| compared(self, *program) < packets) {
             for program in PROGRAMS {
                 self.one(program);
                 since_maps += 1;
@@ -210,6 +214,7 @@ impl Bench {
         let figures = self.report.programs.entry(program).or_default();
         let Some(kernel) = kernel else {
             figures.refused += 1;
+            figures.refused_short += u64::from(packets::is_short(&stimulus.packet));
             return;
         };
         if now / 1_000_000_000 != after / 1_000_000_000 {

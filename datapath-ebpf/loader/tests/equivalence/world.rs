@@ -303,7 +303,7 @@ impl World {
             5 => {
                 let pod = &mut self.pods[pod];
                 // Mostly open: a closed pod drops everything.
-                pod.flags = if rng.chance(15) { pod.flags | DEVICE_CLOSED } else { pod.flags & !DEVICE_CLOSED };
+                pod.flags = if rng.chance(6) { pod.flags | DEVICE_CLOSED } else { pod.flags & !DEVICE_CLOSED };
                 vec![MapWrite::Device(pod.ifindex, Some(pod.device()))]
             }
             _ => {

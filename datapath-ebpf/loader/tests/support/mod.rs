@@ -8,7 +8,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
 };
 
 /// Says why a test does not run; in CI it must run.
@@ -134,4 +134,32 @@ pub fn coarse_clock_away_from_the_next_second() -> u64 {
         now = coarse_clock();
     }
     now
+}
+
+/// Sends a frame out of an interface again and again until told to stop, and counts.
+pub fn send_frames(ifindex: u32, frame: &[u8], stop: &AtomicBool, sent: &AtomicU64) {
+    // SAFETY: socket(2) takes no pointers.
+    let socket = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    assert!(socket >= 0, "{}", std::io::Error::last_os_error());
+    // SAFETY: the descriptor was just made and nobody else owns it.
+    let socket = unsafe { <std::os::fd::OwnedFd as std::os::fd::FromRawFd>::from_raw_fd(socket) };
+    // SAFETY: zeroed bytes are a valid sockaddr_ll.
+    let mut to = unsafe { std::mem::zeroed::<libc::sockaddr_ll>() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = ifindex as i32;
+    while !stop.load(Ordering::Relaxed) {
+        // SAFETY: frame and address are live and as long as said.
+        let ret = unsafe {
+            libc::sendto(
+                std::os::fd::AsRawFd::as_raw_fd(&socket),
+                frame.as_ptr().cast(),
+                frame.len(),
+                0,
+                std::ptr::from_ref(&to).cast(),
+                size_of_val(&to) as u32,
+            )
+        };
+        sent.fetch_add(u64::from(ret > 0), Ordering::Relaxed);
+        std::thread::yield_now();
+    }
 }
