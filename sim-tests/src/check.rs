@@ -116,8 +116,15 @@ impl Window {
         self.states.len()
     }
 
+    /// Label sets of whoever had this address, and whether it was somebody's all the time.
+    pub(crate) fn owners(&self, addr: IpAddr) -> (Vec<&Labels>, bool) {
+        let owners: Vec<_> = self.states.iter().map(|state| state.owner(addr)).collect();
+        let always = owners.iter().all(Option::is_some);
+        (owners.into_iter().flatten().map(|(_, pod)| &pod.labels).collect(), always)
+    }
+
     /// Label sets a pod has had.
-    fn labels(&self, pod: &str) -> Vec<&Labels> {
+    pub(crate) fn labels(&self, pod: &str) -> Vec<&Labels> {
         let mut all: Vec<&Labels> = Vec::new();
         for labels in self.states.iter().filter_map(|state| state.pods.get(pod)).map(|pod| &pod.labels) {
             if !all.contains(&labels) {
@@ -131,13 +138,15 @@ impl Window {
     ///
     /// Policies and labels reach a node by different ways, so any policies may meet any labels of the window; what may
     /// not be met is half a change.
-    pub(crate) fn may_pass(&self, pod: &str, direction: Direction, peer: &Other, protocol: &str, port: u16) -> bool {
+    pub(crate) fn may_pass(
+        &self,
+        pod: &str,
+        direction: Direction,
+        peers: &[Peer<'_>],
+        protocol: &str,
+        port: u16,
+    ) -> bool {
         let subjects = self.labels(pod);
-        let peers: Vec<Peer<'_>> = match peer {
-            Other::Pod(name) => self.labels(name).into_iter().map(Peer::Pod).collect(),
-            Other::Host => vec![Peer::Host],
-            Other::Address(addr) => vec![Peer::Address(*addr)],
-        };
         self.states.iter().any(|state| {
             subjects
                 .iter()

@@ -95,11 +95,11 @@ pub struct Objects {
 /// The other end of a packet, as one node knows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer<'a> {
-    /// A pod of the same node.
+    /// A pod, of this node or another.
     Pod(&'a Labels),
     /// The node itself.
     Host,
-    /// An address it knows nothing of: the world, or (in this form) a pod of another node.
+    /// An address it knows nothing of: the world, or a pod of another node that nobody told it of yet.
     Address(IpAddr),
 }
 

@@ -136,7 +136,11 @@ impl Cluster {
             }
             // A pod of this node that is gone: nobody is there, and who is not there is not reached.
             None if plan::node_of(backend.0, self.nodes.len()) == Some(from.node) => false,
-            None => self.objects.allows(&from.labels, Direction::Egress, Peer::Address(backend.0), protocol, backend.1),
+            None => {
+                let elsewhere = self.objects.owner(backend.0).map(|(_, pod)| Peer::Pod(&pod.labels));
+                let peer = elsewhere.unwrap_or(Peer::Address(backend.0));
+                self.objects.allows(&from.labels, Direction::Egress, peer, protocol, backend.1)
+            }
         }
     }
 }

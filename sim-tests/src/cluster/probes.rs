@@ -8,7 +8,7 @@ use super::Cluster;
 use crate::check::{Other, Violation, protocol_name};
 use crate::frame::{Seen, flag};
 use crate::node::{UPLINK, node_ip, node_ip6};
-use crate::objects::Direction;
+use crate::objects::{Direction, Peer};
 use crate::plan;
 
 /// A connection that was let through once.
@@ -179,10 +179,32 @@ impl Cluster {
         port: u16,
     ) -> Result<(), Violation> {
         let window = &self.nodes[node].window;
-        if window.may_pass(pod, direction, peer, protocol_name(what.protocol), port) {
+        let peers = match peer {
+            Other::Pod(name) => window.labels(name).into_iter().map(Peer::Pod).collect(),
+            Other::Host => vec![Peer::Host],
+            Other::Address(addr) => self.who_may_be(node, *addr),
+        };
+        if window.may_pass(pod, direction, &peers, protocol_name(what.protocol), port) {
             return Ok(());
         }
         Err(Violation::PassedForbidden { what: *what, pod: pod.to_owned(), direction, states: window.len() })
+    }
+
+    /// For whom a node may take an address that is not its own: a pod of another node under any of its labels, or
+    /// somebody in the world while word of that pod may still be on its way.
+    fn who_may_be(&self, node: usize, addr: IpAddr) -> Vec<Peer<'_>> {
+        let Some(home) = plan::node_of(addr, self.nodes.len()).filter(|home| *home != node) else {
+            return vec![Peer::Address(addr)];
+        };
+        let (mut labels, always) = self.nodes[node].window.owners(addr);
+        let (at_home, always_at_home) = self.nodes[home].window.owners(addr);
+        labels.extend(at_home);
+        let mut peers: Vec<_> = labels.into_iter().map(Peer::Pod).collect();
+        let told = self.is_settled(node).is_ok() && self.is_settled(home).is_ok();
+        if !(told && always && always_at_home) {
+            peers.push(Peer::Address(addr));
+        }
+        peers
     }
 
     /// The server answers; the client must hear it from whom it asked, whatever policy says about new connections.
