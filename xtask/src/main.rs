@@ -4,6 +4,7 @@ mod bare;
 mod bpf;
 mod forward;
 mod kernels;
+mod lab;
 mod layers;
 mod setup;
 mod shell;
@@ -35,6 +36,14 @@ enum Task {
         /// Take today's cost as the budget
         #[arg(long, conflicts_with = "build_only")]
         accept: bool,
+    },
+    /// One node with real pods on the real kernel, walked through as a tutorial that checks itself
+    Lab(lab::Options),
+    /// The servers of one pod of the lab
+    #[command(hide = true)]
+    LabServe {
+        /// Name of the pod
+        name: String,
     },
     /// Load the eBPF object on other kernels (6.1, 6.12), each in a virtual machine
     Kernels {
@@ -82,6 +91,8 @@ fn perform(task: Task) -> Result<()> {
         Task::Setup => setup::setup().map(drop),
         Task::Bpf { build_only: true, .. } => bpf::build(&setup::ensure()?).map(drop),
         Task::Bpf { accept, .. } => bpf::check(&setup::ensure()?, accept),
+        Task::Lab(options) => lab::lab(&options),
+        Task::LabServe { name } => lab::serve(&name),
         Task::Kernels { lines } => {
             setup::setup_kernels()?;
             kernels::check(&setup::ensure()?, &lines)

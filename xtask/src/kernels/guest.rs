@@ -11,8 +11,8 @@ use super::debian::Image;
 use super::newc::Archive;
 use crate::shell::{output, target_dir, which};
 
-/// A guest without hardware help boots in seconds; this long means it hangs.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// An emulated guest boots in seconds and runs its tests in a minute or two; this long means it hangs.
+const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Modules the loader's attachments need, those they depend on first.
 const MODULES: &[&str] = &["sch_ingress", "cls_bpf", "veth", "dummy"];
