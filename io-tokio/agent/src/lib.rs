@@ -4,7 +4,6 @@
 //! one queue; its effects are carried out in order by [`world`]. A killed agent leaves everything as it was decided; a
 //! restarted one restores, computes, writes the difference and takes the programs over without a gap.
 
-pub mod attaching;
 pub mod config;
 pub mod delete_queue;
 pub mod events;

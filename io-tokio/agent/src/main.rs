@@ -33,7 +33,7 @@ fn main() -> ExitCode {
     match agent(&read.options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(why) => {
-            tracing::error!("{why:#}");
+            tracing::error!("{}", sentence(&why));
             ExitCode::FAILURE
         }
     }
@@ -51,4 +51,12 @@ fn agent(options: &Options) -> anyhow::Result<()> {
     let ended = runtime.block_on(async { run::run(start::start(options)?).await });
     runtime.shutdown_timeout(std::time::Duration::from_secs(2));
     Ok(ended?)
+}
+
+/// An error with its causes, each said once: some errors say their cause themselves.
+fn sentence(why: &anyhow::Error) -> String {
+    why.chain().skip(1).fold(why.to_string(), |text, cause| {
+        let cause = cause.to_string();
+        if text.contains(&cause) { text } else { format!("{text}: {cause}") }
+    })
 }

@@ -8,12 +8,11 @@ use api::server::SocketOwner;
 use bpf::EventReader;
 use hubble_model::Decoder;
 use hubble_server::{Listen, Observer};
-use loader::Interface;
+use loader::{Direction, Interface, Program};
 use metrics::{Metrics, Outcome, Source};
 use runtime::{Handle, Supervisor, drive, queue};
 use tokio::sync::watch;
 
-use crate::attaching::{Attacher, HOST, NETWORK};
 use crate::delete_queue::{DeleteQueue, Deletion};
 use crate::events::{Outlets, hand_on};
 use crate::lookup::Names;
@@ -110,14 +109,14 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let (store, store_events) = store;
     let outside =
         Outside { datapath: datapath.clone(), devices: settings.devices.clone(), host: settings.node.host_ifindex };
-    let attacher = Attacher::start(datapath.clone()).map_err(StartError::Thread)?;
+    let kernel = Bpf::new(datapath.clone()).map_err(StartError::Thread)?;
     let files = Writer::start(state, {
         let core = core.clone();
         move |op, outcome| core.send_blocking(Input::Finished(op, outcome))
     })
     .map_err(StartError::Thread)?;
     let world = AgentWorld {
-        kernel: Bpf::new(maps.clone(), attacher),
+        kernel,
         store: Arc::new(store),
         files,
         replies: shared.replies.clone(),
@@ -192,6 +191,12 @@ fn publisher(shared: &Shared) -> Box<dyn FnMut(&Agent) + Send> {
         gauges.publish(publish::gauges(agent));
     })
 }
+
+/// The programs of `cilium_host`.
+const HOST: [(Program, Direction); 2] = [(Program::FromHost, Direction::Egress), (Program::ToHost, Direction::Ingress)];
+/// The programs of a device of the network outside.
+const NETWORK: [(Program, Direction); 2] =
+    [(Program::FromNetdev, Direction::Ingress), (Program::ToNetdev, Direction::Egress)];
 
 /// Devices that are not endpoints'.
 struct Outside {

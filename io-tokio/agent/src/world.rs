@@ -10,13 +10,13 @@ use std::time::Instant as WallInstant;
 
 use abi::write::MapWrite;
 use agent_core::{Device, Effect, Failure, Input};
+use bpf::Attachments;
 use kvstore::Store;
-use loader::{AttachError, Interface, Maps};
+use loader::{AttachError, Datapath, Direction, Interface, Program};
 use machine::{Instant, Machine, OpId};
 use metrics::{Metrics, Outcome};
 use runtime::World;
 
-use crate::attaching::{Attacher, POD};
 use crate::news::News;
 use crate::replies::Replies;
 use crate::state::{Task, Writer};
@@ -40,29 +40,49 @@ pub trait Kernel: Send {
     fn detach(&mut self, device: &Device) -> Result<(), AttachError>;
 }
 
+/// The programs of a pod's device, and at which side of its host end they are.
+const POD_PROGRAMS: [(Program, Direction); 2] =
+    [(Program::FromContainer, Direction::Ingress), (Program::ToContainer, Direction::Egress)];
+
 /// The real one.
 #[derive(Debug)]
 pub struct Bpf {
-    maps: Arc<Maps>,
-    attacher: Attacher,
+    datapath: Arc<Datapath>,
+    attachments: Attachments,
 }
 
 impl Bpf {
-    /// Writes these maps and attaches through this.
-    pub const fn new(maps: Arc<Maps>, attacher: Attacher) -> Self {
-        Self { maps, attacher }
+    /// Takes the loaded programs.
+    ///
+    /// # Errors
+    /// When no thread can be started.
+    pub fn new(datapath: Arc<Datapath>) -> std::io::Result<Self> {
+        Ok(Self { attachments: Attachments::new(datapath.clone())?, datapath })
     }
 }
 
 impl Kernel for Bpf {
     fn write(&mut self, writes: &[MapWrite]) -> Result<(), abi::write::WriteError> {
-        bpf::apply(&self.maps, writes)
+        bpf::apply(self.datapath.maps(), writes)
     }
     fn attach(&mut self, device: &Device) -> Result<(), AttachError> {
-        self.attacher.attach(POD, &Interface::by_index(device.ifindex)?)
+        let interface = Interface::by_index(device.ifindex)?;
+        for (program, direction) in POD_PROGRAMS {
+            self.attachments.attach(program, &interface, direction)?;
+        }
+        Ok(())
     }
     fn detach(&mut self, device: &Device) -> Result<(), AttachError> {
-        self.attacher.detach(device.ifindex)
+        match Interface::by_index(device.ifindex) {
+            Ok(interface) => {
+                for (program, direction) in POD_PROGRAMS {
+                    self.attachments.detach(program, &interface, direction)?;
+                }
+                Ok(())
+            }
+            // The device is gone, and the programs with it; their pins are not.
+            Err(_) => self.datapath.remove_stale_links().map(drop),
+        }
     }
 }
 
