@@ -18,7 +18,7 @@ use crate::maps;
 use crate::nat;
 use crate::parse::{self, Flow, Network};
 use crate::policy::{self, Local, Peer};
-use crate::side;
+use crate::side::{self, Side};
 use crate::verdict::{DropReason, Verdict};
 
 /// Mark of packets whose identity is in the mark (reference: marks).
@@ -131,17 +131,12 @@ fn police<F: Family, E: Env + FamilyMaps<F>>(
     now: &Moment,
 ) -> Result<u16, DropReason> {
     report.set_dst_identity(found.peer_identity());
-    let proxy = if found.is_new() {
-        let peer = policy::peer::<F, E>(env, &flow.dst.addr);
-        report.set_dst_identity(peer.identity);
-        side::open(env, local, flow, key, &peer, report, now, found.rev_nat())?
-    } else if found.policy_stale() {
-        let peer = policy::peer::<F, E>(env, &flow.dst.addr);
-        report.set_dst_identity(peer.identity);
-        side::again(env, local, flow, key, found, &peer, report, now)?
-    } else {
-        found.proxy_port()
-    };
+    if !found.is_new() && !found.policy_stale() {
+        return Ok(found.proxy_port().raw);
+    }
+    let peer = policy::peer::<F, E>(env, &flow.dst.addr);
+    report.set_dst_identity(peer.identity);
+    let proxy = side::settle(env, &Side { local, peer: &peer, flow, key }, found, report, now)?;
     Ok(proxy.raw)
 }
 

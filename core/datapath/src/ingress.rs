@@ -12,7 +12,7 @@ use crate::maps;
 use crate::nat;
 use crate::parse::Flow;
 use crate::policy::{Local, Peer};
-use crate::side;
+use crate::side::{self, Side};
 use crate::verdict::{DropReason, Verdict};
 
 /// Polices a packet towards the pod behind `local`. `peer` is who sent it.
@@ -50,16 +50,15 @@ pub fn admit<F: Family, E: Env + FamilyMaps<F>>(
         return Err(DropReason::InvalidSource);
     }
     let mut proxy = found.proxy_port();
-    if found.is_new() {
-        proxy = side::open(env, local, flow, &key, peer, report, now, found.rev_nat())?;
-    } else if found.policy_stale() {
-        proxy = side::again(env, local, flow, &key, &found, peer, report, now)?;
+    if found.is_new() || found.policy_stale() {
+        proxy = side::settle(env, &Side { local, peer, flow, key: &key }, &found, report, now)?;
     }
-    if found.state() == reason::REPLY && found.rev_nat().raw != 0 {
-        if let Some(entry) = maps::reverse_nat::<F, E>(env, found.rev_nat()) {
-            let frontend = F::frontend(entry);
-            nat::rewrite(env, flow, nat::Which::Source, &frontend)?;
-        }
+    if found.state() == reason::REPLY
+        && found.rev_nat().raw != 0
+        && let Some(entry) = maps::reverse_nat::<F, E>(env, found.rev_nat())
+    {
+        let frontend = F::frontend(entry);
+        nat::rewrite(env, flow, nat::Which::Source, &frontend)?;
     }
     report.set_outcome(Outcome::at(point::TO_ENDPOINT, found.state(), found.report()));
     Ok(proxy.raw)

@@ -3,6 +3,7 @@
 //! Egress and ingress differ only in which end is local, so both use this.
 
 use abi::be::Port;
+use abi::config::NODE_POLICY_VERDICTS;
 use abi::ct::{CT_AUDITED, CT_INBOUND, CT_PROXY_REDIRECT};
 
 use crate::config;
@@ -15,87 +16,91 @@ use crate::parse::Flow;
 use crate::policy::{self, Judgement, Local, Peer, Question};
 use crate::verdict::DropReason;
 
-/// Tells of a decision, if decisions are to be told.
-#[inline(always)]
-fn tell<F: Family, E: Env>(env: &mut E, report: &Report, judgement: &Judgement, question: &Question) {
-    if config::enabled(env.node(), abi::config::NODE_POLICY_VERDICTS) {
-        events::judged(env, report, judgement, question.protocol, question.port.host());
-    }
+/// One side of a packet's connection.
+#[derive(Clone, Copy, Debug)]
+pub struct Side<'a, F: Family> {
+    /// The endpoint at this side.
+    pub local: &'a Local,
+    /// Who is at the other.
+    pub peer: &'a Peer,
+    /// The packet.
+    pub flow: &'a Flow<F>,
+    /// The connection's key at this side.
+    pub key: &'a F::CtKey,
 }
 
-/// Judges a packet that opens a connection and remembers the connection. Returns the proxy to redirect to, 0: none.
+/// Judges a packet of a connection that is new, or that was judged before policy moved, and remembers the verdict.
+/// Returns the proxy to redirect to, 0: none.
 #[inline(always)]
-pub fn open<F: Family, E: Env + FamilyMaps<F>>(
+pub fn settle<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
-    local: &Local,
-    flow: &Flow<F>,
-    key: &F::CtKey,
-    peer: &Peer,
+    side: &Side<'_, F>,
+    found: &Found<F>,
     report: &Report,
     now: &Moment,
-    rev_nat: Port,
 ) -> Result<Port, DropReason> {
-    let ingress = report.ingress();
-    let question =
-        Question { ingress, protocol: flow.protocol(), port: flow.policy_port(), icmp_code: flow.icmp_code() };
-    let judgement = policy::judge::<F, E>(env, local, peer, &question);
-    tell::<F, E>(env, report, &judgement, &question);
-    if let Some(reason) = judgement.denial() {
+    let question = question(side.flow, found, report.ingress());
+    let judgement = policy::judge::<F, E>(env, side.local, side.peer, &question);
+    let denial = judgement.denial();
+    if (found.is_new() || denial.is_some()) && config::enabled(env.node(), NODE_POLICY_VERDICTS) {
+        events::judged(env, report, &judgement, question.protocol, question.port.host());
+    }
+    if let Some(reason) = denial {
         return Err(reason);
     }
-    // An error opens nothing.
-    if flow.is_icmp_error() {
-        return Ok(Port::from_raw(0));
-    }
-    let flags = if ingress { CT_INBOUND } else { 0 }
-        | if judgement.audited { CT_AUDITED } else { 0 }
-        | if judgement.proxy_port.raw != 0 { CT_PROXY_REDIRECT } else { 0 };
-    let mut connection = conntrack::opening(env, flow, flags, now);
-    connection.source_identity = report.src_identity();
-    connection.peer_identity = peer.identity;
-    connection.cookie = judgement.cookie;
-    connection.proxy_port = judgement.proxy_port;
-    connection.rev_nat_index = rev_nat;
-    let icmp = if flow.protocol() == F::ICMP { question.port } else { Port::from_raw(0) };
-    let entry = F::ct_entry(connection, &End { addr: F::UNSPECIFIED, port: icmp });
-    if maps::track::<F, E>(env, flow.is_tcp(), key, &entry).is_none() {
-        return Err(DropReason::ConnectionTableFull);
+    if !found.is_new() {
+        if let Some(entry) = maps::connection::<F, E>(env, side.flow.is_tcp(), side.key) {
+            let connection = F::connection(entry);
+            connection.peer_identity = side.peer.identity;
+            connection.cookie = judgement.cookie;
+            connection.proxy_port = judgement.proxy_port;
+            connection.policy_revision = now.policy;
+        }
+    } else if !side.flow.is_icmp_error() {
+        // An error opens nothing.
+        remember(env, side, found, report, now, &judgement)?;
     }
     Ok(judgement.proxy_port)
 }
 
-/// Judges a known connection again after policy has moved. Returns the proxy to redirect to, 0: none.
+/// What is asked about a packet: what the packet that opened its connection asks.
 #[inline(always)]
-pub fn again<F: Family, E: Env + FamilyMaps<F>>(
-    env: &mut E,
-    local: &Local,
-    flow: &Flow<F>,
-    key: &F::CtKey,
-    found: &Found<F>,
-    peer: &Peer,
-    report: &Report,
-    now: &Moment,
-) -> Result<Port, DropReason> {
-    let inbound = found.has(CT_INBOUND);
+fn question<F: Family>(flow: &Flow<F>, found: &Found<F>, at_ingress: bool) -> Question {
+    let new = found.is_new();
+    let ingress = if new { at_ingress } else { found.has(CT_INBOUND) };
     let port = if flow.protocol() == F::ICMP {
-        found.nat.port
-    } else if inbound == report.ingress() {
+        if new { flow.policy_port() } else { found.nat.port }
+    } else if ingress == at_ingress {
         flow.dst.port
     } else {
         flow.src.port
     };
-    let question = Question { ingress: inbound, protocol: flow.protocol(), port, icmp_code: 0 };
-    let judgement = policy::judge::<F, E>(env, local, peer, &question);
-    if let Some(reason) = judgement.denial() {
-        tell::<F, E>(env, report, &judgement, &question);
-        return Err(reason);
+    Question { ingress, protocol: flow.protocol(), port, icmp_code: if new { flow.icmp_code() } else { 0 } }
+}
+
+/// Remembers a connection that opens now.
+#[inline(always)]
+fn remember<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    side: &Side<'_, F>,
+    found: &Found<F>,
+    report: &Report,
+    now: &Moment,
+    judgement: &Judgement,
+) -> Result<(), DropReason> {
+    let flags = if report.ingress() { CT_INBOUND } else { 0 }
+        | if judgement.audited { CT_AUDITED } else { 0 }
+        | if judgement.proxy_port.raw != 0 { CT_PROXY_REDIRECT } else { 0 };
+    let mut connection = conntrack::opening(env, side.flow, flags, now);
+    connection.source_identity = report.src_identity();
+    connection.peer_identity = side.peer.identity;
+    connection.cookie = judgement.cookie;
+    connection.proxy_port = judgement.proxy_port;
+    connection.rev_nat_index = found.rev_nat();
+    let icmp = if side.flow.protocol() == F::ICMP { side.flow.policy_port() } else { Port::from_raw(0) };
+    let entry = F::ct_entry(connection, &End { addr: F::UNSPECIFIED, port: icmp });
+    match maps::track::<F, E>(env, side.flow.is_tcp(), side.key, &entry) {
+        Some(()) => Ok(()),
+        None => Err(DropReason::ConnectionTableFull),
     }
-    if let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), key) {
-        let connection = F::connection(entry);
-        connection.peer_identity = peer.identity;
-        connection.cookie = judgement.cookie;
-        connection.proxy_port = judgement.proxy_port;
-        connection.policy_revision = now.policy;
-    }
-    Ok(judgement.proxy_port)
 }

@@ -1,0 +1,102 @@
+//! The measuring rig: puts the packet back as it was and tail-calls the program to be measured.
+//!
+//! A test run with many repeats hands the same buffer to the program again and again, so one that rewrites sees its own
+//! output from the second run on. This program restores the first bytes and the context before each
+//! run, and can vary ports and destination so that each run, or each of many, is another flow. What it costs itself is
+//! measured with `rig_nothing` as the target and subtracted. It is a second object and never loaded in production.
+#![no_std]
+#![no_main]
+
+use core::cell::UnsafeCell;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated as helpers;
+use aya_ebpf::macros::{classifier, map};
+use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::programs::TcContext;
+
+/// Words of the packet that are restored.
+const WORDS: usize = 16;
+
+/// What the rig restores and varies.
+#[repr(C)]
+pub struct Template {
+    /// The packet's first bytes.
+    words: [u64; WORDS],
+    /// Offset of the source port; the destination port follows it.
+    port_at: u32,
+    /// Offset of the low half of the destination address.
+    address_at: u32,
+    /// The run's number is masked with this: 0 is one flow, 0x3fff is 16k flows.
+    mask: u32,
+    /// Added to the run's number.
+    start: u32,
+}
+
+/// Counts runs. One CPU measures.
+#[repr(transparent)]
+pub struct Counter(UnsafeCell<u32>);
+// SAFETY: only the CPU that measures uses it.
+unsafe impl Sync for Counter {}
+
+static RUNS: Counter = Counter(UnsafeCell::new(0));
+
+#[map]
+static RIG_TEMPLATE: Array<Template> = Array::with_max_entries(1, 0);
+
+#[map]
+static RIG_TARGET: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Restores, varies, calls.
+#[classifier]
+pub fn rig(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    let Some(template) = RIG_TEMPLATE.get(0) else { return -1 };
+    // SAFETY: fields of the context; packet bytes after the check against their end.
+    unsafe {
+        (*skb).mark = 0;
+        // Two words are all the programs use; an array at once would be a call.
+        (*skb).cb[0] = 0;
+        (*skb).cb[1] = 0;
+        let (data, end) = ((*skb).data as usize, (*skb).data_end as usize);
+        if data + WORDS * 8 > end {
+            return -2;
+        }
+        let words = data as *mut u64;
+        let mut word = 0;
+        while word < WORDS {
+            core::ptr::write_volatile(words.add(word), template.words[word]);
+            word += 1;
+        }
+        if template.mask != 0 {
+            let runs = RUNS.0.get();
+            *runs = (*runs).wrapping_add(1);
+            let number = ((*runs).wrapping_add(template.start)) & template.mask;
+            // Ports from 1024 on, 14 bits of them; what is above varies the destination's low half.
+            let port = (1024 + (number & 0x3fff) as u16).to_be();
+            helpers::bpf_skb_store_bytes(skb, template.port_at, (&raw const port).cast(), 2, 0);
+            if template.mask > 0x3fff {
+                let low = ((number >> 14) as u16).to_be();
+                helpers::bpf_skb_store_bytes(skb, template.address_at, (&raw const low).cast(), 2, 0);
+            }
+        }
+        let _ = RIG_TARGET.tail_call(&TcContext::new(ctx.as_ptr().cast()), 0);
+    }
+    -3
+}
+
+/// The target against which the rig's own cost is measured.
+#[classifier]
+pub fn rig_nothing(_ctx: TcContext) -> i32 {
+    0
+}
+
+/// As the programs'.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+pub static LICENSE: [u8; 13] = *b"Dual BSD/GPL\0";
+
+#[panic_handler]
+fn panic(_info: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}
