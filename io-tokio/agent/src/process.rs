@@ -77,7 +77,8 @@ pub struct LogError(String);
 /// # Errors
 /// When an option is not known.
 pub fn log(debug: bool, options: &[(String, String)]) -> Result<(), LogError> {
-    let mut filter = if debug { "debug,h2=info,hyper=info,tower=info" } else { "info" }.to_owned();
+    let mut filter =
+        if debug { "debug,aya=info,aya_obj=info,h2=info,hyper=info,tower=info" } else { "info" }.to_owned();
     // Says once for each device that the kernel knows more than it does.
     filter.push_str(",netlink_packet_route=error");
     let mut json = false;

@@ -207,14 +207,17 @@ struct Outside {
 
 impl Outside {
     fn attach(&self) -> Result<(), StartError> {
-        let host = Interface::by_index(self.host)?;
-        for (program, direction) in HOST {
-            self.datapath.attach(program, &host, direction)?;
-        }
+        self.attach_to(&Interface::by_index(self.host)?, HOST)?;
         for name in &self.devices {
-            let device = Interface::by_name(name)?;
-            for (program, direction) in NETWORK {
-                self.datapath.attach(program, &device, direction)?;
+            self.attach_to(&Interface::by_name(name)?, NETWORK)?;
+        }
+        Ok(())
+    }
+    /// An object need not have a program for a side on which there is nothing to do.
+    fn attach_to(&self, device: &Interface, programs: [(Program, Direction); 2]) -> Result<(), StartError> {
+        for (program, direction) in programs {
+            if self.datapath.programs().any(|there| there == program) {
+                self.datapath.attach(program, device, direction)?;
             }
         }
         Ok(())
