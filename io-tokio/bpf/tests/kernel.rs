@@ -7,6 +7,7 @@ use abi::{
     be::{Addr4, Port},
     ct::{CtEntry4, CtKey4},
     endpoint::{Device, EndpointInfo, EndpointKey},
+    event::{DropNotify, DropRecord, NOTIFY_DROP, Prefix},
     ipcache::{IpcacheEntry, IpcacheKey},
     lb::LbRevNat4,
     maps::MapKind,
@@ -14,10 +15,10 @@ use abi::{
     write::{MapWrite, WriteError, WriteErrorKind},
 };
 use bpf::{
-    Attachments,
+    Attachments, EventReader,
     conntrack::{self, Collected},
 };
-use loader::{Datapath, Direction, Interface, LoaderConfig, Maps, Outcome, Program};
+use loader::{Datapath, Direction, Interface, LoaderConfig, Maps, Outcome, Program, SkBuff};
 
 /// A bpffs mounted for one test.
 struct Bpffs(PathBuf);
@@ -181,4 +182,46 @@ fn programs_run_at_once_and_become_links_in_a_quiet_moment() {
     assert_eq!(datapath.attached(&right, Direction::Ingress).expect("asking"), [], "and it is not brought back");
     assert_eq!((attachments.pending(), attachments.failed()), (0, 0));
     assert_eq!(attachments.attach(program, &left, Direction::Ingress).expect("again"), Outcome::Replaced);
+}
+
+#[test]
+fn records_of_the_kernel_arrive_in_order_and_whole() {
+    let Some(object) = object() else { return };
+    let Some(fs) = Bpffs::mount("events") else { return };
+    let mut config = LoaderConfig::new(object, abi::config::NodeConfig { capture_len: 64, ..Default::default() });
+    fs.0.clone_into(&mut config.bpffs);
+    config.map_sizes = sizes();
+    let datapath = Datapath::open(&config).unwrap_or_else(|e| panic!("{e}"));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let mut seen = Vec::new();
+    runtime.block_on(async {
+        let (reader, mut batches) =
+            EventReader::new(datapath.events().expect("the ring is there"), 16).expect("a runtime with IO");
+        let reader = tokio::spawn(reader.run());
+        // Nobody is behind the loopback device, so each packet is dropped and reported with its length.
+        for length in 60..160_usize {
+            datapath
+                .test_run(Program::FromContainer, &vec![0; length], &SkBuff::default(), 1)
+                .unwrap_or_else(|e| panic!("{e}"));
+            if length % 10 == 0 {
+                tokio::task::yield_now().await;
+            }
+        }
+        while seen.len() < 100 {
+            let patience = std::time::Duration::from_secs(60);
+            let batch =
+                tokio::time::timeout(patience, batches.recv()).await.expect("in time").expect("the reader lives");
+            assert_eq!(batch.lost, 0);
+            for record in batch.records() {
+                assert_eq!(record.len(), size_of::<DropRecord>());
+                let at = size_of::<Prefix>() + std::mem::offset_of!(DropNotify, orig_len);
+                let length = u32::from_ne_bytes(record[at..at + 4].try_into().expect("four bytes"));
+                seen.push((record[size_of::<Prefix>()], length));
+            }
+        }
+        drop(batches);
+        reader.await.expect("no panic").expect("it ends when nobody listens");
+    });
+    let expected: Vec<_> = (60..160).map(|length| (NOTIFY_DROP, length)).collect();
+    assert_eq!(seen, expected);
 }
