@@ -56,6 +56,16 @@ const DEFAULT_MASK: [&str; 20] = [
     "ip_trace_id",
 ];
 
+/// What policy names are found by; asked for beside [`DEFAULT_MASK`] when they are to be shown.
+const POLICY_MASK: [&str; 6] = [
+    "traffic_direction",
+    "policy_match_type",
+    "egress_allowed_by",
+    "ingress_allowed_by",
+    "egress_denied_by",
+    "ingress_denied_by",
+];
+
 fn now_ns() -> i64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
@@ -179,8 +189,9 @@ pub async fn flows(settings: &Settings, filters: &Filters, env: &Environment, io
     let (number, first) = selector.number(!selector.follow && file.is_empty());
     let masked =
         settings.flag("use-default-field-masks") && matches!(output, Output::Compact | Output::Dict | Output::Table);
+    let policies: &[&str] = if settings.flag("print-policy-names") { &POLICY_MASK } else { &[] };
     let paths = match custom_mask {
-        [] if masked => DEFAULT_MASK.map(str::to_owned).to_vec(),
+        [] if masked => DEFAULT_MASK.iter().chain(policies).copied().map(str::to_owned).collect(),
         paths => paths.to_vec(),
     };
     let request = GetFlowsRequest {

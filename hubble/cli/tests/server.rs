@@ -2,7 +2,10 @@
 
 use hubble_api::{
     Timestamp,
-    flow::{AgentEvent, CiliumEventType, Endpoint, Flow, Ip, Layer4, Tcp, Verdict, layer4::Protocol},
+    flow::{
+        AgentEvent, CiliumEventType, Endpoint, Flow, Ip, Layer4, Policy, Tcp, TrafficDirection, Verdict,
+        layer4::Protocol,
+    },
 };
 use hubble_cli::{Io, run, settings::Environment};
 use hubble_server::{Config, Listen, Observer, Server};
@@ -114,6 +117,14 @@ async fn flows_come_out_as_the_server_has_them() {
     assert!(json.ends_with("\"node_name\":\"c1/node-1\",\"time\":\"1970-01-01T00:00:04Z\"}\n"), "{json}");
     let (code, json, _) = lab.hubble("observe --last 1 -o json --field-mask source.pod_name").await;
     assert_eq!((code, json.as_str()), (0, "{\"flow\":{\"source\":{\"pod_name\":\"b\"}}}\n"));
+    let mut verdict = flow(5, "b", Verdict::Dropped);
+    verdict.event_type = Some(CiliumEventType { r#type: 5, sub_type: 0 });
+    verdict.traffic_direction = TrafficDirection::Ingress.into();
+    let policy = Policy { name: "deny-b".into(), kind: "CiliumNetworkPolicy".into(), ..Policy::default() };
+    verdict.ingress_denied_by = vec![policy];
+    lab.observer.publish_flow(verdict);
+    let (_, named, _) = lab.hubble("observe --last 1 --print-policy-names").await;
+    assert!(named.contains("policy-verdict:none INGRESS DENIED BY deny-b (CiliumNetworkPolicy) ("), "{named}");
     lab.stop.cancel();
 }
 

@@ -118,9 +118,11 @@ fn endpoint(flow: &Flow, end: End) -> Option<&flow::Endpoint> {
 }
 
 impl FlowView for Flow {
+    #[inline]
     fn has_uuid(&self, uuid: &str) -> bool {
         self.uuid == uuid
     }
+    #[inline]
     fn address(&self, end: End) -> Address<'_> {
         Address::Text(match (&self.ip, end) {
             (None, _) => "",
@@ -128,12 +130,15 @@ impl FlowView for Flow {
             (Some(ip), End::Destination) => &ip.destination,
         })
     }
+    #[inline]
     fn source_xlated(&self) -> Address<'_> {
         Address::Text(self.ip.as_ref().map_or("", |ip| &ip.source_xlated))
     }
+    #[inline]
     fn pod(&self, end: End) -> (&str, &str) {
         endpoint(self, end).map_or(("", ""), |end| (&end.namespace, &end.pod_name))
     }
+    #[inline]
     fn service(&self, end: End) -> (&str, &str) {
         let service = match end {
             End::Source => self.source_service.as_ref(),
@@ -141,6 +146,7 @@ impl FlowView for Flow {
         };
         service.map_or(("", ""), |service| (&service.namespace, &service.name))
     }
+    #[inline]
     fn any_name(&self, end: End, test: &mut dyn FnMut(&str) -> bool) -> bool {
         let names = match end {
             End::Source => &self.source_names,
@@ -148,33 +154,43 @@ impl FlowView for Flow {
         };
         names.iter().any(|name| test(name))
     }
+    #[inline]
     fn labels(&self, end: End) -> &[String] {
         endpoint(self, end).map_or(&[], |end| &end.labels)
     }
+    #[inline]
     fn any_workload(&self, end: End, test: &mut dyn FnMut(&str, &str) -> bool) -> bool {
         endpoint(self, end).is_some_and(|end| end.workloads.iter().any(|work| test(&work.kind, &work.name)))
     }
+    #[inline]
     fn cluster(&self, end: End) -> &str {
         endpoint(self, end).map_or("", |end| &end.cluster_name)
     }
+    #[inline]
     fn identity(&self, end: End) -> Option<u32> {
         endpoint(self, end).map(|end| end.identity)
     }
+    #[inline]
     fn direction(&self) -> i32 {
         self.traffic_direction
     }
+    #[inline]
     fn verdict(&self) -> i32 {
         self.verdict
     }
+    #[inline]
     fn drop_reason(&self) -> i32 {
         self.drop_reason_desc
     }
+    #[inline]
     fn interface(&self) -> Option<(u32, &str)> {
         self.interface.as_ref().map(|interface| (interface.index, interface.name.as_str()))
     }
+    #[inline]
     fn event_type(&self) -> Option<(i32, i32)> {
         self.event_type.as_ref().map(|kind| (kind.r#type, kind.sub_type))
     }
+    #[inline]
     fn transport(&self) -> Transport {
         let Some(protocol) = self.l4.as_ref().and_then(|l4| l4.protocol.as_ref()) else { return Transport::default() };
         let (protocol, ports, flags) = match protocol {
@@ -190,27 +206,35 @@ impl FlowView for Flow {
         };
         Transport { protocol, ports, flags }
     }
+    #[inline]
     fn l7(&self) -> Option<&flow::Layer7> {
         self.l7.as_ref()
     }
+    #[inline]
     fn is_reply(&self) -> Option<bool> {
         self.is_reply
     }
+    #[inline]
     fn node_name(&self) -> &str {
         &self.node_name
     }
+    #[inline]
     fn node_labels(&self) -> &[String] {
         &self.node_labels
     }
+    #[inline]
     fn ip_version(&self) -> i32 {
         self.ip.as_ref().map_or(0, |ip| ip.ip_version)
     }
+    #[inline]
     fn trace_id(&self) -> &str {
         self.trace_context.as_ref().and_then(|context| context.parent.as_ref()).map_or("", |parent| &parent.trace_id)
     }
+    #[inline]
     fn ip_trace_id(&self) -> u64 {
         self.ip_trace_id.as_ref().map_or(0, |trace| trace.trace_id)
     }
+    #[inline]
     fn encrypted(&self) -> bool {
         self.ip.as_ref().is_some_and(|ip| ip.encrypted)
     }
@@ -232,6 +256,7 @@ pub struct Seen<'a> {
 }
 
 impl Seen<'_> {
+    #[inline]
     fn side(&self, end: End) -> &Side {
         match end {
             End::Source => &self.record.source,
@@ -241,21 +266,26 @@ impl Seen<'_> {
 }
 
 impl FlowView for Seen<'_> {
+    #[inline]
     fn has_uuid(&self, uuid: &str) -> bool {
         self.record.uuid_text() == uuid
     }
+    #[inline]
     fn address(&self, end: End) -> Address<'_> {
         Address::Ip(self.record.headers.ip.map(|(source, destination)| match end {
             End::Source => source,
             End::Destination => destination,
         }))
     }
+    #[inline]
     fn source_xlated(&self) -> Address<'_> {
         Address::Ip(self.record.source_xlated)
     }
+    #[inline]
     fn pod(&self, end: End) -> (&str, &str) {
         self.side(end).info.as_ref().map_or(("", ""), |info| (&info.namespace, &info.pod_name))
     }
+    #[inline]
     fn service(&self, end: End) -> (&str, &str) {
         let service = match end {
             End::Source => &self.record.source_service,
@@ -263,6 +293,7 @@ impl FlowView for Seen<'_> {
         };
         service.as_ref().map_or(("", ""), |service| (&service.namespace, &service.name))
     }
+    #[inline]
     fn any_name(&self, end: End, test: &mut dyn FnMut(&str) -> bool) -> bool {
         let names = match end {
             End::Source => &self.record.source_names,
@@ -270,35 +301,45 @@ impl FlowView for Seen<'_> {
         };
         names.as_ref().is_some_and(|names| names.iter().any(|name| test(name)))
     }
+    #[inline]
     fn labels(&self, end: End) -> &[String] {
         self.side(end).labels()
     }
+    #[inline]
     fn any_workload(&self, end: End, test: &mut dyn FnMut(&str, &str) -> bool) -> bool {
         let info = self.side(end).info.as_ref();
         info.is_some_and(|info| info.workloads.iter().any(|work| test(&work.kind, &work.name)))
     }
+    #[inline]
     fn cluster(&self, end: End) -> &str {
         self.side(end).cluster()
     }
+    #[inline]
     fn identity(&self, end: End) -> Option<u32> {
         Some(self.side(end).identity)
     }
+    #[inline]
     fn direction(&self) -> i32 {
         self.record.direction.into()
     }
+    #[inline]
     fn verdict(&self) -> i32 {
         self.record.verdict.into()
     }
+    #[inline]
     fn drop_reason(&self) -> i32 {
         crate::text::drop_reason_enum(self.record.drop_code)
     }
+    #[inline]
     fn interface(&self) -> Option<(u32, &str)> {
         let name = self.record.interface.as_deref().unwrap_or_default();
         (self.record.ifindex != 0).then_some((self.record.ifindex, name))
     }
+    #[inline]
     fn event_type(&self) -> Option<(i32, i32)> {
         Some((self.record.event_type.into(), self.record.sub_type.into()))
     }
+    #[inline]
     fn transport(&self) -> Transport {
         let l4 = &self.record.headers.l4;
         let (protocol, flags) = match *l4 {
@@ -311,18 +352,23 @@ impl FlowView for Seen<'_> {
         };
         Transport { protocol, ports: l4.ports().map(|(from, to)| (from.into(), to.into())), flags }
     }
+    #[inline]
     fn l7(&self) -> Option<&flow::Layer7> {
         None
     }
+    #[inline]
     fn is_reply(&self) -> Option<bool> {
         self.record.is_reply
     }
+    #[inline]
     fn node_name(&self) -> &str {
         &self.node.name
     }
+    #[inline]
     fn node_labels(&self) -> &[String] {
         &self.node.labels
     }
+    #[inline]
     fn ip_version(&self) -> i32 {
         match self.record.headers.ip {
             None => 0,
@@ -330,12 +376,15 @@ impl FlowView for Seen<'_> {
             Some((IpAddr::V6(_), _)) => flow::IpVersion::IPv6.into(),
         }
     }
+    #[inline]
     fn trace_id(&self) -> &str {
         ""
     }
+    #[inline]
     fn ip_trace_id(&self) -> u64 {
         0
     }
+    #[inline]
     fn encrypted(&self) -> bool {
         self.record.encrypted
     }

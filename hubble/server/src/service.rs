@@ -7,7 +7,7 @@ use crate::{
 };
 use futures::{Stream, StreamExt as _, stream};
 use hubble_api::{
-    OBSERVER_HEALTH_SERVICE,
+    DESCRIPTORS, OBSERVER_HEALTH_SERVICE,
     flow::Flow,
     json::Mask,
     observer::{
@@ -23,7 +23,7 @@ use hubble_api::{
     relay::NodeState,
 };
 use hubble_model::FilterList;
-use std::{net::IpAddr, pin::Pin, sync::Arc};
+use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use tonic::{
     Request, Response, Status,
     metadata::MetadataValue,
@@ -36,6 +36,9 @@ use tonic_health::{
 
 /// Port of the server on every node, unless an address says otherwise.
 const DEFAULT_PORT: u16 = 4244;
+
+/// How often a silent connection is asked whether its other end is still there.
+const KEEPALIVE: Duration = Duration::from_secs(60);
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -190,9 +193,17 @@ impl Services {
 
     /// One listener's worth of services.
     pub fn router(&self) -> Router {
+        let describe = || {
+            let health = tonic_health::pb::FILE_DESCRIPTOR_SET;
+            let all = tonic_reflection::server::Builder::configure();
+            all.register_encoded_file_descriptor_set(DESCRIPTORS).register_encoded_file_descriptor_set(health)
+        };
         Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
             .add_service(ObserverServer::new(self.api.clone()))
             .add_service(PeerServer::new(self.api.clone()))
             .add_service(HealthServer::new(HealthService::from_health_reporter(self.health.clone())))
+            .add_service(describe().build_v1().expect("the descriptors are those the messages were made from"))
+            .add_service(describe().build_v1alpha().expect("the descriptors are those the messages were made from"))
     }
 }

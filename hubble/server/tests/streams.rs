@@ -274,6 +274,25 @@ async fn what_the_server_says_about_itself() {
 }
 
 #[tokio::test]
+async fn reflection_names_every_service() {
+    use tonic_reflection::pb::v1::{
+        ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+        server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+    };
+    let running = start(Config::default()).await;
+    let message_request = Some(MessageRequest::ListServices(String::new()));
+    let request = tokio_stream::once(ServerReflectionRequest { host: String::new(), message_request });
+    let mut client = ServerReflectionClient::new(running.channel.clone());
+    let mut answers = client.server_reflection_info(request).await.expect("answered").into_inner();
+    let answer = answers.message().await.expect("open").expect("a list").message_response;
+    let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("{answer:?}") };
+    let names: Vec<_> = list.service.iter().map(|service| service.name.as_str()).collect();
+    for name in ["observer.Observer", "peer.Peer", "grpc.health.v1.Health"] {
+        assert!(names.contains(&name), "{names:?}");
+    }
+}
+
+#[tokio::test]
 async fn the_socket_is_for_its_group_and_a_live_one_is_left_alone() {
     let running = start(Config::default()).await;
     let mode = std::fs::metadata(&running.socket).expect("there").permissions().mode();

@@ -110,9 +110,9 @@ enum Check {
     Workload(End, Box<[(String, String)]>),
     Cluster(End, Box<[String]>),
     Identity(End, Box<[u32]>),
-    Direction(Box<[i32]>),
-    Verdict(Box<[i32]>),
-    DropReason(Box<[i32]>),
+    Direction(Numbers),
+    Verdict(Numbers),
+    DropReason(Numbers),
     Interface(Box<[(u32, String)]>),
     EventType(Box<[(i32, Option<i32>)]>),
     Http(http::Check),
@@ -122,7 +122,7 @@ enum Check {
     DnsQuery(Box<[regex::Regex]>),
     TcpFlags(Box<[u16]>),
     NodeName(pattern::NodePattern),
-    IpVersion(Box<[i32]>),
+    IpVersion(Numbers),
     TraceId(Box<[String]>),
     IpTraceId(Box<[u64]>),
     Encrypted(Box<[bool]>),
@@ -176,6 +176,28 @@ impl FilterList {
     /// True when no allow filter was given, so that events without a flow pass as well.
     pub fn allows_all(&self) -> bool {
         self.allow.is_empty()
+    }
+}
+
+/// A set of enum numbers; the small ones, which are all that have names in most enums, are one word.
+#[derive(Debug, Default)]
+struct Numbers {
+    small: u64,
+    others: Box<[i32]>,
+}
+
+impl Numbers {
+    fn new(list: &[i32]) -> Self {
+        let is_small = |number: &i32| (0..64).contains(number);
+        Self {
+            small: list.iter().copied().filter(is_small).fold(0, |set, number| set | 1 << number),
+            others: list.iter().copied().filter(|number| !is_small(number)).collect(),
+        }
+    }
+
+    #[inline]
+    fn contains(&self, number: i32) -> bool {
+        if (0..64).contains(&number) { self.small >> number & 1 == 1 } else { self.others.contains(&number) }
     }
 }
 
@@ -260,9 +282,18 @@ fn flow_fields(f: &FlowFilter, checks: &mut Vec<Check>) -> Result<(), FilterErro
         })* };
     }
     exact!(
-        verdict => Verdict, traffic_direction => Direction, drop_reason_desc => DropReason, reply => Reply,
-        ip_version => IpVersion, trace_id => TraceId, ip_trace_id => IpTraceId, encrypted => Encrypted, uuid => Uuid
+        reply => Reply, trace_id => TraceId, ip_trace_id => IpTraceId, encrypted => Encrypted, uuid => Uuid
     );
+    for (list, check) in [
+        (&f.verdict, Check::Verdict as fn(Numbers) -> Check),
+        (&f.traffic_direction, Check::Direction),
+        (&f.drop_reason_desc, Check::DropReason),
+        (&f.ip_version, Check::IpVersion),
+    ] {
+        if !list.is_empty() {
+            checks.push(check(Numbers::new(list)));
+        }
+    }
     if !f.event_type.is_empty() {
         let kind =
             |kind: &hubble_api::flow::EventTypeFilter| (kind.r#type, kind.match_sub_type.then_some(kind.sub_type));
@@ -360,9 +391,9 @@ impl Check {
             }),
             Self::Cluster(end, list) => list.iter().any(|name| name == flow.cluster(*end)),
             Self::Identity(end, list) => flow.identity(*end).is_some_and(|identity| list.contains(&identity)),
-            Self::Direction(list) => list.contains(&flow.direction()),
-            Self::Verdict(list) => list.contains(&flow.verdict()),
-            Self::DropReason(list) => flow.verdict() == Verdict::Dropped as i32 && list.contains(&flow.drop_reason()),
+            Self::Direction(list) => list.contains(flow.direction()),
+            Self::Verdict(list) => list.contains(flow.verdict()),
+            Self::DropReason(list) => flow.verdict() == Verdict::Dropped as i32 && list.contains(flow.drop_reason()),
             Self::Interface(list) => flow.interface().is_some_and(|(index, name)| {
                 list.iter().any(|(i, n)| (*i == 0 || *i == index) && (n.is_empty() || n == name))
             }),
@@ -387,7 +418,7 @@ impl Check {
                 flow.transport().flags.is_some_and(|flags| list.iter().any(|want| flags & want == *want))
             }
             Self::NodeName(pattern) => pattern.matches(flow.node_name()),
-            Self::IpVersion(list) => list.contains(&flow.ip_version()),
+            Self::IpVersion(list) => list.contains(flow.ip_version()),
             Self::TraceId(list) => list.iter().any(|want| want == flow.trace_id()),
             Self::IpTraceId(list) => list.contains(&flow.ip_trace_id()),
             Self::Encrypted(list) => list.contains(&flow.encrypted()),
