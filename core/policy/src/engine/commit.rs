@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     delta::{ClassId, Delta, EndpointPolicy, EntryKey, L4Prefix, PolicyId, Write},
-    rule::{Direction, Peer as RulePeer, Peers, PortRange},
+    rule::{CidrRule, Direction, Peer as RulePeer, Peers, PortRange},
 };
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -482,12 +482,14 @@ impl Engine {
                         dirty.extend(self.facts.prefixes_of.get(&id).into_iter().flatten().map(|p| Peer::Prefix(*p)));
                     }
                 }
-                Term::Cidr(rule) => {
-                    for cut in core::iter::once(&rule.cidr).chain(&rule.except) {
-                        self.want_prefix(*cut, &mut dirty, txn);
+                Term::Cidrs(rules) => {
+                    for cut in cuts(rules) {
+                        self.want_prefix(cut, &mut dirty, txn);
                     }
-                    dirty.extend(self.facts.inside(&rule.cidr).map(|(p, _)| Peer::Prefix(*p)));
-                    dirty.extend(self.facts.identities_inside(&rule.cidr).map(Peer::Identity));
+                    for outer in outermost(rules) {
+                        dirty.extend(self.facts.inside(&outer).map(|(p, _)| Peer::Prefix(*p)));
+                        dirty.extend(self.facts.identities_inside(&outer).map(Peer::Identity));
+                    }
                 }
                 Term::NamedPort(_) => {}
             }
@@ -669,9 +671,9 @@ impl Engine {
         }
         let mut unwanted: BTreeSet<Cidr> = BTreeSet::new();
         for term in &dead {
-            if let Term::Cidr(rule) = &*self.terms.term(*term).clone() {
-                for cut in core::iter::once(&rule.cidr).chain(&rule.except) {
-                    self.unwant_prefix(*cut, &mut unwanted, txn);
+            if let Term::Cidrs(rules) = &*self.terms.term(*term).clone() {
+                for cut in cuts(rules) {
+                    self.unwant_prefix(cut, &mut unwanted, txn);
                 }
             }
         }
@@ -837,6 +839,23 @@ impl Engine {
         }
         txn.delta.conflicts.dedup();
     }
+}
+
+/// The prefixes at which the answer to a prefix term may change, each once.
+fn cuts(rules: &[CidrRule]) -> BTreeSet<Cidr> {
+    rules.iter().flat_map(|rule| core::iter::once(&rule.cidr).chain(&rule.except)).copied().collect()
+}
+
+/// The prefixes of a term that lie in no other one of it.
+fn outermost(rules: &[CidrRule]) -> Vec<Cidr> {
+    let mut outer: Vec<Cidr> = Vec::new();
+    // Rules are sorted by address and length, so what contains a prefix comes before it.
+    for rule in rules {
+        if outer.last().is_none_or(|last| !last.covers(&rule.cidr)) {
+            outer.push(rule.cidr);
+        }
+    }
+    outer
 }
 
 fn remove_one(items: &mut Vec<TermId>, item: TermId) {

@@ -231,8 +231,14 @@ impl Engine {
             Peers::Listed(list) => list,
         };
         let mut whom = Vec::new();
+        let mut cidrs = Vec::new();
         for peer in list {
-            self.peer(peer, requires, &mut whom);
+            self.peer(peer, requires, &mut whom, &mut cidrs);
+        }
+        if !cidrs.is_empty() {
+            cidrs.sort_unstable();
+            cidrs.dedup();
+            whom.push(Whom::Term(Term::Cidrs(cidrs)));
         }
         if self.config.ipv4 && self.config.ipv6 && both_defaults(list) {
             whom.push(Whom::Term(Term::Labels(Selector::reserved("world"))));
@@ -240,11 +246,10 @@ impl Engine {
         whom
     }
 
-    fn peer(&self, peer: &Peer, requires: &[Selector], out: &mut Vec<Whom>) {
+    fn peer(&self, peer: &Peer, requires: &[Selector], out: &mut Vec<Whom>, cidrs: &mut Vec<CidrRule>) {
         let labels = |selector: Selector| {
             if selector.is_everything() { Whom::Anyone } else { Whom::Term(Term::Labels(selector)) }
         };
-        let cidr = |rule: CidrRule| Whom::Term(Term::Cidr(rule));
         match peer {
             Peer::Labels(selector) => {
                 let both = requires.iter().flat_map(Selector::requirements).cloned();
@@ -257,11 +262,11 @@ impl Engine {
             }
             Peer::Nodes(selector) => out.push(labels(selector.clone())),
             Peer::Entity(entity) => out.extend(self.entity(*entity).into_iter().map(labels)),
-            Peer::Cidr(rule) => out.push(cidr(rule.clone())),
+            Peer::Cidr(rule) => cidrs.push(rule.clone()),
             Peer::CidrGroup { name, except } => {
                 for member in self.groups.get(name).into_iter().flatten() {
                     let except = except.iter().filter(|e| member.covers(e)).copied().collect();
-                    out.push(cidr(CidrRule { cidr: *member, except, scope: CidrScope::World }));
+                    cidrs.push(CidrRule { cidr: *member, except, scope: CidrScope::World });
                 }
             }
             Peer::Fqdn(name) => out.push(labels(Selector::has_label(&Label::new(FQDN, name, "")))),
@@ -275,7 +280,7 @@ impl Engine {
                     if meant {
                         let rule =
                             |addr| CidrRule { cidr: Cidr::host(addr), except: Vec::new(), scope: CidrScope::World };
-                        out.extend(facts.backends.iter().map(|addr| cidr(rule(*addr))));
+                        cidrs.extend(facts.backends.iter().map(|addr| rule(*addr)));
                     }
                 }
             }

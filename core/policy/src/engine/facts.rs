@@ -186,6 +186,7 @@ impl Facts {
                 }
             });
             answers.sort_unstable();
+            answers.dedup();
         }
         answers
     }
@@ -210,6 +211,7 @@ impl Facts {
             answers.extend(ports.iter().filter_map(|p| terms.named_port(p)));
         }
         answers.sort_unstable();
+        answers.dedup();
         answers
     }
 }

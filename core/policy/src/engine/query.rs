@@ -182,9 +182,10 @@ impl Engine {
         used.into_iter()
             .filter_map(|id| match &**self.terms.term(id) {
                 Term::Labels(selector) => Some((format!("{selector}"), self.facts.matching(selector))),
-                Term::Cidr(rule) => {
-                    let ids = self.facts.identities_inside(&rule.cidr).collect();
-                    Some((format!("cidr:{}", rule.cidr), ids))
+                Term::Cidrs(rules) => {
+                    let texts: Vec<String> = rules.iter().map(|r| format!("cidr:{}", r.cidr)).collect();
+                    let ids = rules.iter().flat_map(|r| self.facts.identities_inside(&r.cidr)).collect();
+                    Some((texts.join(","), ids))
                 }
                 Term::NamedPort(_) => None,
             })

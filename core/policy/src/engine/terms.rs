@@ -23,8 +23,9 @@ impl TermId {
 pub(crate) enum Term {
     /// Do its labels match?
     Labels(Selector),
-    /// Is its address meant?
-    Cidr(CidrRule),
+    /// Is its address meant by one of these (sorted)? The prefixes of one rule are one question, however many they
+    /// are: peers all of them mean are one class.
+    Cidrs(Vec<CidrRule>),
     /// Is its port of this name this one?
     NamedPort(NamedPort),
 }
@@ -53,7 +54,8 @@ pub(crate) struct Terms {
     free: Vec<u32>,
     ids: BTreeMap<Arc<Term>, TermId>,
     labels: AnchorIndex<TermId>,
-    cidrs: BTreeMap<Cidr, Vec<TermId>>,
+    /// Terms and the index of their rule, by prefix.
+    cidrs: BTreeMap<Cidr, Vec<(TermId, u32)>>,
     /// How many prefixes of each length are in `cidrs`: IPv4 first, then IPv6.
     lengths: BTreeMap<(bool, u8), u32>,
     /// How often each port name is used by egress rules.
@@ -75,9 +77,11 @@ impl Terms {
         let term = Arc::new(term);
         match &*term {
             Term::Labels(selector) => self.labels.insert(selector, id),
-            Term::Cidr(rule) => {
-                insert_sorted(self.cidrs.entry(rule.cidr).or_default(), id);
-                *self.lengths.entry((rule.cidr.is_ipv4(), rule.cidr.bits())).or_default() += 1;
+            Term::Cidrs(rules) => {
+                for (rule, index) in rules.iter().zip(0..) {
+                    insert_sorted(self.cidrs.entry(rule.cidr).or_default(), (id, index));
+                    *self.lengths.entry((rule.cidr.is_ipv4(), rule.cidr.bits())).or_default() += 1;
+                }
             }
             Term::NamedPort(_) => {}
         }
@@ -102,25 +106,31 @@ impl Terms {
         let Some(slot) = self.slots[id.slot()].take() else { return };
         match &*slot.term {
             Term::Labels(selector) => self.labels.remove(selector, id),
-            Term::Cidr(rule) => {
-                if let Some(ids) = self.cidrs.get_mut(&rule.cidr) {
-                    remove_sorted(ids, id);
-                    if ids.is_empty() {
-                        self.cidrs.remove(&rule.cidr);
-                    }
-                }
-                let length = (rule.cidr.is_ipv4(), rule.cidr.bits());
-                if let Some(count) = self.lengths.get_mut(&length) {
-                    *count -= 1;
-                    if *count == 0 {
-                        self.lengths.remove(&length);
-                    }
+            Term::Cidrs(rules) => {
+                for (rule, index) in rules.iter().zip(0..) {
+                    self.unfile_cidr(rule.cidr, (id, index));
                 }
             }
             Term::NamedPort(_) => {}
         }
         self.ids.remove(&slot.term);
         self.free.push(id.0);
+    }
+
+    fn unfile_cidr(&mut self, cidr: Cidr, place: (TermId, u32)) {
+        if let Some(places) = self.cidrs.get_mut(&cidr) {
+            remove_sorted(places, place);
+            if places.is_empty() {
+                self.cidrs.remove(&cidr);
+            }
+        }
+        let length = (cidr.is_ipv4(), cidr.bits());
+        if let Some(count) = self.lengths.get_mut(&length) {
+            *count -= 1;
+            if *count == 0 {
+                self.lengths.remove(&length);
+            }
+        }
     }
 
     pub(crate) fn term(&self, id: TermId) -> &Arc<Term> {
@@ -146,13 +156,14 @@ impl Terms {
         found
     }
 
-    /// Calls `found` with every prefix term that means all of `prefix`.
+    /// Calls `found` with every rule of a prefix term that means `prefix`; a term may come more than once.
     pub(crate) fn of_prefix(&self, prefix: &Cidr, mut found: impl FnMut(TermId, &CidrRule)) {
         let range = (prefix.is_ipv4(), 0)..=(prefix.is_ipv4(), prefix.bits());
         for &(_, bits) in self.lengths.range(range).map(|(k, _)| k) {
             let outer = Cidr::containing(prefix.addr(), bits).expect("the length is no longer than the prefix's own");
-            for &id in self.cidrs.get(&outer).into_iter().flatten() {
-                if let Term::Cidr(rule) = &**self.term(id)
+            for &(id, index) in self.cidrs.get(&outer).into_iter().flatten() {
+                if let Term::Cidrs(rules) = &**self.term(id)
+                    && let Some(rule) = rules.get(index as usize)
                     && rule.covers(prefix)
                 {
                     found(id, rule);
