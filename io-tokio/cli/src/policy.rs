@@ -34,7 +34,7 @@ pub(crate) fn run(client: &Client, command: &PolicyCommand, screen: &mut Screen<
             if !replace_with_labels.is_empty() {
                 query.push_str(&format!("&replace-with-labels={}", escape(&replace_with_labels.join(","))));
             }
-            let policy: Policy = client.call("PUT", &query, &[], Some(&rules))?;
+            let policy: Policy = client.call("PUT", &query, &[], Some(&body(rules)?))?;
             if screen.is_json() { screen.json(&policy) } else { screen.line(&format!("Revision: {}", policy.revision)) }
         }
         PolicyCommand::Delete { labels, .. } => {
@@ -107,6 +107,20 @@ fn read(path: &Path) -> Result<Vec<Value>, CliError> {
         return Err(CliError::Invalid(format!("{}: there is no policy in it", path.display())));
     }
     Ok(rules)
+}
+
+/// What the agent is sent: bare rules as a list, objects as one `List`.
+fn body(rules: Vec<Value>) -> Result<Value, CliError> {
+    let objects = rules.iter().filter(|rule| rule.get("kind").is_some()).count();
+    if objects == 0 {
+        return Ok(Value::Array(rules));
+    }
+    if objects < rules.len() {
+        let what =
+            "some of the policies are objects with a kind and some are bare rules; import them one after the other";
+        return Err(CliError::Invalid(what.into()));
+    }
+    Ok(serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": rules }))
 }
 
 fn texts(path: &Path) -> Result<Vec<(PathBuf, String)>, CliError> {

@@ -9,7 +9,7 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use netlink::{End, Namespace, Netlink, Route, VethPair, sysctl};
 use serde_json::json;
 use types::MacAddr;
@@ -17,7 +17,8 @@ use types::MacAddr;
 use super::node::Lab;
 use super::place::Place;
 use super::pod::Pod;
-use super::{Options, namespace, programs_with};
+use super::{Profile, build, namespace};
+use crate::shell::is_root;
 
 /// How long one slice of traffic lasts.
 const SLICE: Duration = Duration::from_millis(500);
@@ -25,12 +26,15 @@ const SLICE: Duration = Duration::from_millis(500);
 const SLICES: usize = 9;
 
 /// Measures and prints a table; `json` prints the same for scripts.
-pub fn measure(options: &Options, json: bool) -> Result<()> {
+pub fn measure(json: bool) -> Result<()> {
+    if !is_root() {
+        bail!("measuring makes network namespaces and loads eBPF programs: run it as root");
+    }
     let place = Place::claim("measure")?;
     place.take_down();
-    let programs = programs_with(&["--release"])?;
+    let programs = build(Profile::Release)?;
     super::report::hear_interrupts();
-    let mut lab = Lab::new(place, programs, options.keep, 0);
+    let mut lab = Lab::new(place, programs, false, 0);
     let mut table = Table { json, rows: Vec::new() };
     let outcome = walk(&mut lab, &mut table);
     lab.take_down();
@@ -171,7 +175,6 @@ struct Baseline {
     _router: Namespace,
 }
 
-const BASE_CLIENT: [u8; 4] = [10, 99, 1, 2];
 const BASE_SERVER: [u8; 4] = [10, 99, 2, 2];
 
 impl Baseline {

@@ -164,10 +164,15 @@ impl Lab {
         format!("{}-{}", self.place.name(), pod.name)
     }
 
-    /// Adds a pod through the plugin and starts its servers; says how long ADD took.
-    pub(super) fn add(&mut self, mut pod: Pod) -> Result<Duration> {
+    /// The namespace of a pod that is to be added.
+    pub(super) fn make_namespace(&mut self, pod: &Pod) -> Result<()> {
         let name = self.place.namespace(pod.name);
         self.namespaces.insert(pod.name.to_owned(), namespace::make(&name)?);
+        Ok(())
+    }
+
+    /// Has the plugin add a pod whose namespace exists; says how long that took.
+    pub(super) fn attach(&self, mut pod: Pod) -> Result<(Pod, Duration)> {
         let began = Instant::now();
         let result = self.cni("ADD", &pod)?;
         let took = began.elapsed();
@@ -178,10 +183,24 @@ impl Lab {
         if pod.ips.len() != 2 {
             bail!("{} should have an address of each family: {result}", pod.name);
         }
+        Ok((pod, took))
+    }
+
+    /// Adds a pod through the plugin and starts its servers; says how long ADD took.
+    pub(super) fn add(&mut self, pod: Pod) -> Result<Duration> {
+        self.make_namespace(&pod)?;
+        let (pod, took) = self.attach(pod)?;
         let name = pod.name;
         self.pods.push(pod);
         self.serve(name)?;
         Ok(took)
+    }
+
+    pub(super) fn place(&self) -> &Place {
+        &self.place
+    }
+    pub(super) fn agent_pid(&self) -> Option<u32> {
+        self.agent.as_ref().map(Child::id)
     }
 
     /// The command line of the agent; what it printed.

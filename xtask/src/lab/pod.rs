@@ -78,8 +78,10 @@ fn answer_http(stream: &TcpStream, name: &str, from: SocketAddr) -> std::io::Res
 }
 
 fn answer_lines(stream: &TcpStream, name: &str, from: SocketAddr) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
     for line in BufReader::new(stream).lines() {
-        writeln!(&mut &*stream, "{name} saw {}: {}", shown(from), line?)?;
+        // One write, one segment: otherwise the rest waits for an acknowledgement.
+        (&*stream).write_all(format!("{name} saw {}: {}\n", shown(from), line?).as_bytes())?;
     }
     Ok(())
 }

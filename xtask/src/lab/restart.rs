@@ -1,9 +1,10 @@
 //! The agent is killed under traffic: nothing that runs may break, nothing that is denied may pass.
 
 use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
@@ -26,9 +27,15 @@ struct Counts {
     refused: AtomicU64,
     denied: AtomicU64,
     let_through: AtomicU64,
+    first_break: Mutex<Option<String>>,
 }
 
 impl Counts {
+    fn broke(&self, began: Instant, what: &str) {
+        self.broken.fetch_add(1, Relaxed);
+        let after = began.elapsed().as_secs_f32();
+        self.first_break.lock().expect("nobody panics").get_or_insert_with(|| format!("{what} after {after:.2} s"));
+    }
     fn runs(&self) -> bool {
         !self.stop.load(Relaxed)
     }
@@ -45,17 +52,14 @@ pub(super) fn under_traffic(lab: &mut Lab, report: &mut Report) -> Result<()> {
             let (counts, frontend) = (&counts, &frontend);
             scope.spawn(move || {
                 let open = || Line::open(SocketAddr::new(ip, ECHO), Duration::from_secs(5));
+                let began = Instant::now();
                 let Ok(Ok(mut line)) = frontend.run(open) else {
-                    counts.broken.fetch_add(1, Relaxed);
-                    return;
+                    return counts.broke(began, "it could not even be opened");
                 };
                 while counts.runs() {
                     match line.say("still there?") {
                         Ok(_) => counts.echoes.fetch_add(1, Relaxed),
-                        Err(_) => {
-                            counts.broken.fetch_add(1, Relaxed);
-                            return;
-                        }
+                        Err(why) => return counts.broke(began, &why.to_string()),
                     };
                     thread::sleep(PACE);
                 }
@@ -94,6 +98,9 @@ pub(super) fn under_traffic(lab: &mut Lab, report: &mut Report) -> Result<()> {
         broken == 0 && echoes > 0,
         &format!("{echoes} echoes on connections older than the kills, {broken} broken"),
     );
+    if let Some(what) = counts.first_break.lock().expect("nobody panics").as_ref() {
+        report.say(&format!("the first broke so: {what}"));
+    }
     let (opened, refused) = (n(&counts.opened), n(&counts.refused));
     report.saw(refused == 0 && opened > 0, &format!("{opened} new connections that policy allows, {refused} failed"));
     let (denied, through) = (n(&counts.denied), n(&counts.let_through));
