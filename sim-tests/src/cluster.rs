@@ -12,7 +12,7 @@ use abi::write::{MapWrite, WriteError};
 use agent_core::{Agent, Device, Failure, Input, PolicyFiles, StateFile};
 use machine::{Driven, Instant, OpId, Rng};
 
-use crate::check::Violation;
+use crate::check::{Violation, Window};
 use crate::node::{Fault, Node};
 use crate::objects::Objects;
 use crate::plan;
@@ -104,6 +104,8 @@ pub struct Cluster {
     nodes: Vec<Node>,
     store: Store,
     objects: Objects,
+    /// Since all nodes were settled at once.
+    window: Window,
     /// Addresses that are given out: to whom.
     holders: BTreeMap<IpAddr, String>,
     identities: BTreeMap<String, Vec<u8>>,
@@ -146,6 +148,7 @@ impl Cluster {
             nodes: (0..settings.nodes).map(Node::new).collect(),
             store,
             objects: Objects::default(),
+            window: Window::new(Objects::default()),
             holders: BTreeMap::new(),
             identities: BTreeMap::new(),
             flows: Vec::new(),
@@ -324,6 +327,9 @@ impl Cluster {
                 self.nodes[node].window.settled();
             }
         }
+        if (0..self.nodes.len()).all(|node| self.is_settled(node).is_ok()) {
+            self.window.settled();
+        }
     }
 
     /// Whether a node has caught up; otherwise what it waits for.
@@ -360,6 +366,7 @@ impl Cluster {
     }
 
     fn objects_changed(&mut self) {
+        self.window.changed(&self.objects);
         for node in &mut self.nodes {
             node.window.changed(&self.objects);
         }

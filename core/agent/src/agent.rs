@@ -189,7 +189,18 @@ impl Agent {
             Ok(planned) => planned,
             Err(refusal) => return Some(Err(refusal.into())),
         };
-        planned.writes.into_iter().for_each(|write| self.put(write));
+        // From here on the service is what it will be. What is left is to clear away what nobody should find any more:
+        // cached backends are checked before that, so that no packet goes out whose reply finds no way back.
+        let mut clearing = false;
+        for write in planned.writes {
+            let head = crate::kernel::is_service_head(&write);
+            self.put(write);
+            if head && !clearing {
+                clearing = true;
+                self.publish_services();
+            }
+        }
+        // And once more after that: a backend that was still there when it was checked may be gone now.
         self.publish_services();
         self.kernel.mark(Mark::Service(planned.id, change));
         let answer = match change {

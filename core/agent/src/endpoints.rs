@@ -507,11 +507,11 @@ impl Agent {
         endpoint.spec.labels = labels;
         let wanted = endpoint.spec.identity_labels(&cluster);
         let before = core::mem::replace(&mut progress.labels, wanted.clone());
-        progress.switch = None;
         if wanted == before {
             self.store(StateFile::Endpoint(id), fx);
             return Ok(Response::Done);
         }
+        progress.switch = None;
         let returned = wanted == endpoint.identity_labels && endpoint.identity.is_some();
         let current = endpoint.identity_labels.clone();
         let to = if returned { State::Ready } else { State::WaitingForIdentity };

@@ -226,3 +226,12 @@ pub(crate) fn ipcache_entry(identity: NumericIdentity, class: u32) -> IpcacheEnt
 pub(crate) fn policy_map_full(max: usize, needed: usize, consequence: &'static str) -> Refusal {
     Refusal::MapFull { map: abi::maps::POLICY.name, max, needed, consequence }
 }
+
+/// Whether a write is about a service itself, not one of its slots.
+pub(crate) const fn is_service_head(write: &MapWrite) -> bool {
+    match write {
+        MapWrite::Service4(key, _) => key.backend_slot == 0,
+        MapWrite::Service6(key, _) => key.backend_slot == 0,
+        _ => false,
+    }
+}

@@ -15,7 +15,6 @@ use alloc::string::ToString;
 use alloc::vec::Vec;
 
 use abi::endpoint::{self as layout, DEVICE_ENFORCE_EGRESS, DEVICE_ENFORCE_INGRESS};
-use abi::ipcache::IpcacheKey;
 use abi::policy::{EGRESS, INGRESS, PolicyEntry, PolicyKey};
 use abi::write::MapWrite;
 use endpoint::{Mover, State};
@@ -30,7 +29,7 @@ use crate::kernel::{self, Mark, Numbers};
 
 /// What the kernel held when the agent started, by what is needed of it.
 struct Old {
-    classes: BTreeMap<IpcacheKey, u32>,
+    classes: BTreeMap<Cidr, u32>,
     devices: BTreeMap<u32, layout::Device>,
     entries: BTreeMap<u32, BTreeMap<PolicyKey, PolicyEntry>>,
 }
@@ -41,7 +40,8 @@ impl Old {
         for write in maps {
             match *write {
                 MapWrite::Ipcache(key, Some(entry)) => {
-                    old.classes.insert(key, entry.class);
+                    let prefix = key.prefix().and_then(|(addr, bits)| Cidr::new(addr, u8::try_from(bits).ok()?).ok());
+                    old.classes.extend(prefix.map(|prefix| (prefix, entry.class)));
                 }
                 MapWrite::Device(ifindex, Some(device)) => {
                     old.devices.insert(ifindex, device);
@@ -67,7 +67,7 @@ impl Old {
 #[derive(Default)]
 struct Wanted {
     entries: BTreeMap<PolicyId, Vec<(EntryKey, EntryValue)>>,
-    prefixes: Vec<(Cidr, ClassId)>,
+    prefixes: BTreeMap<Cidr, ClassId>,
     endpoints: Vec<(u32, PolicyId)>,
 }
 
@@ -108,7 +108,9 @@ impl Agent {
         for write in desired {
             match *write {
                 Write::PutEntry(key, value) => wanted.entries.entry(key.policy).or_default().push((key, value)),
-                Write::PutPrefix(prefix, _, class) => wanted.prefixes.push((prefix, class)),
+                Write::PutPrefix(prefix, _, class) => {
+                    wanted.prefixes.insert(prefix, class);
+                }
                 Write::PutEndpoint(id, judged) => {
                     if let Some(endpoint) = self.endpoints.by_id(id) {
                         wanted.endpoints.push((endpoint.spec.ifindex, judged.policy));
@@ -200,10 +202,11 @@ impl Agent {
 fn find_numbers(old: &Old, wanted: &Wanted) -> Numbers {
     let (policy, class) = old.last();
     let mut numbers = Numbers::after(policy, class);
-    let pairs = wanted
-        .prefixes
-        .iter()
-        .filter_map(|(prefix, class)| Some((*class, *old.classes.get(&kernel::ipcache_key(prefix))?)));
+    // A prefix that is new or gone was or will be judged as what is around it.
+    let pairs = wanted.prefixes.keys().chain(old.classes.keys()).map(|prefix| {
+        let class = longest(&wanted.prefixes, prefix).unwrap_or(ClassId::UNKNOWN);
+        (class, longest(&old.classes, prefix).unwrap_or(0))
+    });
     for (class, number) in one_to_one(pairs) {
         if class != ClassId::UNKNOWN && number != 0 {
             numbers.keep_class(class, number);
@@ -221,6 +224,18 @@ fn find_numbers(old: &Old, wanted: &Wanted) -> Numbers {
         }
     }
     numbers
+}
+
+/// What is said about the longest prefix that covers `prefix`.
+fn longest<T: Copy>(table: &BTreeMap<Cidr, T>, prefix: &Cidr) -> Option<T> {
+    let mut at = Some(*prefix);
+    while let Some(prefix) = at {
+        if let Some(found) = table.get(&prefix) {
+            return Some(*found);
+        }
+        at = prefix.parent();
+    }
+    None
 }
 
 /// The pairs in which both sides have no other partner.

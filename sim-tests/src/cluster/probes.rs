@@ -196,12 +196,12 @@ impl Cluster {
         let Some(home) = plan::node_of(addr, self.nodes.len()).filter(|home| *home != node) else {
             return vec![Peer::Address(addr)];
         };
-        let (mut labels, always) = self.nodes[node].window.owners(addr);
-        let (at_home, always_at_home) = self.nodes[home].window.owners(addr);
-        labels.extend(at_home);
+        // What others are is told by way of the store, to nodes that may be down: all their labels count since
+        // everybody knew everything.
+        let (labels, always) = self.window.owners(addr);
         let mut peers: Vec<_> = labels.into_iter().map(Peer::Pod).collect();
         let told = self.is_settled(node).is_ok() && self.is_settled(home).is_ok();
-        if !(told && always && always_at_home) {
+        if !(told && always) {
             peers.push(Peer::Address(addr));
         }
         peers
