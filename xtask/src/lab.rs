@@ -4,6 +4,7 @@
 //! the real ones. The lab never decides whether something works by asking the agent alone: traffic is sent, and what
 //! arrives counts. Whatever ends it (success, failure, Ctrl-C), everything it made is taken down, unless `--keep` is said.
 
+mod measure;
 mod namespace;
 mod node;
 mod outside;
@@ -22,6 +23,7 @@ use anyhow::{Context, Result, bail};
 use crate::shell::{cargo, is_root, run, step, target_dir};
 use crate::{bpf, setup};
 
+pub use measure::measure;
 pub use pod::serve;
 
 use node::Lab;
@@ -71,7 +73,7 @@ pub fn lab(options: &Options) -> Result<()> {
     }
     let programs = match &options.programs {
         Some(dir) => Programs::in_folder(dir, dir.join("cilium.o"))?,
-        None => build()?,
+        None => build(Profile::Dev)?,
     };
     report::hear_interrupts();
     let mut report = Report::new();
@@ -94,14 +96,25 @@ pub fn lab(options: &Options) -> Result<()> {
     if failed.is_empty() { Ok(()) } else { bail!("failed: {}", failed.join("; ")) }
 }
 
-fn build() -> Result<Programs> {
+/// How the programs are built.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Profile {
+    /// Quickly.
+    Dev,
+    /// To be measured.
+    Release,
+}
+
+fn build(profile: Profile) -> Result<Programs> {
     let toolchain = step("setup", setup::ensure)?;
     let object = step("build the eBPF object", || bpf::build(&toolchain))?;
     step("build the programs", || {
         let packages = ["-p", "cilium-agent", "-p", "cilium-cni", "-p", "cilium-cli", "-p", "hubble-cli"];
-        run(cargo().arg("build").arg("--quiet").args(packages))
+        let release = (profile == Profile::Release).then_some("--release");
+        run(cargo().arg("build").arg("--quiet").args(release).args(packages))
     })?;
-    Programs::in_folder(&target_dir().join("debug"), object)
+    let folder = if profile == Profile::Release { "release" } else { "debug" };
+    Programs::in_folder(&target_dir().join(folder), object)
 }
 
 impl Programs {

@@ -39,6 +39,12 @@ enum Task {
     },
     /// One node with real pods on the real kernel, walked through as a tutorial that checks itself
     Lab(lab::Options),
+    /// What one node costs: CNI ADD, policy, memory, pod to pod against a bare veth pair
+    Measure {
+        /// Print the table as JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// The servers of one pod of the lab
     #[command(hide = true)]
     LabServe {
@@ -92,6 +98,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Bpf { build_only: true, .. } => bpf::build(&setup::ensure()?).map(drop),
         Task::Bpf { accept, .. } => bpf::check(&setup::ensure()?, accept),
         Task::Lab(options) => lab::lab(&options),
+        Task::Measure { json } => lab::measure(json),
         Task::LabServe { name } => lab::serve(&name),
         Task::Kernels { lines } => {
             setup::setup_kernels()?;
