@@ -305,10 +305,12 @@ impl Site<'_> {
     }
 }
 
-/// What runs at one side of a device.
+/// What runs at one side of a device by TCX; nothing on a kernel without it.
 pub(crate) fn attached(interface: &Interface, direction: Direction) -> Result<Vec<AtHook>, AttachError> {
-    let at_hook = sys::tcx_query(interface.index, direction.tcx())
-        .map_err(|source| AttachError::Device { device: interface.name.clone(), source })?;
+    let at_hook = match sys::tcx_query(interface.index, direction.tcx()) {
+        Err(e) if e.raw_os_error() == Some(libc::EINVAL) => Vec::new(),
+        other => other.map_err(|source| AttachError::Device { device: interface.name.clone(), source })?,
+    };
     let describe = |entry: sys::AtHook| AtHook {
         program_id: entry.program,
         name: program_name(entry.program).unwrap_or_default(),

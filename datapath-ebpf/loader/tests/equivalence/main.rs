@@ -52,7 +52,12 @@ fn bench(seed: u64, choose: fn(&world::World) -> NodeConfig) -> Option<(support:
 fn show(report: &Report) {
     println!("{report}");
     let differences: Vec<String> = report.differences.iter().take(3).map(|d| format!("{d:?}")).collect();
-    assert!(report.differences.is_empty(), "{} differences:\n{}", report.found, differences.join("\n"));
+    assert!(
+        report.differences.is_empty(),
+        "{} differences (is the object built from this source? `cargo xtask bpf`):\n{}",
+        report.found,
+        differences.join("\n")
+    );
     assert_eq!(report.bad_checksums, 0, "a whole packet came out with a wrong checksum");
     for (program, figures) in &report.programs {
         let share = figures.not_dropped * 100 / figures.compared.max(1);
