@@ -1,13 +1,23 @@
 //! Packet formats: what lies where, as values and views, without allocation.
 //!
 //! Two readers use it. The packet pipeline loads whole [`header`]s at offsets it has worked out. Everybody else
-//! (tests, the simulator, the event decoder) uses checked views over byte slices and the values parsed from
-//! them. Checksums here are computed over all bytes, so they can judge the pipeline's incremental updates.
+//! (tests, the simulator) parses checked values out of byte slices and emits them again: whatever parses, emits to
+//! the same bytes (reserved bits and padding aside), and whatever emits, parses to the same value. Checksums here are computed over all bytes, so they can judge the pipeline's incremental updates.
 //! Nothing here decides what happens to a packet.
 #![no_std]
 #![forbid(unsafe_code)]
 
+pub mod arp;
+pub mod checksum;
+mod error;
+pub mod ethernet;
 pub mod header;
+pub mod ipv4;
+pub mod ipv6;
+mod transport;
+
+pub use error::WireError;
+pub use transport::{Icmp, Sctp, Tcp, Udp};
 
 /// EtherType of IPv4.
 pub const ETHERTYPE_IPV4: u16 = 0x0800;
@@ -59,3 +69,6 @@ pub mod tcp_flags {
     /// The urgent pointer is valid.
     pub const URG: u8 = 0x20;
 }
+
+#[cfg(test)]
+mod tests;
