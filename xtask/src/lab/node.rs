@@ -302,10 +302,10 @@ impl Lab {
         );
         println!("  cilium status; cilium endpoint list; cilium service list; cilium bpf ct list");
         println!("  cilium monitor -t drop                         # and in another terminal:");
-        println!(
-            "  nsenter --net={} bash               # a shell in a pod: try a request to another pod",
-            node.display()
-        );
+        println!("  nsenter --net={} bash                 # a shell in the pod frontend, and in it:", node.display());
+        if let Some(ip) = self.pods.iter().find(|pod| pod.name == "backend-1").and_then(|pod| pod.ips.first()) {
+            println!("    exec 3<>/dev/tcp/{ip}/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
+        }
         println!("  hubble observe --follow --server unix://{}", self.path("run/hubble.sock").display());
         println!(
             "  $EDITOR {}/my-policy.yaml      # policies take effect as they are saved",
