@@ -1,0 +1,196 @@
+//! Bad input through every door: a clear sentence, and nothing lost or left half-made.
+
+use std::fs;
+use std::os::unix::process::CommandExt;
+
+use api::models::{DaemonConfiguration, Endpoint, IPAMResponse};
+
+use crate::support::{Node, Pod};
+
+/// The agent's tables, to be compared before and after.
+fn tables(node: &Node) -> [String; 3] {
+    let get = |path: &str| {
+        let answer = node.client.send("GET", path, &[], b"").unwrap();
+        String::from_utf8(answer.body).unwrap()
+    };
+    [get("/policy"), get("/service"), get("/ip")]
+}
+
+#[test]
+fn what_the_api_refuses_leaves_no_trace() {
+    let Some(node) = Node::new(&[]) else { return };
+    let pod = node.pod("web", &["k8s:app=web"]);
+    let before = tables(&node);
+    let mac = r#""mac":"02:00:00:00:00:01","host-mac":"02:00:00:00:00:02""#;
+    let endpoint = |rest: &str| format!(r#"{{"interface-name":"lxcx","interface-index":99,{mac},{rest}}}"#);
+    let rule = |rest: &str| format!(r#"[{{"endpointSelector":{{}},{rest}}}]"#);
+    let frontend = r#""frontend-address":{"ip":"10.96.0.1","port":80,"protocol":"tcp"}"#;
+    for (method, path, body, status, says) in [
+        ("PUT", "/endpoint/7", endpoint(r#""addressing":{"ipv4":"10.77.0.300"}"#), 400, "addressing.ipv4"),
+        ("PUT", "/endpoint/7", endpoint(r#""addressing":{"ipv6":"10.77.0.3"}"#), 400, "addressing.ipv6"),
+        ("PUT", "/endpoint/7", endpoint(r#""addressing":{"ipv4":"10.77.0.9"},"labels":["k8s:"]"#), 400, "labels[0]"),
+        (
+            "PUT",
+            "/endpoint/7",
+            endpoint(r#""addressing":{"ipv4":"10.77.0.9"},"labels":["k8s:-bad=x"]"#),
+            400,
+            "labels[0]",
+        ),
+        (
+            "PUT",
+            "/endpoint/7",
+            endpoint(r#""addressing":{"ipv4":"10.77.0.9"},"labels":["reserved:host"]"#),
+            400,
+            "given by the agent alone",
+        ),
+        ("PUT", "/endpoint/7", endpoint(r#""addressing":{}"#), 400, "addressing"),
+        ("PUT", "/endpoint/7", endpoint(r#""id":8,"addressing":{"ipv4":"10.77.0.9"}"#), 400, "contradicts the path"),
+        ("PUT", "/endpoint/7", endpoint(r#""state":"ready","addressing":{"ipv4":"10.77.0.9"}"#), 400, "field state"),
+        ("PUT", "/endpoint/7", endpoint(r#""netns-cookie":"many""#), 400, "netns-cookie"),
+        ("PUT", "/endpoint/7", r#"{"mac":"02:00"}"#.into(), 400, "field mac"),
+        ("GET", "/endpoint/65535", String::new(), 404, "no endpoint"),
+        ("DELETE", "/endpoint/65535", String::new(), 404, "no endpoint"),
+        ("DELETE", "/endpoint", "{}".into(), 400, "container-id"),
+        ("POST", "/ipam/10.77.0.1", String::new(), 409, "10.77.0.1"),
+        ("POST", "/ipam/192.0.2.1", String::new(), 400, "10.77.0.0/24"),
+        ("DELETE", "/ipam/10.77.0.200", String::new(), 404, "not in use"),
+        ("DELETE", "/ipam/10.77.0.1", String::new(), 403, "belongs to the node"),
+        ("PUT", "/policy", "[{".into(), 460, "document"),
+        ("PUT", "/policy", r#"[{"endpointSelektor":{}}]"#.into(), 460, "endpointSelektor"),
+        ("PUT", "/policy", rule(r#""egress":[{"toCIDR":["10.0.0.1/8"]}]"#), 460, "10.0.0.0/8"),
+        (
+            "PUT",
+            "/policy",
+            rule(r#""ingress":[{"toPorts":[{"ports":[{"port":"70000","protocol":"TCP"}]}]}]"#),
+            460,
+            "port",
+        ),
+        ("PUT", "/service/1", "{}".into(), 460, "frontend-address"),
+        (
+            "PUT",
+            "/service/1",
+            format!(r#"{{{frontend},"backend-addresses":[{{"ip":"fd00::1","port":80}}]}}"#),
+            461,
+            "family",
+        ),
+        ("PUT", "/service/1", format!(r#"{{{frontend},"flags":{{"type":"NodePort"}}}}"#), 460, "flags.type"),
+        ("DELETE", "/service/9", String::new(), 404, "9"),
+        ("PATCH", "/config", r#"{"options":{"PolicyAuditMode":"maybe"}}"#.into(), 400, "options.PolicyAuditMode"),
+        ("PATCH", "/config", r#"{"options":{"Debug":"true"}}"#.into(), 400, "options.Debug"),
+        ("PATCH", "/config", r#"{"policy-enforcement":"often"}"#.into(), 400, "policy-enforcement"),
+        ("GET", "/identity/99999999", String::new(), 404, "99999999"),
+        ("GET", "/map/nothing", String::new(), 404, "nothing"),
+        ("GET", "/ip?cidr=10.0.0.1/8", String::new(), 400, "query cidr"),
+    ] {
+        let answer = node.client.send(method, path, &[], body.as_bytes()).unwrap();
+        let text = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status, status, "{method} {path} {body}: {text}");
+        assert!(text.contains(says), "{method} {path} {body}: {text}");
+    }
+    assert_eq!(tables(&node), before);
+    let left: Vec<Endpoint> = node.client.get("/endpoint").unwrap();
+    assert_eq!(left.iter().map(|endpoint| endpoint.id).collect::<Vec<_>>(), [pod.endpoint.id]);
+}
+
+#[test]
+fn one_attachment_has_one_endpoint_and_an_exhausted_pool_says_so() {
+    let Some(node) = Node::new(&["--ipv4-range=10.77.0.0/29", "--enable-ipv6=false"]) else { return };
+    let first = node.pod("one", &["k8s:app=one"]);
+    let twice = node.try_pod("one", &[]).map(|_| ()).unwrap_err();
+    assert_eq!(twice.status(), Some(409), "{twice}");
+    assert!(node.endpoint(&first).is_ok(), "the first one is untouched");
+
+    let mut lent = Vec::new();
+    let refused = loop {
+        match node.client.call::<(), IPAMResponse>("POST", "/ipam?family=ipv4", &[], None) {
+            Ok(answer) => lent.push(answer.address.ipv4),
+            Err(why) => break why,
+        }
+        assert!(lent.len() < 8, "a /29 has no more than six: {lent:?}");
+    };
+    assert_eq!(refused.status(), Some(502));
+    assert!(refused.to_string().contains("10.77.0.0/29"), "{refused}");
+    node.client.call::<(), ()>("DELETE", &format!("/ipam/{}", lent[0]), &[], None).unwrap();
+    let again: IPAMResponse = node.client.call("POST", "/ipam?family=ipv4", &[], None::<&()>).unwrap();
+    assert_eq!(again.address.ipv4, lent[0]);
+    let off = node.client.call::<(), IPAMResponse>("POST", "/ipam?family=ipv6", &[], None).unwrap_err();
+    assert!(off.to_string().contains("not enabled"), "{off}");
+
+    // A policy for IPv6 on a node without it: refused by name, or taken with nothing of it enforced; never half.
+    let rule = r#"[{"endpointSelector":{},"egress":[{"toCIDR":["fd00::/8"]}]}]"#;
+    let answer = node.client.send("PUT", "/policy", &[], rule.as_bytes()).unwrap();
+    let text = String::from_utf8_lossy(&answer.body).into_owned();
+    assert!(matches!(answer.status, 200 | 460), "{} {text}", answer.status);
+}
+
+#[test]
+fn a_damaged_state_file_is_told_and_kept_and_the_other_endpoints_are_restored() {
+    let Some(mut node) = Node::new(&[]) else { return };
+    let pods: Vec<Pod> = ["a", "b"].map(|name| node.pod(name, &["k8s:app=x"])).into();
+    pods[0].echo(80);
+    node.kill();
+    let damaged = node.dir.path().join(format!("run/state/{}/endpoint.json", pods[1].endpoint.id));
+    fs::write(&damaged, "{\"id\": 2, \"spec\"").unwrap();
+    node.start();
+    node.wait_ready();
+    assert!(node.endpoint(&pods[0]).is_ok(), "{}", node.log());
+    assert_eq!(node.endpoint(&pods[1]).unwrap_err().status(), Some(404));
+    let status: api::models::StatusResponse = node.client.get("/healthz").unwrap();
+    let own = status.cilium.unwrap();
+    assert!(own.msg.contains("endpoint.json"), "{own:?}");
+    node.eventually("the damaged file is kept for people to look at", || {
+        let kept = node.dir.path().join(format!("run/state/quarantine/{}-endpoint.json", pods[1].endpoint.id));
+        fs::read_to_string(kept).is_ok_and(|text| text.starts_with("{\"id\""))
+    });
+    assert!(!pods[1].reaches((pods[0].ipv4, 80)), "whom nobody manages gets nowhere");
+}
+
+#[test]
+fn an_agent_that_cannot_run_says_why_before_it_touches_anything() {
+    let Some(node) = Node::new(&[]) else { return };
+    let config: DaemonConfiguration = node.client.get("/config").unwrap();
+    let second = node.run_to_its_end(|_| {});
+    assert!(second.contains("another agent"), "{second}");
+    let no_object = node.run_to_its_end(|command| {
+        let dir = node.dir.path().join("second");
+        command.arg(format!("--state-dir={}", dir.display()));
+        command.arg(format!("--lib-dir={}", dir.display()));
+        command.arg("--bpf-object=/nonexistent/cilium.o");
+    });
+    assert!(no_object.contains("/nonexistent/cilium.o"), "{no_object}");
+    let bad_range = node.run_to_its_end(|command| {
+        command.arg("--ipv4-range=10.77.0.1/24");
+    });
+    assert!(bad_range.contains("--ipv4-range") && bad_range.contains("10.77.0.0/24"), "{bad_range}");
+    let bad_store = node.dir.path().join("bad-store");
+    fs::write(&bad_store, "this is no database").unwrap();
+    let damaged = node.run_to_its_end(|command| {
+        command.arg(format!("--state-dir={}", node.dir.path().join("third").display()));
+        command.arg(format!("--kvstore-opt=path={}", bad_store.display()));
+    });
+    assert!(damaged.contains("bad-store") && damaged.contains("move the file away"), "{damaged}");
+    // The first agent did not notice any of it.
+    assert_eq!(node.client.get::<DaemonConfiguration>("/config").unwrap(), config);
+}
+
+#[test]
+fn without_privileges_the_missing_one_is_named() {
+    let program = env!("CARGO_BIN_EXE_cilium-agent");
+    if !nix::unistd::geteuid().is_root() {
+        return crate::support::skip("only root can give privileges up");
+    }
+    // A copy that anybody may run: the build's own folder may be closed to others.
+    let dir = tempfile::tempdir().unwrap();
+    let copy = dir.path().join("cilium-agent");
+    fs::copy(program, &copy).unwrap();
+    run_as_nobody(&dir, &copy);
+}
+
+fn run_as_nobody(dir: &tempfile::TempDir, program: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt;
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let out =
+        std::process::Command::new(program).arg("--ipv4-range=10.77.0.0/24").uid(65_534).gid(65_534).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("CAP_"), "{said}");
+}
