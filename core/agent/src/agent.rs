@@ -139,7 +139,13 @@ impl Agent {
             Request::Ipam(request) => Some(self.ipam_request(now, request)),
             Request::Endpoint(request) => self.endpoint_request(now, id, request, fx),
             Request::Service(request) => self.service_request(id, request, fx),
-            Request::Policy(request) => Some(self.policy_request(now, request, fx)),
+            Request::Policy(request) => match self.policy_request(now, request, fx) {
+                Ok(response) => {
+                    self.answer_once_kept(id, response, StateFile::Policies, fx);
+                    None
+                }
+                refused => Some(refused),
+            },
             Request::Config(change) => self.change_config(now, id, change, fx),
         };
         if let Some(answer) = answer {
@@ -207,8 +213,8 @@ impl Agent {
             ServiceChange::Upserted => Response::Service { id: planned.id, created: planned.created },
             ServiceChange::Deleted => Response::Done,
         };
-        self.kernel.mark(Mark::Answer(id, answer));
         self.store(StateFile::Services, fx);
+        self.kernel.mark(Mark::AnswerKept(id, answer, StateFile::Services));
         None
     }
 
@@ -483,6 +489,7 @@ impl Agent {
             Mark::Written(id, revision) => self.endpoint_written(now, id, revision, fx),
             Mark::Gone(id) => self.endpoint_gone(now, id, fx),
             Mark::Answer(id, response) => fx.push(Effect::Reply(id, Ok(response))),
+            Mark::AnswerKept(id, response, file) => self.answer_once_kept(id, response, file, fx),
             Mark::Service(id, ServiceChange::Upserted) => fx.push(Effect::Notify(AgentEvent::ServiceUpserted(id))),
             Mark::Service(id, ServiceChange::Deleted) => fx.push(Effect::Notify(AgentEvent::ServiceDeleted(id))),
             Mark::Realized(revision) => {

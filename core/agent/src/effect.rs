@@ -194,6 +194,14 @@ pub enum Refusal {
     /// No rule has these labels.
     #[error("no imported policy has the labels {0}")]
     NoPolicy(Labels),
+    /// It holds now, but would not survive a restart.
+    #[error("it holds, but {file} cannot be written, so it would not survive a restart: {why}")]
+    NotKept {
+        /// The file, below the state directory.
+        file: String,
+        /// What the disk said.
+        why: Box<str>,
+    },
     /// Too many requests wait.
     #[error("{max} requests are waiting; try again later")]
     Busy {

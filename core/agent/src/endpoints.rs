@@ -136,7 +136,13 @@ impl Agent {
                 Ok(answer) => answer.map(Ok),
                 Err(refusal) => Some(Err(refusal)),
             },
-            EndpointRequest::SetLabels(name, labels) => Some(self.set_labels(now, &name, labels, fx)),
+            EndpointRequest::SetLabels(name, labels) => match self.set_labels(now, &name, labels, fx) {
+                Ok(endpoint) => {
+                    self.answer_once_kept(id, Response::Done, StateFile::Endpoint(endpoint), fx);
+                    None
+                }
+                Err(refusal) => Some(Err(refusal)),
+            },
             EndpointRequest::Delete(name) => match self.endpoints.find(&name).map(|endpoint| endpoint.id) {
                 Some(endpoint) => self.delete(now, id, [endpoint].into(), fx),
                 None => Some(Err(Refusal::NoEndpoint(name))),
@@ -492,7 +498,13 @@ impl Agent {
         self.take_down(now, id, "creation failed", fx);
     }
 
-    fn set_labels(&mut self, now: Instant, name: &EndpointName, labels: Labels, fx: &mut Effects<Effect>) -> Answer {
+    fn set_labels(
+        &mut self,
+        now: Instant,
+        name: &EndpointName,
+        labels: Labels,
+        fx: &mut Effects<Effect>,
+    ) -> Result<EndpointId, Refusal> {
         EndpointSpec::validate_labels(&labels, self.config.endpoints.labels_max)
             .map_err(|refusal| Refusal::Endpoint(refusal.into()))?;
         let id = self.endpoints.find(name).map(|endpoint| endpoint.id);
@@ -509,7 +521,7 @@ impl Agent {
         let before = core::mem::replace(&mut progress.labels, wanted.clone());
         if wanted == before {
             self.store(StateFile::Endpoint(id), fx);
-            return Ok(Response::Done);
+            return Ok(id);
         }
         progress.switch = None;
         let returned = wanted == endpoint.identity_labels && endpoint.identity.is_some();
@@ -524,7 +536,7 @@ impl Agent {
         for labels in unneeded {
             self.tell_allocator(now, identity::Input::Release(labels), fx);
         }
-        Ok(Response::Done)
+        Ok(id)
     }
 
     fn delete(

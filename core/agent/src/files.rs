@@ -11,8 +11,8 @@ use serde::{Deserialize, Serialize};
 use types::{EndpointId, Labels, NumericIdentity};
 
 use crate::agent::Agent;
-use crate::effect::{AgentEvent, Effect, StateFile};
-use crate::input::{AddressOwner, Failure};
+use crate::effect::{AgentEvent, Effect, Refusal, Response, StateFile};
+use crate::input::{AddressOwner, Failure, RequestId};
 
 /// Operations on state files.
 #[derive(Debug, Clone, Default)]
@@ -21,6 +21,8 @@ pub(crate) struct Files {
     changed_meanwhile: BTreeSet<StateFile>,
     failures: BTreeMap<StateFile, u32>,
     retry: BTreeMap<StateFile, Instant>,
+    /// Answers that promise what is not on disk yet.
+    answers: BTreeMap<StateFile, Vec<(RequestId, Response)>>,
 }
 
 impl Files {
@@ -96,6 +98,21 @@ impl Agent {
         Some(json.expect("plain values are JSON"))
     }
 
+    /// Answers a request as soon as what it changed would survive a crash.
+    pub(crate) fn answer_once_kept(
+        &mut self,
+        id: RequestId,
+        response: Response,
+        file: StateFile,
+        fx: &mut Effects<Effect>,
+    ) {
+        if self.files.is_pending(file) {
+            self.files.answers.entry(file).or_default().push((id, response));
+        } else {
+            fx.push(Effect::Reply(id, Ok(response)));
+        }
+    }
+
     /// Takes the outcome of an operation on a file. `false`: it was none.
     pub(crate) fn file_finished(
         &mut self,
@@ -111,11 +128,19 @@ impl Agent {
                 self.files.failures.remove(&file);
                 if changed {
                     self.store(file, fx);
-                } else if let StateFile::Endpoint(id) = file {
+                    return true;
+                }
+                let kept = self.files.answers.remove(&file).unwrap_or_default();
+                fx.extend(kept.into_iter().map(|(id, response)| Effect::Reply(id, Ok(response))));
+                if let StateFile::Endpoint(id) = file {
                     self.endpoint_saved(now, id, fx);
                 }
             }
             Err(failure) => {
+                let promised = self.files.answers.remove(&file).unwrap_or_default();
+                let refused =
+                    |id| Effect::Reply(id, Err(Refusal::NotKept { file: file.path(), why: failure.message.clone() }));
+                fx.extend(promised.into_iter().map(|(id, _)| refused(id)));
                 let failures = self.files.failures.entry(file).or_default();
                 *failures += 1;
                 self.files.retry.insert(file, now + self.config.retry.after(*failures));

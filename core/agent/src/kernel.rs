@@ -16,7 +16,7 @@ use policy::{ClassId, EntryKey, EntryValue, PolicyId, Verdict};
 use types::{Cidr, EndpointId, NumericIdentity, Revision};
 
 use crate::config::Config;
-use crate::effect::{Refusal, Response};
+use crate::effect::{Refusal, Response, StateFile};
 use crate::input::RequestId;
 
 /// A place in the sequence of writes that somebody waits for.
@@ -28,6 +28,8 @@ pub(crate) enum Mark {
     Gone(EndpointId),
     /// A request can be answered.
     Answer(RequestId, Response),
+    /// A request can be answered once what it changed is kept in this file.
+    AnswerKept(RequestId, Response, StateFile),
     /// A service was written or removed.
     Service(lb::ServiceId, ServiceChange),
     /// Everything of this revision is in the kernel.

@@ -7,6 +7,10 @@
 //! new policy as it was under the old one (the *bridge*). So every packet meets old or new rules; where the old ones
 //! cannot be told (an unknown layout, no room for the bridge), it is refused.
 //!
+//! A peer nothing was known of has class 0, which keeps its number and its meaning: it cannot be bridged. Where such a
+//! prefix has a class now, it moves *before* the endpoints, and its new class is judged under the old policies as class 0
+//! was.
+//!
 //! Deletions come last; the revision, which has established flows judged anew, after them.
 
 use alloc::collections::{BTreeMap, BTreeSet};
@@ -63,6 +67,15 @@ impl Old {
     }
 }
 
+/// What is to be written when the agent goes live.
+struct Batch {
+    writes: Vec<MapWrite>,
+    bridge: Vec<MapWrite>,
+    /// Prefixes that move before the endpoints.
+    early: BTreeSet<MapWrite>,
+    keep: BTreeSet<MapWrite>,
+}
+
 /// What the engine wants.
 #[derive(Default)]
 struct Wanted {
@@ -79,7 +92,9 @@ impl Agent {
         let wanted = self.wanted(&desired);
         self.numbers = find_numbers(&old, &wanted);
         let mut writes: Vec<MapWrite> = desired.into_iter().filter_map(|write| self.translate(write)).collect();
-        let bridge = bridge(&old, &wanted, &self.numbers, &writes);
+        let early = newly_known(&old, &wanted);
+        let mut bridge = bridge(&old, &wanted, &self.numbers, &writes);
+        bridge.extend(bridge_back(&old, &wanted, &self.numbers, &early));
         writes.extend(self.host_entries());
         writes.extend(self.endpoints.iter().flat_map(lxc_entries));
         if !self.services_lost {
@@ -87,7 +102,9 @@ impl Agent {
         }
         self.phase = Phase::Live;
         let keep: BTreeSet<MapWrite> = writes.iter().map(MapWrite::deletion).collect();
-        self.write_all(&old, writes, bridge, &keep, fx);
+        let early: BTreeSet<MapWrite> =
+            early.keys().map(|prefix| MapWrite::Ipcache(kernel::ipcache_key(prefix), None)).collect();
+        self.write_all(&old, Batch { writes, bridge, early, keep }, fx);
         self.lb_revision += 1;
         self.kernel.put(MapWrite::Runtime(abi::config::Runtime::LbRevision as u32, Some(self.lb_revision)));
         self.publish_policy();
@@ -123,14 +140,8 @@ impl Agent {
     }
 
     /// The writes in their order: see the module documentation.
-    fn write_all(
-        &mut self,
-        old: &Old,
-        writes: Vec<MapWrite>,
-        bridge: Vec<MapWrite>,
-        keep: &BTreeSet<MapWrite>,
-        fx: &mut Effects<Effect>,
-    ) {
+    fn write_all(&mut self, old: &Old, batch: Batch, fx: &mut Effects<Effect>) {
+        let Batch { mut writes, bridge, early, keep } = batch;
         for ifindex in old.devices.keys() {
             if !keep.contains(&MapWrite::Device(*ifindex, None)) {
                 self.kernel.put(MapWrite::Device(*ifindex, None));
@@ -138,12 +149,12 @@ impl Agent {
         }
         let rank = |write: &MapWrite| match write {
             MapWrite::Policy(..) => 0,
-            MapWrite::Lxc(..) => 1,
-            MapWrite::Device(..) => 2,
-            MapWrite::Ipcache(..) => 3,
-            _ => 4,
+            MapWrite::Ipcache(..) if early.contains(&write.deletion()) => 1,
+            MapWrite::Lxc(..) => 2,
+            MapWrite::Device(..) => 3,
+            MapWrite::Ipcache(..) => 4,
+            _ => 5,
         };
-        let mut writes = writes;
         writes.sort_by_key(rank);
         let (first, later): (Vec<_>, Vec<_>) = writes.into_iter().partition(|write| rank(write) == 0);
         let (used, max) = self.kernel.policy_room();
@@ -298,6 +309,36 @@ fn bridge(old: &Old, wanted: &Wanted, numbers: &Numbers, writes: &[MapWrite]) ->
         .map(|(key, entry)| MapWrite::Policy(key, Some(entry)))
         .filter(|write| !taken.contains(&write.deletion()))
         .collect()
+}
+
+/// Prefixes nothing was known of, and their classes now. Those that have class 0 still are among them if they are new:
+/// they keep what is inside of another prefix out of that one's class.
+fn newly_known(old: &Old, wanted: &Wanted) -> BTreeMap<Cidr, ClassId> {
+    let unknown = |prefix: &Cidr| longest(&old.classes, prefix).unwrap_or(0) == 0;
+    let moves = |prefix: &Cidr, class: ClassId| class != ClassId::UNKNOWN || !old.classes.contains_key(prefix);
+    let all = wanted.prefixes.iter().filter(|(prefix, class)| unknown(prefix) && moves(prefix, **class));
+    all.map(|(prefix, class)| (*prefix, *class)).collect()
+}
+
+/// Entries that judge the classes of newly known prefixes under the old policies as class 0 was judged.
+fn bridge_back(
+    old: &Old,
+    wanted: &Wanted,
+    numbers: &Numbers,
+    early: &BTreeMap<Cidr, ClassId>,
+) -> impl Iterator<Item = MapWrite> {
+    let known = early.values().filter(|class| **class != ClassId::UNKNOWN);
+    let classes: BTreeSet<u32> = known.map(|class| numbers.class(*class)).collect();
+    let kept: BTreeSet<u32> = wanted.endpoints.iter().map(|(_, id)| numbers.policy(*id)).collect();
+    let left: BTreeSet<u32> =
+        old.devices.values().map(|device| device.policy).filter(|number| !kept.contains(number)).collect();
+    let entries = old.entries.iter().filter(|(number, _)| left.contains(number)).flat_map(|(_, entries)| entries);
+    let of_unknown: Vec<_> = entries.filter(|(key, _)| key.class == 0).map(|(key, entry)| (*key, *entry)).collect();
+    let copies = classes.into_iter().flat_map(move |class| {
+        let copy = move |(key, entry): (PolicyKey, PolicyEntry)| (PolicyKey { class, ..key }, entry);
+        of_unknown.clone().into_iter().map(copy)
+    });
+    copies.map(|(key, entry)| MapWrite::Policy(key, Some(entry)))
 }
 
 type Judged = BTreeMap<PolicyKey, PolicyEntry>;
