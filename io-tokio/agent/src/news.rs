@@ -1,6 +1,8 @@
 //! What the core says happened, told to logs, metrics, Hubble, the status and whoever waits for the first realization.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use agent_core::AgentEvent;
 use hubble_api::flow;
@@ -20,12 +22,24 @@ pub struct News {
     realized: watch::Sender<Option<Revision>>,
     /// Whether tables that readers see have changed since they were last published.
     pub stale: bool,
+    /// When each endpoint that is not as wanted began to be so.
+    waiting: BTreeMap<EndpointId, Instant>,
+    /// When the first policy change began that is not enforced everywhere yet.
+    changed: Option<Instant>,
 }
 
 impl News {
     /// Nobody has been told anything yet.
     pub fn new(metrics: Arc<Metrics>, status: Arc<Status>, observer: Option<Observer>) -> Self {
-        Self { metrics, status, observer, realized: watch::Sender::new(None), stale: true }
+        Self {
+            metrics,
+            status,
+            observer,
+            realized: watch::Sender::new(None),
+            stale: true,
+            waiting: BTreeMap::new(),
+            changed: None,
+        }
     }
 
     /// The latest revision of which everything wanted is in the kernel.
@@ -86,18 +100,34 @@ impl News {
         }
     }
 
-    fn count(&self, event: &AgentEvent) {
+    fn count(&mut self, event: &AgentEvent) {
         match event {
-            AgentEvent::EndpointRegenerated(..) => {
-                self.metrics.regenerated(Outcome::Success, std::time::Duration::ZERO)
+            AgentEvent::EndpointCreated(id) | AgentEvent::EndpointIdentity(id, _) => {
+                self.waiting.entry(*id).or_insert_with(Instant::now);
             }
-            AgentEvent::EndpointFailed(..) => self.metrics.regenerated(Outcome::Fail, std::time::Duration::ZERO),
-            AgentEvent::PolicyUpdated { .. } => self.metrics.policy_changed(Outcome::Success),
+            AgentEvent::EndpointDeleted(id) => drop(self.waiting.remove(id)),
+            AgentEvent::EndpointRegenerated(id, _) => self.regenerated(*id, Outcome::Success),
+            AgentEvent::EndpointFailed(id, _) => self.regenerated(*id, Outcome::Fail),
+            AgentEvent::PolicyUpdated { .. } => {
+                self.metrics.policy_changed(Outcome::Success);
+                self.changed.get_or_insert_with(Instant::now);
+            }
+            AgentEvent::Realized(_) => {
+                if let Some(changed) = self.changed.take() {
+                    self.metrics.policy_enforced(changed.elapsed());
+                }
+            }
             AgentEvent::PolicyFileRefused { .. } => self.metrics.policy_changed(Outcome::Fail),
             AgentEvent::ServiceUpserted(_) => self.metrics.service("update"),
             AgentEvent::ServiceDeleted(_) => self.metrics.service("delete"),
             _ => {}
         }
+    }
+
+    /// The time counts from what made it necessary: the endpoint's own change, or that of the policy.
+    fn regenerated(&mut self, id: EndpointId, outcome: Outcome) {
+        let began = self.waiting.remove(&id).or(self.changed).unwrap_or_else(Instant::now);
+        self.metrics.regenerated(outcome, began.elapsed());
     }
 
     fn publish(&self, event: &AgentEvent) {

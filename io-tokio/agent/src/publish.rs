@@ -130,6 +130,9 @@ pub fn gauges(agent: &Agent) -> Vec<Sample> {
     }
     let (mut cluster, mut local) = (0, 0);
     for info in agent.identities() {
+        if info.id.is_reserved() {
+            continue;
+        }
         match info.id.scope() {
             Some(types::identity::Scope::Global) => cluster += 1,
             Some(_) => local += 1,

@@ -236,7 +236,7 @@ impl Rest {
                 let revision = i64::try_from(revision.0).unwrap_or(i64::MAX);
                 tracing::debug!(revision, rules, "policy changed through the API");
                 self.look(move |_, agent| {
-                    let (_, policy) = agent.policy(&types::Labels::default());
+                    let (_, policy) = status::rules(agent, &types::Labels::default());
                     Reply::ok(&models::Policy { revision, policy })
                 })
                 .await

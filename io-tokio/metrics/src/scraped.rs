@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::{DescriptorEncoder, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 
 /// Counter or gauge.
@@ -87,13 +87,19 @@ pub(crate) fn encode(samples: &[Sample], mut encoder: DescriptorEncoder<'_>) -> 
         let mut metric = encoder.encode_descriptor(name, first.help, None, sort)?;
         for sample in samples {
             let labels: Vec<(&str, String)> = sample.labels.iter().map(|(key, value)| (*key, escape(value))).collect();
-            match sample.sort {
-                Sort::Gauge => metric.encode_family(&labels)?.encode_gauge(&sample.value)?,
-                Sort::Counter => {
-                    metric.encode_family(&labels)?.encode_counter::<[(&str, &str); 0], f64, u64>(&sample.value, None)?
-                }
+            if labels.is_empty() {
+                write(&mut metric, sample)?;
+            } else {
+                write(&mut metric.encode_family(&labels)?, sample)?;
             }
         }
     }
     Ok(())
+}
+
+fn write(metric: &mut MetricEncoder<'_>, sample: &Sample) -> fmt::Result {
+    match sample.sort {
+        Sort::Gauge => metric.encode_gauge(&sample.value),
+        Sort::Counter => metric.encode_counter::<[(&str, &str); 0], f64, u64>(&sample.value, None),
+    }
 }

@@ -232,8 +232,20 @@ pub(super) fn endpoint_configuration(agent: &Agent, endpoint: &Endpoint) -> Endp
     }
 }
 
+/// Revision, and the documents as one list: a document that is a list of rules is shown as its rules.
+pub(super) fn rules(agent: &Agent, labels: &Labels) -> (types::Revision, String) {
+    let (revision, text) = agent.policy(labels);
+    let Ok(documents) = serde_json::from_str::<Vec<serde_json::Value>>(&text) else { return (revision, text) };
+    let flat = documents.into_iter().flat_map(|document| match document {
+        serde_json::Value::Array(rules) => rules,
+        other => vec![other],
+    });
+    let flat: Vec<_> = flat.collect();
+    (revision, serde_json::to_string_pretty(&flat).unwrap_or(text))
+}
+
 pub(super) fn policy(agent: &Agent, labels: &Labels) -> Reply {
-    let (revision, policy) = agent.policy(labels);
+    let (revision, policy) = rules(agent, labels);
     if policy == "[]" && !labels.is_empty() {
         return Reply::error(404, "no policy has these labels");
     }
@@ -253,7 +265,7 @@ pub(super) fn debug_info(view: &View, agent: &Agent) -> Reply {
         "cilium-status": status(view, agent, false),
         "endpoint-list": endpoints,
         "service-list": services,
-        "policy": agent.policy(&Labels::default()).1,
+        "policy": rules(agent, &Labels::default()).1,
         "environment-variables": environment,
         "subsystem": {
             "maps-directory": view.maps.directory().display().to_string(),

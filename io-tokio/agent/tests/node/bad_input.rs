@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::process::CommandExt;
 
-use api::models::{DaemonConfiguration, Endpoint, IPAMResponse};
+use api::models::{AddressPair, DaemonConfiguration, Endpoint, EndpointChangeRequest, EndpointState, IPAMResponse};
 
 use crate::support::{Node, Pod};
 
@@ -57,7 +57,7 @@ fn what_the_api_refuses_leaves_no_trace() {
         ("DELETE", "/ipam/10.77.0.1", String::new(), 403, "belongs to the node"),
         ("PUT", "/policy", "[{".into(), 460, "document"),
         ("PUT", "/policy", r#"[{"endpointSelektor":{}}]"#.into(), 460, "endpointSelektor"),
-        ("PUT", "/policy", rule(r#""egress":[{"toCIDR":["10.0.0.1/8"]}]"#), 460, "10.0.0.0/8"),
+        ("PUT", "/policy", rule(r#""egress":[{"toCIDR":["10.0.0.0/33"]}]"#), 460, "ADDRESS/LENGTH"),
         (
             "PUT",
             "/policy",
@@ -96,7 +96,17 @@ fn what_the_api_refuses_leaves_no_trace() {
 fn one_attachment_has_one_endpoint_and_an_exhausted_pool_says_so() {
     let Some(node) = Node::new(&["--ipv4-range=10.77.0.0/29", "--enable-ipv6=false"]) else { return };
     let first = node.pod("one", &["k8s:app=one"]);
-    let twice = node.try_pod("one", &[]).map(|_| ()).unwrap_err();
+    let change = EndpointChangeRequest {
+        interface_name: "lxcother".into(),
+        interface_index: 4_000,
+        mac: "02:00:00:00:00:01".into(),
+        host_mac: "02:00:00:00:00:02".into(),
+        addressing: AddressPair { ipv4: "10.77.0.6".into(), ..AddressPair::default() },
+        state: EndpointState::WaitingForIdentity,
+        ..EndpointChangeRequest::default()
+    };
+    let put = node.client.call::<_, Endpoint>("PUT", "/endpoint/cni-attachment-id:one:eth0", &[], Some(&change));
+    let twice = put.map(|_| ()).unwrap_err();
     assert_eq!(twice.status(), Some(409), "{twice}");
     assert!(node.endpoint(&first).is_ok(), "the first one is untouched");
 

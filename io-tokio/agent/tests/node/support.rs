@@ -82,7 +82,6 @@ impl Drop for Net {
 pub struct Pod {
     pub net: Net,
     pub name: String,
-    pub device: String,
     pub ipv4: IpAddr,
     pub ipv6: Option<IpAddr>,
     pub endpoint: Endpoint,
@@ -220,7 +219,7 @@ impl Node {
         self.try_pod(name, labels).unwrap_or_else(|why| panic!("{why}\n{}", self.log()))
     }
 
-    pub fn try_pod(&self, name: &str, labels: &[&str]) -> Result<Pod, ClientError> {
+    fn try_pod(&self, name: &str, labels: &[&str]) -> Result<Pod, ClientError> {
         let lent: IPAMResponse = self.client.call(
             "POST",
             &format!("/ipam?owner=default%2F{name}"),
@@ -232,7 +231,7 @@ impl Node {
         let path = format!("/endpoint/cni-attachment-id:{name}:eth0");
         let endpoint: Endpoint = self.client.call("PUT", &path, &[], Some(&change))?;
         let (ipv4, ipv6) = (&lent.address.ipv4, &lent.address.ipv6);
-        Ok(Pod { net, name: name.into(), device, ipv4: ipv4.parse().unwrap(), ipv6: ipv6.parse().ok(), endpoint })
+        Ok(Pod { net, name: name.into(), ipv4: ipv4.parse().unwrap(), ipv6: ipv6.parse().ok(), endpoint })
     }
 
     fn device(&self, name: &str, lent: &IPAMResponse) -> (Net, String) {
