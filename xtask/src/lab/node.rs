@@ -146,6 +146,7 @@ impl Lab {
             .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={}", pod.namespace, pod.name))
             .env("CILIUM_SOCK", self.path("run/cilium.sock"))
             .env("CILIUM_RUN_DIR", self.path("run"))
+            .env("CILIUM_CNI_PATIENCE", "2")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -158,6 +159,12 @@ impl Lab {
             bail!("cilium-cni {command} for {}: {text}{}", pod.name, String::from_utf8_lossy(&output.stderr));
         }
         Ok(if text.is_empty() { Value::Null } else { serde_json::from_str(&text)? })
+    }
+
+    /// Deletions that wait for an agent.
+    pub(super) fn queued_deletions(&self) -> usize {
+        let files = fs::read_dir(self.path("run/deleteQueue")).into_iter().flatten().flatten();
+        files.filter(|file| file.file_name().to_str().is_some_and(|name| name.ends_with(".delete"))).count()
     }
 
     pub(super) fn container_id(&self, pod: &Pod) -> String {

@@ -298,8 +298,8 @@ fn hubble(lab: &Lab, report: &mut Report) -> Result<()> {
     let backend = lab.pod("backend-1").ips[0];
     let _ = ask_briefly(lab.namespace("intruder"), backend, Kind::Http);
     let _ = ask_briefly(lab.namespace("canary"), backend, Kind::Http);
-    report.say("$ hubble observe --verdict DROPPED --last 5");
-    report.say(&lab.hubble(&["observe", "--verdict", "DROPPED", "--last", "5"])?);
+    report.say("$ hubble observe --verdict DROPPED --last 4 --print-policy-names");
+    report.say(&lab.hubble(&["observe", "--verdict", "DROPPED", "--last", "4", "--print-policy-names"])?);
     let text = lab.hubble(&["observe", "--verdict", "DROPPED", "--last", "500", "-o", "json"])?;
     let flows: Vec<Value> = text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()).collect();
     let of = |from: &str| {
@@ -313,7 +313,13 @@ fn hubble(lab: &Lab, report: &mut Report) -> Result<()> {
     let label = |end: &Value, label: &str| end["labels"].as_array().is_some_and(|l| l.iter().any(|l| l == label));
     let intruder = of("intruder").last().context("no dropped flow from the intruder to backend-1")?;
     let both = label(&intruder["source"], "k8s:app=intruder") && label(&intruder["destination"], "k8s:app=backend");
-    report.saw(both, "the drop carries the labels of both sides");
+    report.saw(
+        both,
+        &format!(
+            "the drop carries the labels of both sides: {} to {}",
+            intruder["source"]["labels"], intruder["destination"]["labels"]
+        ),
+    );
     report.saw(
         intruder["drop_reason_desc"] == "POLICY_DENIED",
         &format!("the intruder meets no rule: {}", intruder["drop_reason_desc"]),
@@ -384,8 +390,17 @@ fn agree(lab: &Lab, report: &mut Report) -> Result<()> {
 }
 
 fn delete(lab: &mut Lab, report: &mut Report) -> Result<()> {
-    for pod in lab.pods.clone() {
-        lab.cni("DEL", &pod)?;
+    // One goes while the agent is away: that is left on disk, and done when the agent is back.
+    let pods = lab.pods.clone();
+    let (first, others) = pods.split_first().context("the lab has pods")?;
+    lab.kill_agent()?;
+    lab.cni("DEL", first)?;
+    let queued = lab.queued_deletions();
+    report.saw(queued == 1, &format!("{} is deleted while the agent is away: {queued} deletion is queued", first.name));
+    lab.start_agent()?;
+    report.saw(lab.queued_deletions() == 0, "the next agent takes the deletion from the queue");
+    for pod in others {
+        lab.cni("DEL", pod)?;
     }
     let endpoints = lab.cilium_json(&["endpoint", "list"])?;
     let of_pod =
