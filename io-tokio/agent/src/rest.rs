@@ -394,8 +394,7 @@ fn prefix(text: &str) -> Result<types::Cidr, String> {
 
 fn change(spec: &DaemonConfigurationSpec) -> Result<ConfigChange, BadField> {
     let field = |field: &str, why: String| BadField { field: field.to_owned(), why };
-    let mut change = ConfigChange::default();
-    change.enforcement = match spec.policy_enforcement.as_str() {
+    let enforcement = match spec.policy_enforcement.as_str() {
         "" => None,
         "default" => Some(Enforcement::Default),
         "always" => Some(Enforcement::Always),
@@ -405,6 +404,7 @@ fn change(spec: &DaemonConfigurationSpec) -> Result<ConfigChange, BadField> {
             return Err(field("policy-enforcement", why));
         }
     };
+    let mut change = ConfigChange { enforcement, ..ConfigChange::default() };
     for (name, value) in &spec.options {
         let on = match value.to_lowercase().as_str() {
             "true" | "enabled" | "on" | "1" => true,
