@@ -10,7 +10,7 @@ use abi::write::MapWrite;
 use agent_core::{Agent, Config, Failure, FamilyConfig, PolicyFile, PolicyFiles, RequestId, Snapshot, StateFile};
 use datapath_sim::{Host, Interface, Maps};
 use machine::Driven;
-use types::Cidr;
+use types::{Cidr, NumericIdentity};
 
 use crate::check::Window;
 use crate::objects::Objects;
@@ -150,6 +150,8 @@ impl Node {
 
     pub(crate) fn agent_config(&self, seed: u64) -> Config {
         let mut config = Config::new(&format!("node-{}", self.index), node_ip(self.index), seed);
+        // Few numbers, so that nodes want the same ones at once.
+        config.identity_max = NumericIdentity::new(config.identity_min.as_u32() + 23);
         let family =
             |pod_cidr: Cidr, router: IpAddr, node: IpAddr| FamilyConfig { pod_cidr, router, node_addrs: vec![node] };
         let i = self.index;

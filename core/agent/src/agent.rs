@@ -95,7 +95,7 @@ impl Agent {
             services_lost: false,
             ops: OpIds::default(),
             allocator: identity::Allocator::new(
-                identity::Config::new(&node),
+                identity::Config { min: config.identity_min, max: config.identity_max, ..identity::Config::new(&node) },
                 rng.split("identity"),
                 OpIds::after(RANGE),
             ),

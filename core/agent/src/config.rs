@@ -5,7 +5,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 use core::time::Duration;
 
-use types::Cidr;
+use types::{Cidr, NumericIdentity};
 
 /// One address family of the node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -121,6 +121,10 @@ pub struct Config {
     pub maps: MapSizes,
     /// Map writes of one operation at most.
     pub batch_max: usize,
+    /// First cluster-wide identity number that may be given.
+    pub identity_min: NumericIdentity,
+    /// Last cluster-wide identity number that may be given.
+    pub identity_max: NumericIdentity,
     /// Node-local identities at most.
     pub local_identities_max: usize,
     /// Bounds of the endpoint table.
@@ -153,6 +157,8 @@ impl Config {
             retry: Backoff::default(),
             maps: MapSizes::default(),
             batch_max: 4_096,
+            identity_min: NumericIdentity::MIN_ALLOCATED,
+            identity_max: NumericIdentity::MAX_ALLOCATED,
             local_identities_max: 65_535,
             endpoints: endpoint::Config::default(),
             ipam_loans_max: 65_536,
@@ -167,6 +173,9 @@ impl Config {
     pub fn validate(&self) -> Result<(), ConfigError> {
         if self.node_name.is_empty() {
             return Err(ConfigError::NodeName);
+        }
+        if self.identity_min.is_reserved() || self.identity_max < self.identity_min {
+            return Err(ConfigError::IdentityRange { min: self.identity_min, max: self.identity_max });
         }
         let families = [(ipam::Family::V4, &self.ipv4), (ipam::Family::V6, &self.ipv6)];
         if families.iter().all(|(_, family)| family.is_none()) {
@@ -195,6 +204,14 @@ pub enum ConfigError {
     /// Neither family.
     #[error("neither IPv4 nor IPv6 is enabled; give a pod range")]
     NoFamily,
+    /// No number could be given.
+    #[error("identities from {min} to {max} are no range of cluster-wide identities; they begin at 256")]
+    IdentityRange {
+        /// First.
+        min: NumericIdentity,
+        /// Last.
+        max: NumericIdentity,
+    },
     /// A range of the other family.
     #[error("the {family} pod range is {range}, which is not {family}")]
     PodCidrFamily {
