@@ -12,15 +12,16 @@ use core::net::IpAddr;
 
 use abi::endpoint as layout;
 use abi::write::{MapWrite, WriteErrorKind};
-use endpoint::{Endpoint, EndpointName, EndpointSpec, Mover, State};
+use endpoint::{EndpointName, EndpointSpec, Mover, State};
 use identity::Trouble;
 use machine::{Effects, Instant, OpId};
-use types::{Cidr, EndpointId, Labels, MacAddr, NumericIdentity, Revision};
+use types::{Cidr, EndpointId, Labels, NumericIdentity, Revision};
 
 use crate::agent::{Agent, Deleting};
 use crate::effect::{AgentEvent, Device, Effect, Refusal, Response, StateFile};
-use crate::input::{AddressOwner, AnswerWhen, CreateEndpoint, EndpointRequest, Failure, IpamRequest, RequestId};
+use crate::input::{AddressOwner, AnswerWhen, CreateEndpoint, EndpointRequest, Failure, RequestId};
 use crate::kernel::Mark;
+use crate::layout::lxc_entries;
 
 type Answer = Result<Response, Refusal>;
 
@@ -52,7 +53,7 @@ pub(crate) struct Progress {
     pub(crate) grace: Grace,
     switch: Option<(Instant, NumericIdentity)>,
     pub(crate) trouble: Option<Trouble>,
-    attached: bool,
+    pub(crate) attached: bool,
     attach_failures: u32,
     attach_again: Option<Instant>,
     written: bool,
@@ -60,7 +61,7 @@ pub(crate) struct Progress {
     /// What to tell the creator once everything is taken back.
     epitaph: Option<(RequestId, Refusal)>,
     pub(crate) addresses: AddressOwner,
-    leaving: bool,
+    pub(crate) leaving: bool,
 }
 
 impl Progress {
@@ -92,38 +93,6 @@ impl Progress {
 }
 
 impl Agent {
-    pub(crate) fn ipam_request(&mut self, now: Instant, request: IpamRequest) -> Answer {
-        match request {
-            IpamRequest::Allocate { family, owner, expires } => self.allocate(now, family, &owner, expires),
-            IpamRequest::Reserve { ip, owner } => Ok(self.ipam.reserve(ip, &owner).map(|()| Response::Done)?),
-            IpamRequest::Release(ip) => match self.endpoints.find(&EndpointName::Ip(ip)) {
-                Some(endpoint) => Err(Refusal::OfEndpoint { ip, owner: endpoint.id }),
-                None => Ok(self.ipam.release(ip).map(|()| Response::Done)?),
-            },
-        }
-    }
-
-    fn allocate(&mut self, now: Instant, family: Option<ipam::Family>, owner: &str, expires: bool) -> Answer {
-        let wanted: Vec<_> = match family {
-            Some(family) => alloc::vec![family],
-            None => [ipam::Family::V4, ipam::Family::V6].into_iter().filter(|f| self.ipam.has(*f)).collect(),
-        };
-        let mut loans: Vec<ipam::Loan> = Vec::new();
-        for family in wanted {
-            match self.ipam.allocate(now, family, owner, expires) {
-                Ok(loan) => loans.push(loan),
-                Err(refusal) => {
-                    // All or nothing: what was lent a moment ago goes back.
-                    for loan in loans {
-                        self.ipam.release(loan.addr).expect("it was lent a moment ago");
-                    }
-                    return Err(refusal.into());
-                }
-            }
-        }
-        Ok(Response::Allocated(loans))
-    }
-
     pub(crate) fn endpoint_request(
         &mut self,
         now: Instant,
@@ -194,37 +163,6 @@ impl Agent {
         self.attach(id, fx);
         self.acquire(now, id, labels, fx);
         Ok((!waits).then_some(Response::Endpoint(id)))
-    }
-
-    /// Confirms the loans of an endpoint's addresses, or takes the addresses now. All or nothing.
-    fn take_addresses(&mut self, create: &CreateEndpoint) -> Result<(), Refusal> {
-        if create.addresses == AddressOwner::External {
-            return Ok(());
-        }
-        let owner = create.spec.pod_name().or_else(|| create.spec.attachment_id()).unwrap_or_default();
-        let loans = [create.ipv4_loan, create.ipv6_loan];
-        let addrs = [create.spec.ipv4.map(IpAddr::V4), create.spec.ipv6.map(IpAddr::V6)];
-        let mut reserved: Vec<IpAddr> = Vec::new();
-        for (addr, loan) in addrs.into_iter().zip(loans).filter_map(|(addr, loan)| Some((addr?, loan))) {
-            let taken = match (loan, self.ipam.loan(addr)) {
-                (Some(loan), _) => self.ipam.confirm(addr, loan),
-                (None, Some(have)) if have.expires.is_none() && !self.is_node_address(addr) => Ok(()),
-                (None, Some(_)) => Err(ipam::Refusal::InUse(addr)),
-                (None, None) => self.ipam.reserve(addr, &owner).inspect(|()| reserved.push(addr)),
-            };
-            if let Err(refusal) = taken {
-                for addr in reserved {
-                    self.ipam.release(addr).expect("it was reserved a moment ago");
-                }
-                return Err(refusal.into());
-            }
-        }
-        Ok(())
-    }
-
-    fn is_node_address(&self, addr: IpAddr) -> bool {
-        let families = [&self.config.ipv4, &self.config.ipv6];
-        families.into_iter().flatten().any(|family| family.router == addr || family.node_addrs.contains(&addr))
     }
 
     fn device_of(&self, id: EndpointId) -> Option<Device> {
@@ -650,54 +588,4 @@ impl Agent {
             _ => "its state file to be kept",
         }
     }
-
-    /// The entry of an endpoint's device; `None` while nothing may pass.
-    pub(crate) fn device(&self, endpoint: &Endpoint, judged: policy::EndpointPolicy) -> Option<MapWrite> {
-        let identity = endpoint.identity?;
-        if self.progress.get(&endpoint.id).is_none_or(|progress| progress.leaving || !progress.attached) {
-            return None;
-        }
-        let spec = &endpoint.spec;
-        let mut flags = 0;
-        for (set, flag) in [
-            (judged.ingress, layout::DEVICE_ENFORCE_INGRESS),
-            (judged.egress, layout::DEVICE_ENFORCE_EGRESS),
-            (judged.audit, layout::DEVICE_AUDIT),
-            (spec.source_check == endpoint::SourceCheck::Disabled, layout::DEVICE_ANY_SOURCE),
-        ] {
-            flags |= if set { flag } else { 0 };
-        }
-        let device = layout::Device {
-            identity: identity.as_u32(),
-            policy: self.numbers.policy(judged.policy),
-            lxc_id: endpoint.id.as_u16(),
-            flags,
-            ipv4: spec.ipv4.map(Into::into).unwrap_or_default(),
-            ipv6: spec.ipv6.map(Into::into).unwrap_or_default(),
-            mac: wide(spec.mac),
-            node_mac: wide(spec.host_mac),
-        };
-        Some(MapWrite::Device(spec.ifindex, Some(device)))
-    }
-}
-
-/// An Ethernet address and two zero bytes.
-const fn wide(mac: MacAddr) -> [u8; 8] {
-    let [a, b, c, d, e, f] = mac.0;
-    [a, b, c, d, e, f, 0, 0]
-}
-
-/// Where an endpoint's addresses live.
-pub(crate) fn lxc_entries(endpoint: &Endpoint) -> Vec<MapWrite> {
-    let Some(identity) = endpoint.identity else { return Vec::new() };
-    let spec = &endpoint.spec;
-    let info = layout::EndpointInfo {
-        ifindex: spec.ifindex,
-        lxc_id: endpoint.id.as_u16(),
-        identity: identity.as_u32(),
-        mac: wide(spec.mac),
-        node_mac: wide(spec.host_mac),
-        ..layout::EndpointInfo::default()
-    };
-    spec.addresses().map(|addr| MapWrite::Lxc(layout::EndpointKey::new(addr), Some(info))).collect()
 }

@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod addresses;
 mod agent;
 pub mod config;
 pub mod effect;
@@ -24,6 +25,7 @@ mod endpoints;
 mod files;
 pub mod input;
 mod kernel;
+mod layout;
 mod policies;
 mod query;
 mod reconcile;

@@ -28,8 +28,8 @@ use types::{Cidr, EndpointId};
 
 use crate::agent::{Agent, Phase};
 use crate::effect::{AgentEvent, Effect};
-use crate::endpoints::lxc_entries;
 use crate::kernel::{self, Mark, Numbers};
+use crate::layout::lxc_entries;
 
 /// What the kernel held when the agent started, by what is needed of it.
 struct Old {
@@ -109,6 +109,9 @@ impl Agent {
         self.kernel.put(MapWrite::Runtime(abi::config::Runtime::LbRevision as u32, Some(self.lb_revision)));
         self.publish_policy();
         self.local.forget_remembered();
+        if !self.services_lost {
+            self.services.forget_remembered();
+        }
         let revision = self.engine.revision();
         let ids: Vec<EndpointId> = self.endpoints.iter().filter(|e| e.identity.is_some()).map(|e| e.id).collect();
         for id in ids {
