@@ -11,7 +11,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-use crate::shell::{cargo, is_root, output, root, run, target_dir};
+use crate::shell::{cargo, is_root, root, run, target_dir};
 use crate::toolchain::Toolchain;
 
 pub use budget::Budget;
@@ -57,13 +57,22 @@ pub fn check(toolchain: &Toolchain, accept: bool) -> Result<()> {
     };
     let measured = budget::Measured::new(&contents, &loaded)?;
     let file = root().join("datapath-ebpf/budget.json");
+    let linux = std::fs::read_to_string("/proc/sys/kernel/osrelease").context("which kernel this is")?;
+    let with = budget::MeasuredWith::new(&linux, &toolchain.compiler.release);
     if accept {
-        std::fs::write(&file, Budget::from_measured(&measured).to_json()?)?;
+        std::fs::write(&file, Budget::from_measured(&measured, with.clone()).to_json()?)?;
         println!("wrote {}", file.display());
     }
     let budget = Budget::read(&file)?;
     print!("{}", measured.table(&budget));
-    let excess = measured.excess(&budget);
+    if budget.measured_with != with {
+        let (then, now) = (&budget.measured_with, &with);
+        println!(
+            "the budget is of Linux {} and rustc {}; with Linux {} and rustc {} instructions are shown and not compared",
+            then.linux, then.rustc, now.linux, now.rustc
+        );
+    }
+    let excess = measured.excess(&budget, &with);
     if !excess.is_empty() {
         bail!(
             "over budget (make it cheaper, or accept it with `cargo xtask bpf --accept` and say why in the commit):\n  {}",
@@ -83,8 +92,30 @@ fn load(path: &std::path::Path) -> Result<Option<Vec<budget::Loaded>>> {
         return Ok(None);
     }
     run(cargo().args(["build", "--quiet", "--package", "cilium-datapath-loader", "--bin", "bpf-check"]))?;
-    let json = output(Command::new(target_dir().join("debug/bpf-check")).arg(path))?;
-    parse_loaded(&json).map(Some)
+    let checked =
+        Command::new(target_dir().join("debug/bpf-check")).arg(path).output().context("cannot start bpf-check")?;
+    let json = String::from_utf8_lossy(&checked.stdout);
+    match checked.status.code() {
+        Some(0) => parse_loaded(&json).map(Some),
+        Some(1) => bail!("the kernel refuses programs:\n{}", refusals(&json)),
+        _ => bail!("bpf-check: {}: {}", checked.status, String::from_utf8_lossy(&checked.stderr).trim_end()),
+    }
+}
+
+/// What `bpf-check` said of refused programs, in lines that fit a terminal.
+pub fn refusals(json: &str) -> String {
+    let programs: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
+    let mut told = String::new();
+    for program in programs {
+        let (Some(name), Some(error)) = (program["program"].as_str(), program["error"].as_str()) else { continue };
+        told.push_str(name);
+        for line in error.lines() {
+            told.push_str("\n  ");
+            told.extend(line.chars().take(160));
+        }
+        told.push('\n');
+    }
+    if told.is_empty() { json.to_owned() } else { told }
 }
 
 /// Reads what `bpf-check` printed.

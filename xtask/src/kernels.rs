@@ -61,22 +61,6 @@ pub fn check(toolchain: &Toolchain, lines: &[String]) -> Result<()> {
     Ok(())
 }
 
-/// What `bpf-check` said of refused programs, in lines that fit a terminal.
-fn refusals(json: &str) -> String {
-    let programs: Vec<serde_json::Value> = serde_json::from_str(json).unwrap_or_default();
-    let mut told = String::new();
-    for program in programs {
-        let (Some(name), Some(error)) = (program["program"].as_str(), program["error"].as_str()) else { continue };
-        told.push_str(name);
-        for line in error.lines() {
-            told.push_str("\n  ");
-            told.extend(line.chars().take(160));
-        }
-        told.push('\n');
-    }
-    if told.is_empty() { json.to_owned() } else { told }
-}
-
 /// The loader's test programs that need a kernel.
 fn test_programs() -> Result<Vec<PathBuf>> {
     let messages = output(cargo().args([
@@ -105,7 +89,7 @@ fn on_kernel(kernel: &Kernel, object: &Path, checker: &Path, tests: &[PathBuf]) 
     let guest = guest::Guest::new(&image, kernel.line)?;
     let answer = guest.run(&[checker, object], "bpf-check /bin/cilium.o")?;
     if answer.status != 0 {
-        bail!("bpf-check ended with {} on Linux {}:\n{}", answer.status, answer.release, refusals(&answer.output));
+        bail!("bpf-check ended with {} on Linux {}:\n{}", answer.status, answer.release, bpf::refusals(&answer.output));
     }
     let programs = bpf::parse_loaded(&answer.output)?;
     println!("Linux {}: {} programs load", answer.release, programs.len());

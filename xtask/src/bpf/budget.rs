@@ -35,10 +35,30 @@ pub struct Limit {
     pub stack: u32,
 }
 
+/// What the figures depend on beside the source: another verifier or another LLVM counts differently.
+#[derive(Debug, Default, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct MeasuredWith {
+    /// Kernel line, such as `6.18`.
+    pub linux: String,
+    /// Compiler line, such as `1.96`.
+    pub rustc: String,
+}
+
+impl MeasuredWith {
+    /// From full versions, such as `6.18.44-cloud` and `1.96.0`.
+    pub fn new(linux: &str, rustc: &str) -> Self {
+        let line = |version: &str| version.split('.').take(2).collect::<Vec<_>>().join(".");
+        Self { linux: line(linux.trim()), rustc: line(rustc) }
+    }
+}
+
 /// The limits by program.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Budget {
+    /// The limits hold where these are the same; elsewhere only the stack is held to them.
+    pub measured_with: MeasuredWith,
     /// Program name to its limits.
     pub programs: BTreeMap<String, Limit>,
 }
@@ -56,12 +76,12 @@ impl Budget {
     }
 
     /// Limits a little above what was measured: LLVM and kernels differ slightly between versions.
-    pub fn from_measured(measured: &Measured) -> Self {
+    pub fn from_measured(measured: &Measured, measured_with: MeasuredWith) -> Self {
         let limit = |cost: &Limit| Limit {
             verified: (cost.verified + cost.verified / 10).next_multiple_of(100).min(VERIFIER_LIMIT),
             stack: cost.stack.next_multiple_of(32).min(STACK_LIMIT),
         };
-        Self { programs: measured.0.iter().map(|(name, cost)| (name.clone(), limit(cost))).collect() }
+        Self { measured_with, programs: measured.0.iter().map(|(name, cost)| (name.clone(), limit(cost))).collect() }
     }
 
     /// The file's text.
@@ -96,14 +116,15 @@ impl Measured {
     }
 
     /// What is over its limit, has no limit, or has a limit and is gone.
-    pub fn excess(&self, budget: &Budget) -> Vec<String> {
+    pub fn excess(&self, budget: &Budget, with: &MeasuredWith) -> Vec<String> {
+        let is_comparable = budget.measured_with == *with;
         let mut excess = Vec::new();
         for (name, cost) in &self.0 {
             let Some(limit) = budget.programs.get(name) else {
                 excess.push(format!("{name} has no budget"));
                 continue;
             };
-            if cost.verified > limit.verified {
+            if is_comparable && cost.verified > limit.verified {
                 excess.push(format!("{name}: {} verified instructions, budget {}", cost.verified, limit.verified));
             }
             if cost.stack > limit.stack {
