@@ -58,6 +58,10 @@ struct ByOutcome {
     outcome: Outcome,
 }
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BySource {
+    source: &'static str,
+}
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ByScope {
     scope: &'static str,
     status: Outcome,
@@ -129,7 +133,7 @@ pub struct Metrics {
     regeneration_times: Times<ByScope>,
     policy_changes: Family<ByOutcome, Counter>,
     policy_regenerations: Counter,
-    policy_delay: Times<ByOutcome>,
+    policy_delay: Times<BySource>,
     map_operations: Family<MapOperation, Counter>,
     api: Times<Calls>,
     store: Times<StoreOperation>,
@@ -227,7 +231,7 @@ impl Metrics {
     /// A policy change is enforced.
     pub fn policy_enforced(&self, took: Duration) {
         self.policy_regenerations.inc();
-        self.policy_delay.get_or_create(&ByOutcome { outcome: Outcome::Success }).observe(took.as_secs_f64());
+        self.policy_delay.get_or_create(&BySource { source: "agent" }).observe(took.as_secs_f64());
     }
     /// Operations on a map: `update`, `delete`, `lookup`.
     pub fn map_operations(&self, map: &str, operation: &'static str, outcome: Outcome, count: u64) {

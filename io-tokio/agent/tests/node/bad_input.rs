@@ -204,3 +204,68 @@ fn run_as_nobody(dir: &tempfile::TempDir, program: &std::path::Path) {
     let said = String::from_utf8_lossy(&out.stderr);
     assert!(!out.status.success() && said.contains("CAP_"), "{said}");
 }
+
+/// Rules for ports that no prefix joins.
+fn rules(ports: std::ops::Range<u16>) -> String {
+    let ports: Vec<String> = ports.map(|n| format!(r#"{{"port":"{}","protocol":"TCP"}}"#, 1001 + 2 * n)).collect();
+    let lists: Vec<String> = ports.chunks(40).map(|chunk| format!(r#"{{"ports":[{}]}}"#, chunk.join(","))).collect();
+    format!(
+        r#"[{{"endpointSelector":{{"matchLabels":{{"app":"web"}}}},"ingress":[{{"toPorts":[{}]}}]}}]"#,
+        lists.join(",")
+    )
+}
+
+#[test]
+fn a_full_policy_map_refuses_the_policy_by_name_and_keeps_the_old_one() {
+    let Some(node) = Node::new(&["--bpf-policy-map-max=64"]) else { return };
+    let web = node.pod("web", &["k8s:app=web"]);
+    let client = node.pod("client", &["k8s:app=client"]);
+    web.echo(1001);
+    web.echo(999);
+    let put = |text: &str| node.client.send("PUT", "/policy?replace=true", &[], text.as_bytes()).unwrap();
+    assert_eq!(put(&rules(0..2)).status, 200);
+    node.eventually("the small policy is enforced", || !client.reaches((web.ipv4, 999)));
+    assert!(client.reaches((web.ipv4, 1001)));
+    let before = tables(&node);
+    let refused = put(&rules(0..200));
+    let text = String::from_utf8_lossy(&refused.body).into_owned();
+    assert!(refused.status >= 400 && text.contains("cilium_policy"), "{} {text}", refused.status);
+    assert_eq!(tables(&node), before, "the small policy is still the policy");
+    assert!(client.reaches((web.ipv4, 1001)) && !client.reaches((web.ipv4, 999)));
+    assert_eq!(put(&rules(0..3)).status, 200, "and a policy that fits is taken afterwards");
+}
+
+#[test]
+fn a_full_ipcache_refuses_the_pod_by_name_and_leaves_nothing_of_it() {
+    let Some(node) = Node::new(&["--bpf-ipcache-map-max=16"]) else { return };
+    let mut pods: Vec<Pod> = Vec::new();
+    let refused = loop {
+        match node.try_pod(&format!("p{}", pods.len()), &["k8s:app=x"]) {
+            Ok(pod) => pods.push(pod),
+            Err(why) => break why,
+        }
+        assert!(pods.len() < 16, "sixteen entries hold no sixteen pods with two addresses each");
+    };
+    assert!(refused.to_string().contains("cilium_ipcache"), "{refused}");
+    assert!(pods.len() >= 2, "some pods fit");
+    let left: Vec<Endpoint> = node.client.get("/endpoint").unwrap();
+    assert_eq!(left.len(), pods.len(), "nothing is left of the refused one");
+    pods[0].echo(80);
+    assert!(pods[1].reaches((pods[0].ipv4, 80)), "the others go on");
+    let gone = pods.pop().unwrap();
+    node.client.call::<(), ()>("DELETE", &format!("/endpoint/{}", gone.endpoint.id), &[], None).unwrap();
+    node.pod("again", &["k8s:app=x"]);
+}
+
+#[test]
+fn an_endpoint_whose_device_vanishes_is_gone_and_its_address_is_free_again() {
+    let Some(node) = Node::new(&[]) else { return };
+    let pod = node.pod("web", &["k8s:app=web"]);
+    drop(pod.net);
+    let path = format!("/endpoint/{}", pod.endpoint.id);
+    node.eventually("the endpoint is gone", || {
+        node.client.get::<Endpoint>(&path).is_err_and(|why| why.status() == Some(404))
+    });
+    let reserve = format!("/ipam/{}", pod.ipv4);
+    node.eventually("its address can be had", || node.client.send("POST", &reserve, &[], b"").unwrap().status == 200);
+}

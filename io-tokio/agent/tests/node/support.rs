@@ -219,7 +219,7 @@ impl Node {
         self.try_pod(name, labels).unwrap_or_else(|why| panic!("{why}\n{}", self.log()))
     }
 
-    fn try_pod(&self, name: &str, labels: &[&str]) -> Result<Pod, ClientError> {
+    pub fn try_pod(&self, name: &str, labels: &[&str]) -> Result<Pod, ClientError> {
         let lent: IPAMResponse = self.client.call(
             "POST",
             &format!("/ipam?owner=default%2F{name}"),
