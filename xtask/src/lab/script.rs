@@ -311,7 +311,7 @@ fn hubble(lab: &Lab, report: &mut Report) -> Result<()> {
         })
     };
     let label = |end: &Value, label: &str| end["labels"].as_array().is_some_and(|l| l.iter().any(|l| l == label));
-    let intruder = of("intruder").last().context("no dropped flow from the intruder to backend-1")?;
+    let intruder = of("intruder").next_back().context("no dropped flow from the intruder to backend-1")?;
     let both = label(&intruder["source"], "k8s:app=intruder") && label(&intruder["destination"], "k8s:app=backend");
     report.saw(
         both,
@@ -330,7 +330,7 @@ fn hubble(lab: &Lab, report: &mut Report) -> Result<()> {
         flow["source"]["pod_name"] == "canary"
             && flow["ingress_denied_by"].as_array().is_some_and(|p| p.iter().any(|p| p["name"] == "no-canary"))
     });
-    let dropped = of("canary").last().is_some_and(|f| f["drop_reason_desc"] == "POLICY_DENY");
+    let dropped = of("canary").next_back().is_some_and(|f| f["drop_reason_desc"] == "POLICY_DENY");
     report.saw(named && dropped, "the canary is denied by the policy shop/no-canary, by name");
     Ok(())
 }
