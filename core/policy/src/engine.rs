@@ -17,6 +17,7 @@ mod classes;
 mod commit;
 mod compile;
 mod cookies;
+mod explain;
 mod facts;
 mod flatten;
 mod policies;
@@ -43,6 +44,7 @@ use policies::{Policies, PolicyKey};
 use terms::Terms;
 use types::{Cidr, EndpointId, Labels, NumericIdentity, Revision};
 
+pub use explain::{Considered, Explanation, Fit, PeerQuestion, Question};
 pub use policies::{Origin, RuleId};
 pub use query::{RuleName, Stats};
 pub use terms::NamedPort;
@@ -78,6 +80,8 @@ pub struct Config {
     pub cidr_selects_nodes: bool,
     /// Whether refusals are only reported (`--policy-audit-mode`).
     pub audit: bool,
+    /// Whether something fulfils `authentication.mode`. While nothing does, what such rules allow is refused.
+    pub mutual_auth: bool,
     /// Most objects held.
     pub objects_max: usize,
     /// Most identities held. 65,536 cluster-wide and as many node-local ones, by default.
@@ -97,6 +101,7 @@ impl Default for Config {
             cluster_name: "default".into(),
             cidr_selects_nodes: false,
             audit: false,
+            mutual_auth: false,
             objects_max: 65_536,
             identities_max: 131_072,
             prefixes_max: 512_000,

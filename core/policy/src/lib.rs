@@ -8,7 +8,9 @@ extern crate alloc;
 
 pub mod delta;
 pub mod engine;
+pub mod lint;
 pub mod parse;
+pub mod preview;
 pub mod rule;
 
 pub use delta::{

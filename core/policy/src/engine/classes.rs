@@ -10,6 +10,7 @@ use alloc::{
     sync::Arc,
     vec::Vec,
 };
+use roaring::RoaringBitmap;
 use types::{Cidr, NumericIdentity};
 
 /// What has a class.
@@ -33,7 +34,7 @@ pub(crate) struct Classes {
     slots: Vec<Option<Class>>,
     free: BTreeSet<u32>,
     ids: BTreeMap<Arc<[TermId]>, ClassId>,
-    of_term: Vec<BTreeSet<ClassId>>,
+    of_term: Vec<RoaringBitmap>,
 }
 
 impl Default for Classes {
@@ -94,16 +95,16 @@ impl Classes {
     fn index(&mut self, id: ClassId, answers: &[TermId]) {
         for term in answers {
             if self.of_term.len() <= term.slot() {
-                self.of_term.resize_with(term.slot() + 1, BTreeSet::new);
+                self.of_term.resize_with(term.slot() + 1, RoaringBitmap::new);
             }
-            self.of_term[term.slot()].insert(id);
+            self.of_term[term.slot()].insert(id.as_u32());
         }
     }
 
     fn unindex(&mut self, id: ClassId) {
         let answers = self.class(id).answers.clone();
         for term in answers.iter() {
-            self.of_term[term.slot()].remove(&id);
+            self.of_term[term.slot()].remove(id.as_u32());
         }
         if self.ids.get(&answers) == Some(&id) {
             self.ids.remove(&answers);
@@ -144,7 +145,7 @@ impl Classes {
 
     /// The classes that answer this term with yes.
     pub(crate) fn of_term(&self, term: TermId) -> impl Iterator<Item = ClassId> + '_ {
-        self.of_term.get(term.slot()).into_iter().flatten().copied()
+        self.of_term.get(term.slot()).into_iter().flatten().map(ClassId::from_u32)
     }
 
     /// Every class.

@@ -24,7 +24,7 @@ use super::{
     terms::{NamedPort, Term, TermId},
 };
 use crate::{
-    delta::{ClassId, Delta, EndpointPolicy, EntryKey, L4Prefix, PolicyId, Write},
+    delta::{ClassId, Delta, EndpointPolicy, EntryKey, L4Prefix, PolicyId, Verdict, Write},
     rule::{CidrRule, Direction, Peer as RulePeer, Peers, PortRange},
 };
 use alloc::{
@@ -471,6 +471,7 @@ impl Engine {
     /// Makes peers answer the terms that came into use, and moves those that do so with yes.
     fn activate_for(&mut self, touched: &mut Touched, fresh: &[PolicyId], txn: &mut Txn) {
         let mut dirty = BTreeSet::new();
+        let mut spanned: BTreeSet<Cidr> = BTreeSet::new();
         for term in core::mem::take(&mut touched.activated) {
             match &*self.terms.term(term).clone() {
                 Term::Labels(selector) => {
@@ -486,13 +487,14 @@ impl Engine {
                     for cut in cuts(rules) {
                         self.want_prefix(cut, &mut dirty, txn);
                     }
-                    for outer in outermost(rules) {
-                        dirty.extend(self.facts.inside(&outer).map(|(p, _)| Peer::Prefix(*p)));
-                        dirty.extend(self.facts.identities_inside(&outer).map(Peer::Identity));
-                    }
+                    spanned.extend(rules.iter().map(|r| r.cidr));
                 }
                 Term::NamedPort(_) => {}
             }
+        }
+        for outer in outermost(&spanned) {
+            dirty.extend(self.facts.inside(&outer).map(|(p, _)| Peer::Prefix(*p)));
+            dirty.extend(self.facts.identities_inside(&outer).map(Peer::Identity));
         }
         for name in core::mem::take(&mut touched.names) {
             // A name given up and taken again in one change is still held.
@@ -765,6 +767,11 @@ impl Engine {
                 let all = filters.iter().map(|(specific, f)| (*specific, f.as_ref()));
                 flatten(direction, all, &mut cookie_of, &mut entries);
             }
+            if !self.config.mutual_auth {
+                for (_, value) in entries.iter_mut().filter(|(_, value)| value.auth.is_some()) {
+                    value.verdict = Verdict::Deny;
+                }
+            }
             entries
         };
         self.replace_table(policy, class, entries, txn);
@@ -846,13 +853,13 @@ fn cuts(rules: &[CidrRule]) -> BTreeSet<Cidr> {
     rules.iter().flat_map(|rule| core::iter::once(&rule.cidr).chain(&rule.except)).copied().collect()
 }
 
-/// The prefixes of a term that lie in no other one of it.
-fn outermost(rules: &[CidrRule]) -> Vec<Cidr> {
+/// The prefixes that lie in no other one of the set.
+fn outermost(prefixes: &BTreeSet<Cidr>) -> Vec<Cidr> {
     let mut outer: Vec<Cidr> = Vec::new();
-    // Rules are sorted by address and length, so what contains a prefix comes before it.
-    for rule in rules {
-        if outer.last().is_none_or(|last| !last.covers(&rule.cidr)) {
-            outer.push(rule.cidr);
+    // In the order of address and length what contains a prefix comes before it.
+    for prefix in prefixes {
+        if outer.last().is_none_or(|last| !last.covers(prefix)) {
+            outer.push(*prefix);
         }
     }
     outer
@@ -874,7 +881,7 @@ fn absorb(all: &mut Touched, mine: Touched) {
 }
 
 /// The filters of a policy that speak of a class; those about named ports with the ports the class has.
-fn gather<'c>(
+pub(super) fn gather<'c>(
     content: &'c Content,
     answers: &[TermId],
     terms: &super::Terms,

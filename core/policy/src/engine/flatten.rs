@@ -12,6 +12,9 @@ use crate::{
 };
 use alloc::{collections::BTreeMap, vec::Vec};
 
+/// Most rules one cookie names; where more decide the same, the first of them stand for all.
+const ORIGINS_MAX: usize = 16;
+
 /// An allow that applies to a block.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Candidate {
@@ -183,6 +186,7 @@ fn emit(
 fn cookie(origins: &mut Vec<Origin>, cookie_of: &mut impl FnMut(&[Origin]) -> RuleCookie) -> RuleCookie {
     origins.sort_unstable();
     origins.dedup();
+    origins.truncate(ORIGINS_MAX);
     cookie_of(origins)
 }
 

@@ -153,6 +153,12 @@ impl Engine {
         selected.map(|(id, _)| *id).collect()
     }
 
+    /// Whether an identity that is known matches the selector.
+    #[must_use]
+    pub fn matches_anyone(&self, selector: &types::selector::Selector) -> bool {
+        !self.facts.matching(selector).is_empty() || self.endpoints.values().any(|e| selector.matches(&e.facts.labels))
+    }
+
     /// The labels of an identity.
     #[must_use]
     pub fn labels_of(&self, id: NumericIdentity) -> Option<&Labels> {

@@ -1,0 +1,208 @@
+//! Why a verdict is what it is: the rules that decide, those that are overruled, and those that nearly apply.
+
+use super::{
+    EndpointFacts, Engine, Origin, RuleName,
+    commit::gather,
+    flatten::{Entries, flatten},
+    policies::{Content, Filter, FilterPorts},
+    terms::TermId,
+};
+use crate::{
+    delta::{ClassId, EndpointPolicy, MatchType, PolicyId, RuleCookie, Verdict},
+    rule::{Action, Direction},
+};
+use alloc::{
+    collections::{BTreeMap, BTreeSet},
+    vec::Vec,
+};
+use core::net::IpAddr;
+use types::{EndpointId, Labels, NumericIdentity};
+
+/// Most rules an explanation lists beside the deciding ones.
+const CONSIDERED_MAX: usize = 64;
+
+/// Who is on the other side, as far as it is known. The address counts before the identity, and that before labels.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct PeerQuestion {
+    /// Its address.
+    pub addr: Option<IpAddr>,
+    /// Its identity.
+    pub identity: Option<NumericIdentity>,
+    /// Its labels, if no identity has them (yet).
+    pub labels: Option<Labels>,
+}
+
+/// What is asked about an endpoint's traffic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    /// Direction, seen from the endpoint.
+    pub direction: Direction,
+    /// The other side.
+    pub peer: PeerQuestion,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Destination port, or ICMP type.
+    pub port: u16,
+}
+
+/// How a rule that was considered relates to the question.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fit {
+    /// Peer and port fit, but another rule decides.
+    Overruled,
+    /// The peer fits, the port does not.
+    OtherPorts,
+    /// The port fits, the peer does not.
+    OtherPeers,
+}
+
+/// A rule that was considered and does not decide.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Considered {
+    /// Which rule.
+    pub rule: RuleName,
+    /// Allow or deny.
+    pub action: Action,
+    /// Why it does not decide.
+    pub fit: Fit,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Explanation {
+    /// How the endpoint is judged.
+    pub judged: EndpointPolicy,
+    /// Whether this direction is judged at all; if not, everything is allowed.
+    pub enforced: bool,
+    /// The verdict. With audit mode a refusal is let through all the same.
+    pub verdict: Verdict,
+    /// What the deciding rules named.
+    pub matched: MatchType,
+    /// The rules that decide. Empty, and the verdict is deny: none allows, and default deny is on.
+    pub deciding: Vec<RuleName>,
+    /// The objects' rules that switch default deny on in this direction.
+    pub default_deny: Vec<RuleName>,
+    /// Other rules of the endpoint, the closest first.
+    pub considered: Vec<Considered>,
+}
+
+impl Engine {
+    /// Explains the verdict on an endpoint's traffic; `None` of an endpoint that is not known.
+    #[must_use]
+    pub fn explain(&self, endpoint: EndpointId, question: &Question) -> Option<Explanation> {
+        let judged = self.endpoint_policy(endpoint)?;
+        let enforced = match question.direction {
+            Direction::Ingress => judged.ingress,
+            Direction::Egress => judged.egress,
+        };
+        if judged.policy == PolicyId::NONE || !enforced {
+            return Some(Explanation {
+                judged,
+                enforced: false,
+                verdict: Verdict::Allow,
+                matched: MatchType::All,
+                deciding: Vec::new(),
+                default_deny: Vec::new(),
+                considered: Vec::new(),
+            });
+        }
+        let answers = self.answers_to(&question.peer);
+        let policy = self.policies.get(judged.policy);
+        let (verdict, matched, deciding) = self.decide(&policy.content, &answers, question);
+        let default_deny = policy
+            .key
+            .rules
+            .iter()
+            .filter(|id| self.rules[id].rule().default_deny(question.direction) == Some(true))
+            .flat_map(|id| {
+                let rule = self.rules[id].rule();
+                let first = rule.peer_rules(question.direction).first();
+                first.and_then(|p| self.name_of(&Origin::Rule(*id, question.direction, p.action, p.index)))
+            })
+            .collect();
+        let considered = self.considered(&policy.content, &answers, question, &deciding);
+        let deciding = deciding.iter().filter_map(|o| self.name_of(o)).collect();
+        Some(Explanation { judged, enforced, verdict, matched, deciding, default_deny, considered })
+    }
+
+    /// Explains for an endpoint that does not exist (here), by its facts. Costs a copy of the engine.
+    #[must_use]
+    pub fn explain_for(&self, facts: EndpointFacts, question: &Question) -> Option<Explanation> {
+        let id = EndpointId::new(u16::MAX)?;
+        let mut engine = self.clone();
+        engine.upsert_endpoint(id, facts);
+        engine.explain(id, question)
+    }
+
+    /// The terms a peer answers with yes.
+    fn answers_to(&self, peer: &PeerQuestion) -> Vec<TermId> {
+        let by_address = peer.addr.and_then(|a| self.facts.longest(a)).and_then(|(_, s)| s.class);
+        let by_identity = || peer.identity.and_then(|id| self.facts.identities.get(&id)).map(|s| s.class);
+        let class: Option<ClassId> = match (by_address, &peer.labels) {
+            // Labels say more than the default prefix an address of nobody lies in.
+            (Some(class), None) => Some(class),
+            (by_address, _) => by_identity().or(by_address.filter(|_| peer.labels.is_none())),
+        };
+        match (class, &peer.labels) {
+            (Some(class), _) => self.classes.answers(class).to_vec(),
+            (None, Some(labels)) => self.terms.of_labels(labels),
+            (None, None) => Vec::new(),
+        }
+    }
+
+    fn decide(&self, content: &Content, answers: &[TermId], question: &Question) -> (Verdict, MatchType, Vec<Origin>) {
+        let filters = gather(content, answers, &self.terms);
+        let mut names: BTreeMap<Vec<Origin>, RuleCookie> = BTreeMap::new();
+        let mut cookie_of = |origins: &[Origin]| {
+            let next = RuleCookie::from_u32(u32::try_from(names.len() + 1).unwrap_or(u32::MAX));
+            *names.entry(origins.to_vec()).or_insert(next)
+        };
+        let mut entries = Entries::new();
+        let all = filters.iter().map(|(specific, f)| (*specific, f.as_ref()));
+        flatten(question.direction, all, &mut cookie_of, &mut entries);
+        let hit = entries.iter().filter(|((_, l4), _)| l4.contains(question.protocol, question.port));
+        match hit.max_by_key(|((_, l4), _)| l4.bits) {
+            None => (Verdict::Deny, MatchType::None, Vec::new()),
+            Some((_, value)) => {
+                let origins = names.into_iter().find(|(_, cookie)| *cookie == value.cookie).map(|(o, _)| o);
+                (value.verdict, value.matched, origins.unwrap_or_default())
+            }
+        }
+    }
+
+    fn considered(
+        &self,
+        content: &Content,
+        answers: &[TermId],
+        question: &Question,
+        deciding: &[Origin],
+    ) -> Vec<Considered> {
+        let mut best: BTreeMap<Origin, (Fit, Action)> = BTreeMap::new();
+        let mut note = |filter: &Filter, fit: Fit| {
+            let slot = best.entry(filter.origin).or_insert((fit, filter.action));
+            slot.0 = slot.0.min(fit);
+        };
+        let mine = |f: &Filter| f.direction == question.direction && !deciding.contains(&f.origin);
+        let port_fits = |f: &Filter| match &f.ports {
+            FilterPorts::Range(protocol, range) => {
+                *protocol == 0 || (*protocol == question.protocol && range.contains(question.port))
+            }
+            FilterPorts::NamedOfPeer(..) => false,
+        };
+        let fitting = gather(content, answers, &self.terms);
+        for (_, filter) in fitting.iter().filter(|(_, f)| mine(f)) {
+            note(filter, if port_fits(filter) { Fit::Overruled } else { Fit::OtherPorts });
+        }
+        let answered: BTreeSet<TermId> = answers.iter().copied().collect();
+        for (_, filters) in content.by_term.iter().filter(|(term, _)| !answered.contains(term)) {
+            for filter in filters.iter().filter(|f| mine(f) && port_fits(f)) {
+                note(filter, Fit::OtherPeers);
+            }
+        }
+        let mut all: Vec<(Fit, Origin, Action)> = best.into_iter().map(|(o, (fit, action))| (fit, o, action)).collect();
+        all.sort_unstable();
+        all.truncate(CONSIDERED_MAX);
+        let named = |(fit, origin, action)| Some(Considered { rule: self.name_of(&origin)?, action, fit });
+        all.into_iter().filter_map(named).collect()
+    }
+}
