@@ -35,7 +35,7 @@ pub struct Io<'a> {
     pub terminal: bool,
 }
 
-/// Why a command failed; shown as one line.
+/// Why a command failed; shown as one line. Empty when whoever read the output has closed it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub struct Failure(pub String);
@@ -48,16 +48,21 @@ impl From<String> for Failure {
 
 impl From<std::io::Error> for Failure {
     fn from(error: std::io::Error) -> Self {
-        Self(error.to_string())
+        let closed = error.kind() == std::io::ErrorKind::BrokenPipe;
+        Self(if closed { String::new() } else { error.to_string() })
     }
 }
+
+/// Exit code when the output was closed, as of a process that the signal for it ended.
+const CLOSED: i32 = 141;
 
 /// Runs the command the arguments name; they begin behind the program's name. Answers the exit code.
 pub async fn run(args: &[String], env: &Environment, io: &mut Io<'_>) -> i32 {
     match dispatch(args, env, io).await {
         Ok(()) => 0,
+        Err(Failure(text)) if text.is_empty() => CLOSED,
         Err(Failure(text)) => {
-            // Whoever closed the output does not read the error either.
+            // Whoever closed the error output does not want to know.
             let _ = writeln!(io.err, "{}", text.trim_end_matches('\n'));
             1
         }

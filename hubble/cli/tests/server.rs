@@ -350,3 +350,20 @@ async fn help_version_and_completion_need_no_server() {
         assert!(out.contains(part), "{args}: {out}");
     }
 }
+
+#[tokio::test]
+async fn an_output_closed_by_its_reader_ends_the_command_in_silence() {
+    struct Closed;
+    impl std::io::Write for Closed {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::BrokenPipe.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+    let mut err = Vec::new();
+    let mut io = Io { input: &mut &b""[..], out: &mut Closed, err: &mut err, terminal: false };
+    assert_eq!(run(&["version".to_owned()], &Environment::default(), &mut io).await, 141);
+    assert_eq!(err, b"");
+}
