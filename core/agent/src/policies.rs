@@ -11,7 +11,7 @@ use alloc::vec::Vec;
 
 use machine::{Effects, Instant};
 use policy::rule::{Peer, PeerRule, Peers};
-use policy::{Delta, ObjectKey, ObjectKind, PolicyObject, parse};
+use policy::{ObjectKey, ObjectKind, PolicyObject, parse};
 use serde_json::Value;
 use types::{Cidr, Labels};
 
@@ -240,23 +240,7 @@ impl Agent {
         let remove: Vec<_> = remove.into_iter().filter(|key| !kept.contains(key)).collect();
         let before = self.engine.revision();
         let objects: Vec<_> = add.iter().map(|(object, _)| object.clone()).collect();
-        let (bound, have) = (self.engine.config().objects_max, self.engine.stats().objects);
-        let new = kept.iter().filter(|key| !self.documents.by_key.contains_key(key)).count();
-        if have + new > bound + remove.len() {
-            let consequence = "the policies stay as they were";
-            return Err(Refusal::MapFull { map: "objects_max", max: bound, needed: have + new - bound, consequence });
-        }
-        self.change(fx, "the policies stay as they were", |engine| {
-            let mut delta = Delta { revision: engine.revision(), ..Delta::default() };
-            // What is new comes first, so that replacing rules opens no gap between the old and the new.
-            for object in objects {
-                delta.append(engine.upsert_object(object)?);
-            }
-            for key in &remove {
-                delta.append(engine.remove_object(key));
-            }
-            Ok(delta)
-        })?;
+        self.change(fx, "the policies stay as they were", |engine| engine.change_objects(objects, &remove))?;
         for key in &remove {
             self.documents.by_key.remove(key);
         }

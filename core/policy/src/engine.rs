@@ -288,6 +288,33 @@ impl Engine {
         self.commit_rules(&dirty)
     }
 
+    /// Takes objects in and removes others, as one change: endpoints go from before to after in one step, and the work is
+    /// done once, however many objects there are. Of two objects with one key the later one counts.
+    ///
+    /// # Errors
+    /// [`Refused::Full`] if the objects would exceed `objects_max`.
+    pub fn change_objects(&mut self, upsert: Vec<PolicyObject>, remove: &[ObjectKey]) -> Result<Delta, Refused> {
+        let mut after: BTreeSet<&ObjectKey> = self.objects.keys().collect();
+        remove.iter().for_each(|key| {
+            after.remove(key);
+        });
+        after.extend(upsert.iter().map(|object| &object.key));
+        if after.len() > self.config.objects_max.max(self.objects.len()) {
+            return Err(Refused::Full { bound: "objects_max", max: self.config.objects_max });
+        }
+        let mut dirty = BTreeSet::new();
+        for key in remove {
+            self.unfile_object(key, &mut dirty);
+        }
+        for object in upsert {
+            if self.objects.get(&object.key).is_some_and(|have| *have.object == object) {
+                continue;
+            }
+            self.replace_object(object, &mut dirty);
+        }
+        Ok(self.commit_rules(&dirty))
+    }
+
     /// Takes an endpoint in, or changed facts about it.
     pub fn upsert_endpoint(&mut self, id: EndpointId, facts: EndpointFacts) -> Delta {
         match self.endpoints.get_mut(&id) {

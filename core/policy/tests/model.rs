@@ -35,6 +35,9 @@ fn apply(engine: &mut Engine, op: &Op) -> policy::Delta {
         Op::DropEndpoint(id) => engine.remove_endpoint(*id),
         Op::PutObject(object) => engine.upsert_object(object.clone()).expect("far below the bound"),
         Op::DropObject(key) => engine.remove_object(key),
+        Op::ChangeObjects(upsert, remove) => {
+            engine.change_objects(upsert.clone(), remove).expect("far below the bound")
+        }
         Op::PutGroup(name, members) => engine.upsert_cidr_group(name, members.clone()),
     }
 }

@@ -68,6 +68,8 @@ pub enum Op {
     PutEndpoint(EndpointId, EndpointFacts),
     DropEndpoint(EndpointId),
     PutObject(PolicyObject),
+    /// Several at once: taken in, removed.
+    ChangeObjects(Vec<PolicyObject>, Vec<ObjectKey>),
     DropObject(ObjectKey),
     PutGroup(&'static str, Vec<Cidr>),
 }
@@ -241,7 +243,8 @@ impl Op {
                 Self::PutEndpoint(id, EndpointFacts { labels, named_ports: named_ports(bytes), host, audit: false })
             }
             9 => Self::DropEndpoint(EndpointId::new(1 + u16::from(bytes.pick(2))).expect("not zero")),
-            10..=13 => Self::PutObject(object(bytes)),
+            10..=12 => Self::PutObject(object(bytes)),
+            13 => Self::ChangeObjects(bytes.list(3, object), bytes.list(2, key)),
             14 => Self::DropObject(key(bytes)),
             _ => {
                 let mut members = bytes.list(2, prefix);
@@ -287,6 +290,10 @@ impl World {
             Op::DropEndpoint(id) => drop(self.endpoints.remove(&id)),
             Op::PutObject(object) => drop(self.objects.insert(object.key.clone(), object)),
             Op::DropObject(key) => drop(self.objects.remove(&key)),
+            Op::ChangeObjects(upsert, remove) => {
+                remove.iter().for_each(|key| drop(self.objects.remove(key)));
+                self.objects.extend(upsert.into_iter().map(|object| (object.key.clone(), object)));
+            }
             Op::PutGroup(_, members) => self.group = members,
         }
     }
