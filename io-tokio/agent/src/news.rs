@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use agent_core::AgentEvent;
@@ -21,7 +22,7 @@ pub struct News {
     observer: Option<Observer>,
     realized: watch::Sender<Option<Revision>>,
     /// Whether tables that readers see have changed since they were last published.
-    pub stale: bool,
+    pub stale: Arc<AtomicBool>,
     /// When each endpoint that is not as wanted began to be so.
     waiting: BTreeMap<EndpointId, Instant>,
     /// When the first policy change began that is not enforced everywhere yet.
@@ -36,7 +37,7 @@ impl News {
             status,
             observer,
             realized: watch::Sender::new(None),
-            stale: true,
+            stale: Arc::new(AtomicBool::new(true)),
             waiting: BTreeMap::new(),
             changed: None,
         }
@@ -52,7 +53,7 @@ impl News {
         self.log(&event);
         self.count(&event);
         self.publish(&event);
-        self.stale = true;
+        self.stale.store(true, Ordering::Relaxed);
         match event {
             AgentEvent::Realized(revision) => {
                 self.status.realized();

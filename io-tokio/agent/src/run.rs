@@ -8,11 +8,13 @@ use api::server::SocketOwner;
 use bpf::EventReader;
 use hubble_model::Decoder;
 use hubble_server::{Listen, Observer};
+use kvstore::Embedded;
 use loader::{Direction, Interface, Program};
 use metrics::{Metrics, Outcome, Source};
 use runtime::{Handle, Supervisor, drive, queue};
 use tokio::sync::watch;
 
+use crate::config::Settings;
 use crate::delete_queue::{DeleteQueue, Deletion};
 use crate::events::{Outlets, hand_on};
 use crate::lookup::Names;
@@ -22,9 +24,9 @@ use crate::replies::Replies;
 use crate::rest::Rest;
 use crate::scrape::{Gauges, KernelSource};
 use crate::start::{StartError, Started};
-use crate::state::Writer;
+use crate::state::{StateDir, Writer};
 use crate::status::Status;
-use crate::world::{AgentWorld, Bpf};
+use crate::world::{AgentWorld, Bpf, Publisher};
 use crate::{process, publish, tasks};
 
 /// Inputs that may wait for the core.
@@ -101,36 +103,9 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     };
     let mut signals = Signals::open().map_err(RunError::Signals)?;
     let mut parts = Supervisor::new();
-    let news = News::new(shared.metrics.clone(), shared.status.clone(), shared.observer.clone());
-    let mut realized = news.realized();
-    let (core, inputs) = queue::<Agent>(INPUTS_MAX);
-
-    let Started { pid, queue: deletions, state, store, datapath, policies, snapshot, .. } = started;
-    let (store, store_events) = store;
-    let outside =
-        Outside { datapath: datapath.clone(), devices: settings.devices.clone(), host: settings.node.host_ifindex };
-    let kernel = Bpf::new(datapath.clone()).map_err(StartError::Thread)?;
-    let files = Writer::start(state, {
-        let core = core.clone();
-        move |op, outcome| core.send_blocking(Input::Finished(op, outcome))
-    })
-    .map_err(StartError::Thread)?;
-    let world = AgentWorld {
-        kernel,
-        store: Arc::new(store),
-        files,
-        replies: shared.replies.clone(),
-        news,
-        metrics: shared.metrics.clone(),
-        publish: publisher(&shared),
-    };
-    let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
-    let stopped = shared.stopped();
-    let drive = parts.supervise::<String>("the core", async move {
-        let mut world = world;
-        drive(agent, &mut world, inputs, stopped).await;
-        Ok(())
-    });
+    let Started { pid, queue: deletions, state, store: (store, store_events), datapath, policies, snapshot, .. } =
+        started;
+    let (core, mut realized, drive) = spawn_core(&mut parts, &shared, &settings, state, store, datapath.clone())?;
     parts.supervise("the store's events", tasks::store_events(store_events, core.clone()));
     let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
     parts.supervise("the watch of devices", tasks::vanished_links(core.clone(), watch));
@@ -144,7 +119,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         Some(ended) = parts.ended() => return Err(RunError::Part(ended)),
         () = signals.asked() => return Ok(()),
     }
-    outside.attach()?;
+    Outside { datapath: &datapath }.attach(&settings)?;
     let settled = datapath.settle().map_err(StartError::Maps)?;
     shared.metrics.bootstrapped("restore", Outcome::Success, began.elapsed());
     tracing::info!(took = ?began.elapsed(), settled, "everything wanted is in the kernel");
@@ -174,7 +149,45 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     }
 }
 
-fn observer(settings: &crate::config::Settings, hubble: &crate::config::HubbleSettings) -> Observer {
+/// The core with its world around it, driven.
+type Driven = (Handle<Agent>, watch::Receiver<Option<types::Revision>>, tokio::task::AbortHandle);
+
+fn spawn_core(
+    parts: &mut Supervisor,
+    shared: &Shared,
+    settings: &Settings,
+    state: StateDir,
+    store: Embedded,
+    datapath: Arc<loader::Datapath>,
+) -> Result<Driven, StartError> {
+    let (core, inputs) = queue::<Agent>(INPUTS_MAX);
+    let news = News::new(shared.metrics.clone(), shared.status.clone(), shared.observer.clone());
+    let realized = news.realized();
+    parts.supervise("publication", tasks::publication(core.clone(), news.stale.clone()));
+    let files = Writer::start(state, {
+        let core = core.clone();
+        move |op, outcome| core.send_blocking(Input::Finished(op, outcome))
+    })
+    .map_err(StartError::Thread)?;
+    let mut world = AgentWorld {
+        kernel: Bpf::new(datapath).map_err(StartError::Thread)?,
+        store: Arc::new(store),
+        files,
+        replies: shared.replies.clone(),
+        news,
+        metrics: shared.metrics.clone(),
+        publisher: publisher(shared),
+    };
+    let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
+    let stopped = shared.stopped();
+    let task = parts.supervise::<String>("the core", async move {
+        drive(agent, &mut world, inputs, stopped).await;
+        Ok(())
+    });
+    Ok((core, realized, task))
+}
+
+fn observer(settings: &Settings, hubble: &crate::config::HubbleSettings) -> Observer {
     Observer::new(hubble_server::Config {
         node_name: settings.agent.node_name.to_string(),
         cluster_name: settings.agent.cluster_name.to_string(),
@@ -184,9 +197,9 @@ fn observer(settings: &crate::config::Settings, hubble: &crate::config::HubbleSe
     })
 }
 
-fn publisher(shared: &Shared) -> Box<dyn FnMut(&Agent) + Send> {
+fn publisher(shared: &Shared) -> Publisher<Agent> {
     let (names, gauges) = (shared.names.clone(), shared.gauges.clone());
-    Box::new(move |agent| {
+    Publisher::new(move |agent| {
         names.publish(publish::names(agent));
         gauges.publish(publish::gauges(agent));
     })
@@ -199,16 +212,14 @@ const NETWORK: [(Program, Direction); 2] =
     [(Program::FromNetdev, Direction::Ingress), (Program::ToNetdev, Direction::Egress)];
 
 /// Devices that are not endpoints'.
-struct Outside {
-    datapath: Arc<loader::Datapath>,
-    devices: Vec<String>,
-    host: u32,
+struct Outside<'a> {
+    datapath: &'a loader::Datapath,
 }
 
-impl Outside {
-    fn attach(&self) -> Result<(), StartError> {
-        self.attach_to(&Interface::by_index(self.host)?, HOST)?;
-        for name in &self.devices {
+impl Outside<'_> {
+    fn attach(&self, settings: &Settings) -> Result<(), StartError> {
+        self.attach_to(&Interface::by_index(settings.node.host_ifindex)?, HOST)?;
+        for name in &settings.devices {
             self.attach_to(&Interface::by_name(name)?, NETWORK)?;
         }
         Ok(())
@@ -228,7 +239,7 @@ async fn hear_events(
     parts: &mut Supervisor,
     shared: &Shared,
     datapath: &loader::Datapath,
-    settings: &crate::config::Settings,
+    settings: &Settings,
 ) -> Result<(), RunError> {
     let unreadable = |why: String| RunError::Events(why);
     let ring = datapath.events().map_err(|why| unreadable(why.to_string()))?;
@@ -282,7 +293,7 @@ fn serve(
     parts: &mut Supervisor,
     shared: &Shared,
     core: &Handle<Agent>,
-    settings: &Arc<crate::config::Settings>,
+    settings: &Arc<Settings>,
     datapath: &loader::Datapath,
 ) -> Result<(), RunError> {
     let rest = Rest {
@@ -308,7 +319,7 @@ fn background(
     parts: &mut Supervisor,
     shared: &Shared,
     core: &Handle<Agent>,
-    settings: &crate::config::Settings,
+    settings: &Settings,
     maps: Arc<loader::Maps>,
     policies: Option<crate::policy_dir::Watch>,
 ) {

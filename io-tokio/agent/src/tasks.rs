@@ -1,6 +1,7 @@
 //! What goes on beside the drive loop: the store's events, devices that vanish, policies that change, sweeps.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use abi::config::Runtime;
@@ -12,6 +13,9 @@ use runtime::{Closed, Handle};
 
 use crate::policy_dir::Watch;
 use crate::status::Status;
+
+/// How long names and gauges may be behind.
+const PUBLISH_WITHIN: Duration = Duration::from_millis(200);
 
 /// Hands the store's events to the core.
 ///
@@ -111,5 +115,18 @@ pub async fn liveness(maps: Arc<Maps>, every: Duration) -> Result<(), loader::Ma
         let offset = u64::try_from(wall).unwrap_or(u64::MAX).saturating_sub(now);
         maps.set_runtime(Runtime::UtimeOffset, offset / 512)?;
         tokio::time::sleep(every).await;
+    }
+}
+
+/// Gives the drive loop a turn when tables were left unpublished because publishing them takes long.
+///
+/// # Errors
+/// When the core is gone.
+pub async fn publication(core: Handle<Agent>, stale: Arc<AtomicBool>) -> Result<(), Closed> {
+    loop {
+        tokio::time::sleep(PUBLISH_WITHIN).await;
+        if stale.load(Ordering::Relaxed) {
+            core.look(|_| ()).await?;
+        }
     }
 }

@@ -6,7 +6,8 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Instant as WallInstant;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant as WallInstant};
 
 use abi::write::MapWrite;
 use agent_core::{Device, Effect, Failure, Input};
@@ -86,6 +87,28 @@ impl Kernel for Bpf {
     }
 }
 
+/// Publishes tables, and spends at most a tenth of the time on it.
+pub struct Publisher<M> {
+    publish: Box<dyn FnMut(&M) + Send>,
+    /// When it last began, and how long it took.
+    last: Option<(WallInstant, Duration)>,
+}
+
+impl<M> Publisher<M> {
+    /// Publishes by this.
+    pub fn new(publish: impl FnMut(&M) + Send + 'static) -> Self {
+        Self { publish: Box::new(publish), last: None }
+    }
+    fn may(&self) -> bool {
+        self.last.is_none_or(|(began, took)| began.elapsed() >= 10 * took)
+    }
+    fn publish(&mut self, machine: &M) {
+        let began = WallInstant::now();
+        (self.publish)(machine);
+        self.last = Some((began, began.elapsed()));
+    }
+}
+
 /// Everything effects go to.
 pub struct AgentWorld<K, M> {
     /// Maps and programs.
@@ -101,7 +124,7 @@ pub struct AgentWorld<K, M> {
     /// Counters.
     pub metrics: Arc<Metrics>,
     /// Publishes the tables that readers see, when they changed.
-    pub publish: Box<dyn FnMut(&M) + Send>,
+    pub publisher: Publisher<M>,
 }
 
 impl<K: Kernel, M> AgentWorld<K, M> {
@@ -175,8 +198,10 @@ impl<K: Kernel, M: Machine<Input = Input, Effect = Effect>> World<M> for AgentWo
         }
     }
     fn settled(&mut self, _now: Instant, machine: &M) {
-        if std::mem::take(&mut self.news.stale) {
-            (self.publish)(machine);
+        let stale = &self.news.stale;
+        if stale.load(Ordering::Relaxed) && self.publisher.may() {
+            stale.store(false, Ordering::Relaxed);
+            self.publisher.publish(machine);
         }
     }
 }

@@ -192,7 +192,8 @@ fn without_privileges_the_missing_one_is_named() {
     // A copy that anybody may run: the build's own folder may be closed to others.
     let dir = tempfile::tempdir().unwrap();
     let copy = dir.path().join("cilium-agent");
-    fs::copy(program, &copy).unwrap();
+    // By another process: a descriptor open for writing, inherited by a child of another test, would keep it from running.
+    crate::support::run("cp", &[program, copy.to_str().unwrap()]);
     run_as_nobody(&dir, &copy);
 }
 

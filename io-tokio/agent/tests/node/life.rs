@@ -85,3 +85,24 @@ fn a_graceful_end_leaves_the_kernel_as_decided_and_the_next_agent_takes_over() {
     assert_eq!(after.status.identity.unwrap().id, before.status.identity.unwrap().id);
     assert!(client.reaches((web.ipv4, 80)));
 }
+
+/// The maps are gone, as after a reboot, but the rules are there: nothing passes that they do not allow, from the first
+/// moment on.
+#[test]
+fn after_the_maps_are_gone_nothing_denied_passes_while_the_agent_comes_back() {
+    let Some(mut node) = Node::new(&[]) else { return };
+    let web = node.pod("web", &["k8s:app=web"]);
+    let client = node.pod("client", &["k8s:app=client"]);
+    let other = node.pod("other", &["k8s:app=other"]);
+    web.echo(80);
+    node.policy("web.yaml", WEB);
+    node.eventually("the policy is enforced", || !other.reaches((web.ipv4, 80)));
+    node.kill();
+    loader::remove_all(&node.dir.path().join("bpf")).unwrap();
+    node.start();
+    while !node.is_ready() {
+        assert!(!other.reaches((web.ipv4, 80)), "a denied connection while the agent starts");
+    }
+    assert!(!other.reaches((web.ipv4, 80)));
+    node.eventually("what is allowed passes again", || client.reaches((web.ipv4, 80)));
+}

@@ -167,20 +167,18 @@ impl Node {
     /// Waits until the agent answers and says that all is well.
     pub fn wait_ready(&mut self) {
         let until = Instant::now() + READY_WITHIN;
-        loop {
-            match self.client.get::<StatusResponse>("/healthz") {
-                Ok(status)
-                    if status.cilium.as_ref().is_some_and(|own| own.msg != "restoring what an earlier agent left") =>
-                {
-                    return;
-                }
-                _ => {}
-            }
+        while !self.is_ready() {
             let ended = self.agent.as_mut().and_then(|agent| agent.try_wait().unwrap());
             assert_eq!(ended, None, "the agent ended:\n{}", self.log());
             assert!(Instant::now() < until, "the agent is not ready:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Whether the agent answers and has restored everything.
+    pub fn is_ready(&self) -> bool {
+        let status = self.client.get::<StatusResponse>("/healthz").ok().and_then(|status| status.cilium);
+        status.is_some_and(|own| own.msg != "restoring what an earlier agent left")
     }
 
     pub fn log(&self) -> String {
