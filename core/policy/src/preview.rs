@@ -14,6 +14,9 @@ use alloc::{
 };
 use types::EndpointId;
 
+/// What flows have in common that are shown as one change: outcome before, source, destination, direction, protocol, port, outcome after.
+type Alike = (Outcome, String, String, Direction, u8, u16, Outcome);
+
 /// A recorded flow, seen from one of its ends.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RecordedFlow {
@@ -99,7 +102,7 @@ pub fn preview(now: &Engine, then: &Engine, flows: &[RecordedFlow]) -> Vec<Chang
         let key = alloc::format!("{} {:?} {}", subject.labels, subject.named_ports, subject.host);
         by_subject.entry(key).or_default().push(flow);
     }
-    let mut changes: BTreeMap<(Outcome, String, String, Direction, u8, u16, Outcome), Change> = BTreeMap::new();
+    let mut changes: BTreeMap<Alike, Change> = BTreeMap::new();
     for flows in by_subject.into_values() {
         let Some(first) = flows.first() else { continue };
         now.upsert_endpoint(stand_in, first.subject.clone());
