@@ -257,9 +257,9 @@ impl Agent {
     }
 }
 
-/// What this agent can enforce: no L7 proxy in this form.
+/// What this agent can enforce: no L7 proxy in this form. A prefix with host bits is asked back: it says two things.
 fn parse_options() -> parse::Options {
-    parse::Options { l7_proxy: false, ..parse::Options::default() }
+    parse::Options { l7_proxy: false, host_bits: parse::HostBits::Refuse, ..parse::Options::default() }
 }
 
 fn refusal(errors: &[policy::DocError]) -> Refusal {

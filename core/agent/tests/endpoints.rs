@@ -257,6 +257,11 @@ fn policy_mistakes_name_their_place() {
                 "spec":{"endpointSelector":{},"egress":[{"toCIDR":["2001:db8::/32"]}]}}"#,
             "IPv6, which is not enabled on this node",
         ),
+        (
+            r#"{"apiVersion":"cilium.io/v2","kind":"CiliumNetworkPolicy","metadata":{"name":"bits","namespace":"default"},
+                "spec":{"endpointSelector":{},"egress":[{"toCIDRSet":[{"cidr":"10.0.0.1/8"}]}]}}"#,
+            "spec.egress[0].toCIDRSet[0].cidr",
+        ),
     ] {
         let refused = world.answer(put(text)).expect_err(text).to_string();
         assert!(refused.contains(part), "{text}: {refused}");

@@ -43,6 +43,18 @@ pub struct Options {
     /// Whose addresses an `ipBlock` of a NetworkPolicy speaks of: everyone's, which is Kubernetes' meaning and the
     /// default, or only those outside the cluster, which is upstream's.
     pub ip_block_scope: crate::rule::CidrScope,
+    /// What becomes of a prefix with bits set behind its length.
+    pub host_bits: HostBits,
+}
+
+/// What becomes of a prefix with bits set behind its length, such as `10.0.0.1/8`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum HostBits {
+    /// They are cleared, as upstream does.
+    #[default]
+    Clear,
+    /// It is an error that names the prefix which was probably meant.
+    Refuse,
 }
 
 impl Default for Options {
@@ -55,6 +67,7 @@ impl Default for Options {
             non_default_deny: true,
             family_entities: true,
             ip_block_scope: crate::rule::CidrScope::Everyone,
+            host_bits: HostBits::default(),
         }
     }
 }

@@ -266,13 +266,21 @@ fn any_cidr(cx: &mut Ctx<'_>, path: &Path<'_>, text: &str) -> Option<Cidr> {
     prefix(cx, path, text)
 }
 
-/// A prefix. Host bits are an error that names the prefix that was probably meant.
+/// A prefix. What becomes of host bits, the options say ([`super::HostBits`]).
 pub(super) fn prefix(cx: &mut Ctx<'_>, path: &Path<'_>, text: &str) -> Option<Cidr> {
     let parsed = text.split_once('/').and_then(|(addr, len)| {
         let digits = !len.is_empty() && len.len() <= 3 && len.bytes().all(|b| b.is_ascii_digit());
         let len = if digits { len.parse().ok()? } else { return None };
-        Cidr::containing(addr.parse().ok()?, len).ok()
+        let addr = addr.parse().ok()?;
+        Some((Cidr::containing(addr, len).ok()?, addr))
     });
+    let host_bits = parsed.is_some_and(|(prefix, addr): (Cidr, core::net::IpAddr)| prefix.addr() != addr);
+    if host_bits && cx.options.host_bits == super::HostBits::Refuse {
+        let why = "bits are set behind the prefix length; write the first address of the prefix, as in 10.0.0.0/8";
+        cx.invalid(path, text, why);
+        return None;
+    }
+    let parsed = parsed.map(|(prefix, _)| prefix);
     if parsed.is_none() {
         let why = "a prefix is ADDRESS/LENGTH, such as 10.0.0.0/8 or 2001:db8::/32, with a length of at most 32 or 128";
         cx.invalid(path, text, why);
