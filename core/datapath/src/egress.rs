@@ -85,6 +85,7 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
             }
         }
     }
+    flow.forget(env);
     let proxy = police(env, local, &flow, &key, &found, report, &now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
@@ -151,6 +152,7 @@ fn route<F: Family, E: Env + FamilyMaps<F>>(
     state: u8,
     news: bool,
 ) -> Result<Verdict, DropReason> {
+    flow.forget(env);
     let mut at = point::TO_STACK;
     let mut ifindex = 0;
     if let Some(endpoint) = env.endpoint(&F::endpoint_key(&flow.dst.addr)) {

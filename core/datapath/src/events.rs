@@ -16,7 +16,7 @@ use crate::env::Env;
 use crate::family::{Family, V4, V6};
 use crate::parse::L3;
 use crate::policy::Judgement;
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::Verdict;
 
 /// To whom what happens to a packet is attributed; filled in as it becomes known.
 ///
@@ -83,6 +83,11 @@ impl Report {
     #[inline(always)]
     pub fn set_outcome(&mut self, outcome: Outcome) {
         self.told = self.told & !OUTCOME | outcome.bits;
+    }
+    /// See [`Env::forget`].
+    #[inline(always)]
+    pub fn forget<E: Env>(&mut self, env: &E) {
+        self.told = env.forget(self.told as u64) as u32;
     }
     /// Hash of the flow.
     #[inline(always)]
@@ -181,13 +186,13 @@ fn captured<E: Env>(env: &E) -> u16 {
     env.packet_len().min(limit) as u16
 }
 
-/// Counts and reports a drop.
+/// Counts and reports a drop for the reason with number `reason`.
 #[inline(always)]
-pub fn dropped<E: Env>(env: &mut E, report: &Report, reason: DropReason) -> Verdict {
-    count(env, reason as u8, report.ingress());
+pub fn dropped<E: Env>(env: &mut E, report: &Report, reason: u8) -> Verdict {
+    count(env, reason, report.ingress());
     let notification = DropNotify {
         kind: NOTIFY_DROP,
-        subtype: reason as u8,
+        subtype: reason,
         source: report.endpoint(),
         hash: report.hash(),
         orig_len: env.packet_len(),
@@ -202,7 +207,7 @@ pub fn dropped<E: Env>(env: &mut E, report: &Report, reason: DropReason) -> Verd
         ifindex: env.ifindex(),
     };
     env.event(0, &notification);
-    Verdict::drop(reason)
+    Verdict::dropped(reason)
 }
 
 /// Counts a forwarded packet and traces it, as its report says.

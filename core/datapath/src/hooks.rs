@@ -16,7 +16,7 @@ use crate::ingress;
 use crate::neighbour::{self, Discovery};
 use crate::parse::{self, L3, Network};
 use crate::policy::{self, Local};
-use crate::verdict::{DropReason, Verdict};
+use crate::verdict::{Action, DropReason, Verdict};
 
 /// The EtherType in host order.
 #[inline(always)]
@@ -24,15 +24,29 @@ fn ethertype<E: Env>(env: &E) -> Option<u16> {
     Some(u16::from_be(env.load::<header::Ethernet>(0)?.ethertype_be))
 }
 
+/// The number of the reason for which a packet is dropped; 0: it is not.
+#[inline(always)]
+fn reason<E: Env>(env: &E, handled: &Result<Verdict, DropReason>) -> u8 {
+    let number = match handled {
+        Ok(_) => 0,
+        Err(reason) => *reason as u8,
+    };
+    env.forget(number as u64) as u8
+}
+
 /// Counts and reports what became of a packet.
 #[inline(always)]
-fn finish<E: Env>(env: &mut E, report: &Report, handled: Result<Verdict, DropReason>) -> Verdict {
+fn finish<E: Env>(env: &mut E, report: &mut Report, handled: Result<Verdict, DropReason>) -> Verdict {
+    report.forget(env);
     match handled {
         Ok(verdict) => {
             events::forwarded(env, report);
             verdict
         }
-        Err(reason) => events::dropped(env, report, reason),
+        Err(_) => {
+            let reason = reason(env, &handled);
+            events::dropped(env, report, reason)
+        }
     }
 }
 
@@ -41,11 +55,16 @@ fn finish<E: Env>(env: &mut E, report: &Report, handled: Result<Verdict, DropRea
 pub fn from_pod<E: Env>(env: &mut E) -> Verdict {
     let mut report = Report::new(false);
     let handled = leave_pod(env, &mut report);
-    let verdict = finish(env, &report, handled);
-    let complaint = match handled {
-        Err(DropReason::NoBackend) => Complaint::Unreachable,
-        Err(DropReason::TtlExceeded) => Complaint::TimeExceeded,
-        _ => return verdict,
+    let verdict = finish(env, &mut report, handled);
+    if verdict.action != Action::Drop {
+        return verdict;
+    }
+    let complaint = if verdict.argument == DropReason::NoBackend as u32 {
+        Complaint::Unreachable
+    } else if verdict.argument == DropReason::TtlExceeded as u32 {
+        Complaint::TimeExceeded
+    } else {
+        return verdict;
     };
     let complained = if report.ipv6() { icmp::complain6(env, complaint) } else { icmp::complain4(env, complaint) };
     match complained {
@@ -89,7 +108,7 @@ fn leave_pod<E: Env>(env: &mut E, report: &mut Report) -> Result<Verdict, DropRe
 pub fn to_pod<E: Env>(env: &mut E) -> Verdict {
     let mut report = Report::new(true);
     let handled = reach_pod(env, &mut report);
-    finish(env, &report, handled)
+    finish(env, &mut report, handled)
 }
 
 #[inline(always)]
@@ -151,7 +170,7 @@ pub fn from_netdev<E: Env>(env: &mut E) -> Verdict {
         Some(wire::ETHERTYPE_IPV6) => from_netdev_with::<V6, E>(env, &mut report),
         _ => return Verdict::PASS,
     };
-    finish(env, &report, handled)
+    finish(env, &mut report, handled)
 }
 
 #[inline(always)]
@@ -188,7 +207,7 @@ pub fn from_host<E: Env>(env: &mut E) -> Verdict {
         Some(wire::ETHERTYPE_IPV6) => from_host_with::<V6, E>(env),
         _ => return Verdict::PASS,
     };
-    finish(env, &Report::new(false), handled)
+    finish(env, &mut Report::new(false), handled)
 }
 
 #[inline(always)]

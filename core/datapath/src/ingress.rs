@@ -28,6 +28,7 @@ pub fn admit<F: Family, E: Env + FamilyMaps<F>>(
     now: &Moment,
 ) -> Result<u16, DropReason> {
     report.set_ingress();
+    flow.forget(env);
     report.set_endpoint(local.lxc_id);
     report.set_dst_endpoint(local.lxc_id);
     report.set_src_identity(peer.identity);

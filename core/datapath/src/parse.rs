@@ -92,6 +92,12 @@ impl<F: Family> Flow<F> {
         }
     }
 
+    /// See [`Env::forget`]: what was found out about the protocol so far is asked anew from here on.
+    #[inline(always)]
+    pub fn forget<E: Env>(&mut self, env: &E) {
+        self.bits = env.forget(self.bits);
+    }
+
     /// Transport protocol.
     #[inline(always)]
     pub fn protocol(&self) -> u8 {
@@ -281,7 +287,7 @@ pub fn transport<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, network: &Netwo
         return Ok(flow);
     }
     header::<F, E>(env, network, &mut flow)?;
-    flow.bits = env.forget(flow.bits);
+    flow.forget(env);
     if network.fragment == Fragment::First {
         let key = F::frag_key(&network.src, &network.dst, network.id, network.protocol);
         // Without the entry the later fragments are dropped by name; this one may pass.

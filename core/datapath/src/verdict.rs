@@ -37,6 +37,11 @@ impl Verdict {
     pub const fn drop(reason: DropReason) -> Self {
         Self { action: Action::Drop, argument: reason as u32 }
     }
+    /// Dropped for the reason with this number.
+    #[inline(always)]
+    pub const fn dropped(reason: u8) -> Self {
+        Self { action: Action::Drop, argument: reason as u32 }
+    }
     /// Into the namespace of the peer of `ifindex`.
     #[inline(always)]
     pub const fn redirect_peer(ifindex: u32) -> Self {

@@ -26,8 +26,8 @@ use aya::{
 use loader::{Datapath, LoaderConfig, Maps, Program};
 
 /// Repeats of one run, and runs.
-const REPEATS: u32 = 20_000;
-const RUNS: usize = 60;
+const REPEATS: u32 = 1_000;
+const RUNS: usize = 400;
 
 const POD4: Ipv4Addr = Ipv4Addr::new(10, 9, 0, 1);
 const POD6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
