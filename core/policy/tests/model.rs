@@ -2,6 +2,7 @@
 //! kernel's maps. After every step: the maps give what the oracle says for every probe; they hold exactly what an
 //! engine built from scratch wants; and on the way, between any two writes, no probe got a verdict that is neither
 //! the old nor the new one.
+#![allow(clippy::disallowed_macros, reason = "a test may say what it covered")]
 
 #[path = "model/history.rs"]
 mod history;
@@ -118,14 +119,14 @@ fn check(history: &[u8]) {
 fn check_oracle(config: &Config, world: &World, probes: &[Probe], after: &[Option<Verdict>], step: usize, op: &Op) {
     for (probe, found) in probes.iter().zip(after) {
         let want = oracle::judge(config, world, probe);
-        let agrees = match (&want, found) {
+        let agrees = matches!(
+            (&want, found),
             (Expect::NoEndpoint, None)
-            | (Expect::Deny, Some(Verdict::Deny))
-            | (Expect::Allow, Some(Verdict::Allow))
-            | (Expect::Redirect, Some(Verdict::Redirect(_)))
-            | (Expect::AllowOrRedirect, Some(Verdict::Allow | Verdict::Redirect(_))) => true,
-            _ => false,
-        };
+                | (Expect::Deny, Some(Verdict::Deny))
+                | (Expect::Allow, Some(Verdict::Allow))
+                | (Expect::Redirect, Some(Verdict::Redirect(_)))
+                | (Expect::AllowOrRedirect, Some(Verdict::Allow | Verdict::Redirect(_)))
+        );
         assert!(agrees, "step {step} {op:?}\n{probe:?}: the oracle says {want:?}, the maps {found:?}\n{world:#?}");
     }
 }
