@@ -209,8 +209,8 @@ fn http_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<HttpRul
 fn header_match(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<HeaderMatch> {
     let map = cx.object(path, value)?;
     cx.only_fields(path, map, &["name", "value", "secret", "mismatch"]);
-    let name = cx.required_text(path, map, "name")?;
-    if name.is_empty() {
+    let name = cx.required_text(path, map, "name");
+    if name == Some("") {
         cx.error(&path.field("name"), Problem::Missing { expected: "a header name" });
     }
     let mismatch = match cx.text_field(path, map, "mismatch") {
@@ -226,7 +226,8 @@ fn header_match(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<Head
         }
     };
     let secret = map.get("secret").filter(|v| !v.is_null()).and_then(|v| secret(cx, &path.field("secret"), v));
-    Some(HeaderMatch { name: name.into(), value: cx.text_field(path, map, "value").into(), secret, mismatch })
+    let value = cx.text_field(path, map, "value").into();
+    Some(HeaderMatch { name: name?.into(), value, secret, mismatch })
 }
 
 fn secret(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<(Box<str>, Box<str>)> {
@@ -336,7 +337,7 @@ fn listener(
     if with_rules {
         cx.error(&path, Problem::Combined { a: "listener", b: "rules" });
     }
-    let name = cx.required_text(&path, map, "name")?;
+    let name = cx.required_text(&path, map, "name");
     let priority = match map.get("priority") {
         None | Some(Value::Null) => 0,
         Some(v) => match v.as_u64().and_then(|n| u8::try_from(n).ok()).filter(|n| *n <= 100) {
@@ -363,5 +364,5 @@ fn listener(
         cx.error(&config.field("kind"), Problem::NotOneOf { found: kind.into(), allowed });
     }
     let config_name = cx.required_text(&config, map, "name")?;
-    Some(Listener { kind: kind.into(), config: config_name.into(), name: name.into(), priority })
+    Some(Listener { kind: kind.into(), config: config_name.into(), name: name?.into(), priority })
 }

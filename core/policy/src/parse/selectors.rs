@@ -55,8 +55,10 @@ pub(super) fn selector(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, keys: K
 fn expression(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, keys: Keys) -> Option<Requirement> {
     let map: &Map<_, _> = cx.object(path, value)?;
     cx.only_fields(path, map, &["key", "operator", "values"]);
-    let key = cx.required_text(path, map, "key")?;
-    check_key(cx, &path.field("key"), keys.read(key), key);
+    let key = cx.required_text(path, map, "key");
+    if let Some(key) = key {
+        check_key(cx, &path.field("key"), keys.read(key), key);
+    }
     let operator = cx.required_text(path, map, "operator")?;
     let at = path.field("values");
     let mut values = Vec::new();
@@ -86,7 +88,7 @@ fn expression(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, keys: Keys) -> O
             return None;
         }
     };
-    Some(Requirement { key: keys.read(key), demand })
+    Some(Requirement { key: keys.read(key?), demand })
 }
 
 fn check_key(cx: &mut Ctx<'_>, path: &Path<'_>, key: SelectorKey, text: &str) {
