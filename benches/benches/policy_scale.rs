@@ -119,7 +119,7 @@ fn selectors(rules: usize, identities: usize, per_rule: usize) -> Engine {
     engine
 }
 
-fn disjoint_cidrs() -> Engine {
+fn disjoint_cidrs(one_rule: bool) -> Engine {
     let mut engine = engine();
     let peers = (0..10_000u32)
         .map(|n| {
@@ -128,12 +128,21 @@ fn disjoint_cidrs() -> Engine {
             Peer::Cidr(CidrRule { cidr, except: Vec::new(), scope: CidrScope::World })
         })
         .collect();
-    engine.upsert_object(object(0, Selector::everything(), vec![], vec![allow(peers, tcp(443))])).unwrap();
+    engine.upsert_object(object(0, Selector::everything(), vec![], rules_of(peers, one_rule))).unwrap();
     engine
 }
 
+/// One rule with all peers, or a rule for each.
+fn rules_of(peers: Vec<Peer>, one_rule: bool) -> Vec<PeerRule> {
+    if one_rule {
+        return vec![allow(peers, tcp(443))];
+    }
+    let index = |n: usize| u16::try_from(n).unwrap();
+    peers.into_iter().enumerate().map(|(n, p)| PeerRule { index: index(n), ..allow(vec![p], tcp(443)) }).collect()
+}
+
 /// Prefixes of /10 to /30, nested in each other, each with an exception one to eight bits longer.
-fn nested_cidrs() -> Engine {
+fn nested_cidrs(one_rule: bool) -> Engine {
     let mut engine = engine();
     let mut state = 1u32;
     let mut random = || {
@@ -152,7 +161,7 @@ fn nested_cidrs() -> Engine {
             Peer::Cidr(CidrRule { cidr, except, scope: CidrScope::World })
         })
         .collect();
-    engine.upsert_object(object(0, Selector::everything(), vec![], vec![allow(peers, tcp(443))])).unwrap();
+    engine.upsert_object(object(0, Selector::everything(), vec![], rules_of(peers, one_rule))).unwrap();
     engine
 }
 
@@ -217,16 +226,29 @@ fn table() {
         cold.upsert_endpoint(endpoint(0), facts(pod(0, 0)));
         ((), sizes(&cold))
     });
-    let mut disjoint = disjoint_cidrs();
-    row("cold: 10,000 disjoint /24, first endpoint", "29.8 s, 12 GB, 10,001 entries", "<= 50 ms", || {
-        disjoint.upsert_endpoint(endpoint(0), facts(pod(0, 0)));
-        ((), sizes(&disjoint))
-    });
-    let mut nested = nested_cidrs();
-    row("10,000 nested CIDRs with except, first endpoint", "0.81 s, 587,239 entries", "<= 50 ms, <= 20,000 entries", || {
-        nested.upsert_endpoint(endpoint(0), facts(pod(0, 0)));
-        ((), sizes(&nested))
-    });
+    for (name, one_rule) in [("10,000 rules", false), ("one rule", true)] {
+        let mut disjoint = disjoint_cidrs(one_rule);
+        row(
+            &format!("cold: 10,000 disjoint /24 in {name}, first endpoint"),
+            "29.8 s, 12 GB, 10,001 entries",
+            "<= 50 ms",
+            || {
+                disjoint.upsert_endpoint(endpoint(0), facts(pod(0, 0)));
+                ((), sizes(&disjoint))
+            },
+        );
+        let mut nested = nested_cidrs(one_rule);
+        let aim = "<= 50 ms, <= 20,000 entries";
+        row(
+            &format!("10,000 nested CIDRs with except in {name}, first endpoint"),
+            "0.81 s, 587,239 entries",
+            aim,
+            || {
+                nested.upsert_endpoint(endpoint(0), facts(pod(0, 0)));
+                ((), sizes(&nested))
+            },
+        );
+    }
     let mut warm = selectors(100, 1_000, 10);
     warm.upsert_endpoint(endpoint(0), facts(pod(0, 0)));
     row("warm: 100 apps of 10 identities, second endpoint, same rules", "11 ms, 5.6 MB", "<= 1 ms", || {
@@ -234,11 +256,16 @@ fn table() {
         ((), format!("{} entry writes", delta.entry_writes()))
     });
     let mut hundred = hundred_policies();
-    row("identity added, class known, 100 policies x 10 keys", "6.0 ms, 2.5 MB, 1,000 writes", "<= 50 us, 0 writes", || {
-        let delta = hundred.upsert_identity(identity(5_000), &pod(3, 7)).unwrap();
-        ((), format!("{} entry writes, {} in all", delta.entry_writes(), delta.writes.len()))
-    });
-    let big = row("load 1,000 rules x 10,000 identities x 100 endpoints", "1,000,000+ entries", "", || {
+    row(
+        "identity added, class known, 100 policies x 10 keys",
+        "6.0 ms, 2.5 MB, 1,000 writes",
+        "<= 50 us, 0 writes",
+        || {
+            let delta = hundred.upsert_identity(identity(5_000), &pod(3, 7)).unwrap();
+            ((), format!("{} entry writes, {} in all", delta.entry_writes(), delta.writes.len()))
+        },
+    );
+    let big = row("load 1,000 rules x 10,000 identities x 100 endpoints", "", "", || {
         let mut engine = selectors(1_000, 10_000, 10);
         for n in 0..100 {
             engine.upsert_endpoint(endpoint(n), facts(pod(n % 50, n)));
@@ -247,23 +274,34 @@ fn table() {
         (engine, note)
     });
     drop(big);
-    let mut cluster = row("load 21,000 policies, 15,000 pods, 21,000 namespaces", "1.5-3 GB, minutes", "<= 250 MB, < 10 s", || {
-        let engine = cluster(21_000, 15_000);
-        let note = sizes(&engine);
-        (engine, note)
-    });
+    let mut cluster =
+        row("load 21,000 policies, 15,000 pods, 21,000 namespaces", "1.5-3 GB, minutes", "<= 250 MB, < 10 s", || {
+            let engine = cluster(21_000, 15_000);
+            let note = sizes(&engine);
+            (engine, note)
+        });
     for (name, app) in [("there: identity of a known class added", 3), ("there: identity of a new class added", 77)] {
         row(name, "", "<= 1 ms", || {
             let delta = cluster.upsert_identity(identity(40_000 + app), &pod(50, app)).unwrap();
             ((), format!("{} entry writes", delta.entry_writes()))
         });
     }
-    row("there: one rule added", "", "<= 1 ms", || {
-        let subject = with(&[("io.kubernetes.pod.namespace", "ns-50".into())]);
-        let peer = Peer::Labels(with(&[("app", "app-5".into())]));
-        let delta = cluster.upsert_object(object(99_999, subject, vec![allow(vec![peer], tcp(9_999))], vec![])).unwrap();
-        ((), format!("{} entry writes, {} in all", delta.entry_writes(), delta.writes.len()))
-    });
+    let app = |namespace: Option<&str>| {
+        let place = namespace.map(|n| ("io.kubernetes.pod.namespace", n.to_string()));
+        let pairs: Vec<_> = place.into_iter().chain([("app", "app-5".to_string())]).collect();
+        with(&pairs)
+    };
+    for (n, name, peer) in [
+        (99_998, "there: one rule added, peer an app of a namespace", app(Some("ns-105"))),
+        (99_999, "there: one rule added that selects 1,500 pods of all namespaces", app(None)),
+    ] {
+        row(name, "", "<= 1 ms", || {
+            let subject = with(&[("io.kubernetes.pod.namespace", "ns-50".into())]);
+            let rule = allow(vec![Peer::Labels(peer)], tcp(9_999));
+            let delta = cluster.upsert_object(object(n, subject, vec![rule], vec![])).unwrap();
+            ((), format!("{} entry writes, {} in all", delta.entry_writes(), delta.writes.len()))
+        });
+    }
     row("there: one namespace's label changed (its pod gets a new identity)", "", "<= 1 ms", || {
         let mut labels = pod(50, 0);
         labels.insert(label("io.cilium.k8s.namespace.labels.team", "red"));
@@ -289,7 +327,7 @@ fn statistics(c: &mut Criterion) {
             BatchSize::LargeInput,
         );
     });
-    let disjoint = disjoint_cidrs();
+    let disjoint = disjoint_cidrs(false);
     group.bench_function("cold_10000_disjoint_cidrs", |b| {
         b.iter_batched(
             || disjoint.clone(),
