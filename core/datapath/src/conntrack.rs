@@ -207,7 +207,7 @@ fn known<F: Family, E: Env + FamilyMaps<F>>(
     let Some(entry) = maps::connection::<F, E>(env, tcp, key) else { return Found::nothing() };
     let nat = F::nat(entry);
     let connection = F::connection(entry);
-    let touched = touch(connection, flow, outbound, now, node);
+    let touched = node.touch(connection, touching(flow, outbound), now.seconds);
     if touched == STALE {
         return Found::nothing();
     }
@@ -219,32 +219,42 @@ const STALE: u32 = u32::MAX;
 /// Bit of what [`touch`] says: worth a trace event.
 const TOUCHED_REPORT: u32 = 1 << 8;
 
-/// Brings a live entry up to date. Returns the packet's state and [`TOUCHED_REPORT`], or [`STALE`].
+/// What [`touch`] needs to know of a packet: its TCP flags, [`TOUCHES_TCP`] and [`TOUCHES_OUTBOUND`].
 #[inline(always)]
-fn touch<F: Family, N: NodeFields>(
-    entry: &mut Connection,
-    flow: &Flow<F>,
-    outbound: bool,
-    now: &Moment,
-    node: N,
-) -> u32 {
-    if entry.lifetime <= now.seconds {
+fn touching<F: Family>(flow: &Flow<F>, outbound: bool) -> u32 {
+    flow.tcp_flags() as u32 | if flow.is_tcp() { TOUCHES_TCP } else { 0 } | if outbound { TOUCHES_OUTBOUND } else { 0 }
+}
+
+/// Bit of what [`touch`] is told: the connection is TCP.
+const TOUCHES_TCP: u32 = 1 << 8;
+/// Bit of what [`touch`] is told: the packet comes from the local end.
+const TOUCHES_OUTBOUND: u32 = 1 << 9;
+
+/// Brings a live entry up to date with a packet. Returns the packet's state and a bit that says whether it is worth a
+/// trace event, or a number of its own when the entry does not stand for the packet.
+///
+/// It needs nothing but words and has more paths than anything else: an implementation for the kernel makes it a function
+/// of its own ([`NodeFields::touch`]), which the verifier then walks once.
+#[inline(always)]
+pub fn touch<N: NodeFields>(node: N, entry: &mut Connection, packet: u32, seconds: u32) -> u32 {
+    if entry.lifetime <= seconds {
         return STALE;
     }
+    let flags_now = packet as u8;
     let opened_here = entry.flags & CT_INBOUND == 0;
-    let reply = opened_here != outbound;
-    let tcp = flow.is_tcp();
+    let reply = opened_here != (packet & TOUCHES_OUTBOUND != 0);
+    let tcp = packet & TOUCHES_TCP != 0;
     let (tx, rx) = (entry.tx_flags_seen, entry.rx_flags_seen);
-    if tcp && opens(flow.tcp_flags()) && (reply || (tx | rx) & (FIN | RST) != 0) {
+    if tcp && opens(flags_now) && (reply || (tx | rx) & (FIN | RST) != 0) {
         return STALE;
     }
     let service = entry.flags & CT_SERVICE != 0;
     let before = if reply { rx } else { tx };
-    let seen = before | flow.tcp_flags();
+    let seen = before | flags_now;
     if seen != before {
-        let closing = flow.tcp_flags() & (FIN | RST) != 0;
+        let closing = flags_now & (FIN | RST) != 0;
         let mut flags = entry.flags;
-        if flow.tcp_flags() & !SYN != 0 {
+        if flags_now & !SYN != 0 {
             flags |= CT_SEEN_NON_SYN;
         }
         if reply {
@@ -259,18 +269,18 @@ fn touch<F: Family, N: NodeFields>(
         }
     }
     let (tx, rx) = if reply { (tx, seen) } else { (seen, rx) };
-    let until = now.seconds.wrapping_add(lifetime(node, tcp, service, tx, rx));
+    let until = seconds.wrapping_add(lifetime(node, tcp, service, tx, rx));
     if until != entry.lifetime {
         entry.lifetime = until;
     }
     let last = if reply { entry.last_rx_report } else { entry.last_tx_report };
-    let report = flow.tcp_flags() & config::report_tcp_flags(node) & !before != 0
-        || last.wrapping_add(config::report_interval(node)) <= now.seconds;
+    let report = flags_now & config::report_tcp_flags(node) & !before != 0
+        || last.wrapping_add(config::report_interval(node)) <= seconds;
     if report {
         if reply {
-            entry.last_rx_report = now.seconds;
+            entry.last_rx_report = seconds;
         } else {
-            entry.last_tx_report = now.seconds;
+            entry.last_tx_report = seconds;
         }
     }
     let state = if reply { reason::REPLY } else { reason::ESTABLISHED };

@@ -10,7 +10,8 @@ use crate::{Backend, BackendId, L4Addr, ServiceId, Transport};
 
 /// Slot 0 (the service itself) or a backend's slot.
 pub fn slot(frontend: &L4Addr, slot: u16, value: Option<LbService>) -> MapWrite {
-    let (dport, proto, scope, pad) = (Port::new(frontend.port), frontend.protocol.number(), SCOPE_EXTERNAL, Default::default());
+    let (dport, proto, scope, pad) =
+        (Port::new(frontend.port), frontend.protocol.number(), SCOPE_EXTERNAL, Default::default());
     match frontend.ip {
         IpAddr::V4(ip) => {
             MapWrite::Service4(LbKey4 { address: ip.into(), dport, backend_slot: slot, proto, scope, pad }, value)

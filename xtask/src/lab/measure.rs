@@ -297,9 +297,9 @@ impl Table {
     }
     fn print(&self) {
         if self.json {
-            let rows = self.rows.iter().map(|(what, value, unit, aim)| {
-                json!({ "what": what.trim(), "value": value, "unit": unit, "aim": aim })
-            });
+            let rows = self.rows.iter().map(
+                |(what, value, unit, aim)| json!({ "what": what.trim(), "value": value, "unit": unit, "aim": aim }),
+            );
             println!("{}", serde_json::Value::Array(rows.collect()));
             return;
         }

@@ -14,7 +14,10 @@ fn node() -> NodeConfig {
         world_ipv4: 9,
         world_ipv6: 10,
         mtu: 1500,
-        flags: NODE_TRACK_FRAGMENTS | abi::config::NODE_HOST_ROUTING | abi::config::NODE_POLICY_VERDICTS | abi::config::NODE_ALLOW_LOCALHOST,
+        flags: NODE_TRACK_FRAGMENTS
+            | abi::config::NODE_HOST_ROUTING
+            | abi::config::NODE_POLICY_VERDICTS
+            | abi::config::NODE_ALLOW_LOCALHOST,
         report_interval: 5,
         report_tcp_flags: 0xff,
         capture_len: 128,
