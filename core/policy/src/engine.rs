@@ -20,8 +20,11 @@ mod cookies;
 mod explain;
 mod facts;
 mod flatten;
+mod peers;
 mod policies;
 mod query;
+mod settle;
+mod tables;
 mod terms;
 
 use crate::{

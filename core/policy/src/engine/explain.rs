@@ -2,9 +2,9 @@
 
 use super::{
     EndpointFacts, Engine, Origin, RuleName,
-    commit::gather,
     flatten::{Entries, flatten},
     policies::{Content, Filter, FilterPorts},
+    tables::gather,
     terms::TermId,
 };
 use crate::{
