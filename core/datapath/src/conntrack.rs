@@ -50,18 +50,18 @@ impl<F: Family> Found<F> {
         }
     }
 
-    /// What an entry says about a packet in state `state`.
+    /// What an entry says about a packet of which [`touch`] said `touched`. Without branches: each would be two more
+    /// paths for the verifier.
     #[inline(always)]
-    fn entry(connection: &Connection, nat: End<F::Addr>, state: u8, report: bool, now: &Moment) -> Self {
-        let marks = if report { REPORT } else { 0 }
-            | if connection.policy_revision != now.policy { POLICY_STALE } else { 0 }
-            | if connection.lb_revision != now.lb { LB_STALE } else { 0 };
+    fn entry(connection: &Connection, nat: End<F::Addr>, touched: u32, now: &Moment) -> Self {
+        let moved = |then: u32, now: u32| ((then ^ now) as u64).wrapping_neg() >> 63;
         Self {
             bits: connection.flags as u64
                 | (connection.rev_nat_index.raw as u64) << 16
                 | (connection.proxy_port.raw as u64) << 32
-                | (state as u64) << 48
-                | marks,
+                | ((touched & (0xff | TOUCHED_REPORT)) as u64) << 48
+                | moved(connection.policy_revision, now.policy) << 57
+                | moved(connection.lb_revision, now.lb) << 58,
             ids: (connection.backend_id as u64) << 32 | connection.peer_identity as u64,
             nat,
         }
@@ -211,7 +211,7 @@ fn known<F: Family, E: Env + FamilyMaps<F>>(
     if touched == STALE {
         return Found::nothing();
     }
-    Found::entry(connection, nat, (touched & 0xff) as u8, touched & TOUCHED_REPORT != 0, now)
+    Found::entry(connection, nat, touched, now)
 }
 
 /// What [`touch`] says of an entry that does not stand for the packet.
@@ -219,16 +219,14 @@ const STALE: u32 = u32::MAX;
 /// Bit of what [`touch`] says: worth a trace event.
 const TOUCHED_REPORT: u32 = 1 << 8;
 
-/// What [`touch`] needs to know of a packet: its TCP flags, [`TOUCHES_TCP`] and [`TOUCHES_OUTBOUND`].
+/// What [`touch`] needs to know of a packet: TCP flags, transport protocol (from bit 8), [`TOUCHES_OUTBOUND`].
 #[inline(always)]
 fn touching<F: Family>(flow: &Flow<F>, outbound: bool) -> u32 {
-    flow.tcp_flags() as u32 | if flow.is_tcp() { TOUCHES_TCP } else { 0 } | if outbound { TOUCHES_OUTBOUND } else { 0 }
+    flow.tcp_flags() as u32 | (flow.protocol() as u32) << 8 | if outbound { TOUCHES_OUTBOUND } else { 0 }
 }
 
-/// Bit of what [`touch`] is told: the connection is TCP.
-const TOUCHES_TCP: u32 = 1 << 8;
 /// Bit of what [`touch`] is told: the packet comes from the local end.
-const TOUCHES_OUTBOUND: u32 = 1 << 9;
+const TOUCHES_OUTBOUND: u32 = 1 << 16;
 
 /// Brings a live entry up to date with a packet. Returns the packet's state and a bit that says whether it is worth a
 /// trace event, or a number of its own when the entry does not stand for the packet.
@@ -243,7 +241,7 @@ pub fn touch<N: NodeFields>(node: N, entry: &mut Connection, packet: u32, second
     let flags_now = packet as u8;
     let opened_here = entry.flags & CT_INBOUND == 0;
     let reply = opened_here != (packet & TOUCHES_OUTBOUND != 0);
-    let tcp = packet & TOUCHES_TCP != 0;
+    let tcp = (packet >> 8) as u8 == wire::protocol::TCP;
     let (tx, rx) = (entry.tx_flags_seen, entry.rx_flags_seen);
     if tcp && opens(flags_now) && (reply || (tx | rx) & (FIN | RST) != 0) {
         return STALE;

@@ -91,6 +91,9 @@ pub trait Family: Copy + 'static {
     fn mix(addr: &Self::Addr) -> u32;
     /// Reads the network header at `offset`.
     fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason>;
+    /// Reads the network header of a packet quoted in an ICMP error. IPv6 extension headers are not followed there: an
+    /// error about a packet that had some is about no connection we can name.
+    fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason>;
     /// Identity of addresses outside the cluster.
     fn world<E: Env>(env: &E) -> u32;
     /// The router's address, [`Family::UNSPECIFIED`] when the family is off.
@@ -191,6 +194,10 @@ impl Family for V4 {
     }
     #[inline(always)]
     fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
+        parse::ipv4(env, offset)
+    }
+    #[inline(always)]
+    fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
         parse::ipv4(env, offset)
     }
     #[inline(always)]
@@ -296,6 +303,10 @@ impl Family for V6 {
     #[inline(always)]
     fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
         parse::ipv6(env, offset)
+    }
+    #[inline(always)]
+    fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
+        parse::ipv6_fixed(env, offset)
     }
     #[inline(always)]
     fn world<E: Env>(env: &E) -> u32 {

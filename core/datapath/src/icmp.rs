@@ -58,7 +58,7 @@ struct Quotation<F: Family> {
 fn quotation<F: Family, E: Env>(env: &E, flow: &Flow<F>) -> Quotation<F> {
     let nothing = End { addr: F::UNSPECIFIED, port: Port::from_raw(0) };
     let mut quoted = Quotation::<F> { known: false, sender: nothing, receiver: nothing, protocol: 0, l4: 0 };
-    let Ok(network) = F::network(env, flow.l4 + QUOTED) else { return quoted };
+    let Ok(network) = F::quoted(env, flow.l4 + QUOTED) else { return quoted };
     if network.fragment == Fragment::Later {
         return quoted;
     }

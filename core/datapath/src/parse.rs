@@ -191,14 +191,14 @@ pub fn ipv4<E: Env>(env: &E, offset: u32) -> Result<Network<V4>, DropReason> {
     })
 }
 
-/// Reads an IPv6 header at `offset` and its extension headers.
+/// Reads an IPv6 header at `offset`, taking what follows for the transport header.
 #[inline(always)]
-pub fn ipv6<E: Env>(env: &E, offset: u32) -> Result<Network<V6>, DropReason> {
+pub fn ipv6_fixed<E: Env>(env: &E, offset: u32) -> Result<Network<V6>, DropReason> {
     let Some(ip) = env.load::<header::Ipv6>(offset) else { return Err(DropReason::Invalid) };
     if u32::from_be(ip.version_class_flow_be) >> 28 != 6 {
         return Err(DropReason::Invalid);
     }
-    let mut network = Network {
+    Ok(Network {
         src: Wide6 { halves: ip.src },
         dst: Wide6 { halves: ip.dst },
         protocol: ip.next_header,
@@ -206,7 +206,13 @@ pub fn ipv6<E: Env>(env: &E, offset: u32) -> Result<Network<V6>, DropReason> {
         fragment: Fragment::No,
         id: 0,
         l4: offset + 40,
-    };
+    })
+}
+
+/// Reads an IPv6 header at `offset` and its extension headers.
+#[inline(always)]
+pub fn ipv6<E: Env>(env: &E, offset: u32) -> Result<Network<V6>, DropReason> {
+    let mut network = ipv6_fixed(env, offset)?;
     let mut seen = 0;
     loop {
         match network.protocol {

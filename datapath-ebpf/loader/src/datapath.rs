@@ -8,7 +8,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use abi::config::NodeConfig;
+use abi::config::{NODE_HOST_ROUTING, NodeConfig};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier},
@@ -86,6 +86,7 @@ pub fn links_directory(bpffs: &Path) -> PathBuf {
 pub struct Datapath {
     /// aya needs it for filters and test runs; links need only the descriptors.
     ebpf: Mutex<Ebpf>,
+    host_routing: bool,
     programs: BTreeMap<Program, OwnedFd>,
     maps: Arc<Maps>,
     moved: Mutex<Vec<Moved>>,
@@ -109,11 +110,20 @@ impl Datapath {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
         let prepared = schema::prepare(&pins, &config.map_sizes)?;
-        let ebpf = load(&object, &pins, &config.node)?;
+        let mut node = config.node;
+        let mut loaded = load(&object, &pins, &node);
+        // The verifier of 6.1 tells fewer paths apart and gives up on the one program with everything in it. Packets between
+        // pods then go through the host's stack, where the other hook polices them.
+        if too_large(&loaded) && node.flags & NODE_HOST_ROUTING != 0 {
+            node.flags &= !NODE_HOST_ROUTING;
+            loaded = load(&object, &pins, &node);
+        }
+        let ebpf = loaded?;
         let programs = descriptors(&ebpf)?;
         let attacher = Attacher::new(hook, links.clone());
         Ok(Self {
             ebpf: Mutex::new(ebpf),
+            host_routing: node.flags & NODE_HOST_ROUTING != 0,
             programs,
             maps: Arc::new(prepared.maps),
             moved: Mutex::new(prepared.moved),
@@ -130,6 +140,11 @@ impl Datapath {
     /// The programs of the object file.
     pub fn programs(&self) -> impl Iterator<Item = Program> + '_ {
         self.programs.keys().copied()
+    }
+
+    /// Whether packets between pods of this node go past the host's stack: asked for, and this kernel's verifier bears it.
+    pub fn host_routing(&self) -> bool {
+        self.host_routing
     }
 
     /// The hook in use.
@@ -343,7 +358,17 @@ fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError
         .map_err(|source| LoadError::Aya { step: "the object file".to_owned(), source: Box::new(source) })?;
     for program in Program::ALL {
         let Some(classifier) = classifier(&mut ebpf, program) else { continue };
-        classifier.load().map_err(|error| match error {
+        let mut loaded = classifier.load();
+        // The verifier stops when a signal waits for this thread, and says "try again".
+        for _ in 0..LOAD_ATTEMPTS {
+            match &loaded {
+                Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {
+                    loaded = classifier.load();
+                }
+                _ => break,
+            }
+        }
+        loaded.map_err(|error| match error {
             ProgramError::LoadError { io_error, verifier_log } => LoadError::Rejected {
                 program: program.to_string(),
                 rejection: Box::new(Rejection::parse(io_error.to_string(), &verifier_log.to_string())),
@@ -352,6 +377,14 @@ fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError
         })?;
     }
     Ok(ebpf)
+}
+
+/// How often a program is loaded again after the verifier was interrupted (as libbpf does).
+const LOAD_ATTEMPTS: u32 = 5;
+
+/// Whether the verifier gave up because of the number of instructions it walked.
+fn too_large(loaded: &Result<Ebpf, LoadError>) -> bool {
+    matches!(loaded, Err(LoadError::Rejected { rejection, .. }) if rejection.error.contains("too large"))
 }
 
 /// Descriptors of the loaded programs.

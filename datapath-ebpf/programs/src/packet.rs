@@ -137,7 +137,7 @@ impl Env for Packet {
     fn load<T: Plain>(&self, offset: u32) -> Option<T> {
         if let Some(at) = place::<T>(self.skb, offset) {
             // SAFETY: inside the packet. Machines on which these programs run load words from any address.
-            return Some(unsafe { ptr::read(at) });
+            return Some(unsafe { words::read(at) });
         }
         let mut value = MaybeUninit::<T>::uninit();
         // SAFETY: the helper fills all of `value` or fails.

@@ -38,6 +38,44 @@ unsafe fn units<T, U: Copy>(from: *const T, to: *mut T) {
     }
 }
 
+/// Reads a value. Large ones are read unit by unit, or LLVM, which sees them come from one of two places, reads bytes.
+///
+/// # Safety
+/// `from` must be valid for a read of `T`; its alignment does not matter on the machines these programs run on.
+#[inline(always)]
+pub unsafe fn read<T: Plain>(from: *const T) -> T {
+    if size_of::<T>() <= SMALL {
+        // SAFETY: the caller's promise.
+        return unsafe { ptr::read(from) };
+    }
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the units are all of `T`, and any bytes are a `T`.
+    unsafe {
+        match align_of::<T>() {
+            1 => gather::<T, u8>(from, value.as_mut_ptr()),
+            2 => gather::<T, u16>(from, value.as_mut_ptr()),
+            4 => gather::<T, u32>(from, value.as_mut_ptr()),
+            _ => gather::<T, u64>(from, value.as_mut_ptr()),
+        }
+        value.assume_init()
+    }
+}
+
+/// Bytes of a value that is read at once, so that parts nobody asks for are not read.
+const SMALL: usize = 20;
+
+/// # Safety
+/// As [`read`]; `U` must have the alignment of `T`.
+#[inline(always)]
+unsafe fn gather<T, U: Copy>(from: *const T, to: *mut T) {
+    let mut unit = 0;
+    while unit < size_of::<T>() / size_of::<U>() {
+        // SAFETY: see `read`.
+        unsafe { ptr::write(to.cast::<U>().add(unit), ptr::read_volatile(from.cast::<U>().add(unit))) };
+        unit += 1;
+    }
+}
+
 /// A copy of a value on the stack, made by [`copy`].
 pub struct OnStack<T> {
     value: MaybeUninit<T>,

@@ -31,7 +31,17 @@ fn main() -> ExitCode {
         eprintln!("usage: bpf-check OBJECT");
         return ExitCode::from(2);
     };
-    match inspect(Path::new(&object), &node()) {
+    let mut node = node();
+    let mut inspected = inspect(Path::new(&object), &node);
+    let too_large =
+        |program: &Inspection| matches!(&program.outcome, Err(rejection) if rejection.error.contains("too large"));
+    // As `Datapath::open` does where the verifier does not bear everything in one program.
+    if matches!(&inspected, Ok(programs) if programs.iter().any(too_large)) {
+        eprintln!("bpf-check: too large with host routing, trying without");
+        node.flags &= !abi::config::NODE_HOST_ROUTING;
+        inspected = inspect(Path::new(&object), &node);
+    }
+    match inspected {
         Ok(programs) => {
             let list: Vec<String> = programs.iter().map(json).collect();
             println!("[{}]", list.join(","));
