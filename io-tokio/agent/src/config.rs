@@ -300,6 +300,7 @@ fn node_config(options: &Options, agent: &agent_core::Config, mtu: u32) -> Resul
         (options.datapath.enable_ipv4_fragment_tracking, abi::config::NODE_TRACK_FRAGMENTS),
         (options.events.bpf_events_policy_verdict_enabled, abi::config::NODE_POLICY_VERDICTS),
         (agent.allow_localhost == agent_core::AllowLocalhost::Always, abi::config::NODE_ALLOW_LOCALHOST),
+        (!options.datapath.enable_host_legacy_routing, abi::config::NODE_HOST_ROUTING),
     ] {
         node.flags |= if set { bit } else { 0 };
     }

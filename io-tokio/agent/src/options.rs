@@ -211,6 +211,9 @@ pub struct Datapath {
     /// Follow IPv4 and IPv6 fragments
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub enable_ipv4_fragment_tracking: bool,
+    /// Pass packets between pods of this node through the host's network stack
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub enable_host_legacy_routing: bool,
     /// Time between two sweeps of the connection maps
     #[arg(long, default_value = "1m", value_parser = duration, value_name = "DURATION")]
     pub conntrack_gc_interval: Duration,

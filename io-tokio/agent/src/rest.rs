@@ -51,6 +51,8 @@ pub struct Rest {
     pub observer: Option<Observer>,
     /// `tcx` or `tc`.
     pub attach_mode: &'static str,
+    /// `BPF`, or `Legacy` where packets between pods go through the host's stack.
+    pub host_routing: &'static str,
 }
 
 impl Backend for Rest {
@@ -120,6 +122,7 @@ impl Rest {
             hubble: self.observer.as_ref().map(|observer| observer.seen_flows()),
             maps: self.maps.clone(),
             attach_mode: self.attach_mode,
+            host_routing: self.host_routing,
         }
     }
 
@@ -378,6 +381,7 @@ pub(crate) struct View {
     hubble: Option<u64>,
     maps: Arc<Maps>,
     attach_mode: &'static str,
+    host_routing: &'static str,
 }
 
 /// The core answers each request with one kind of response; another would be its bug.

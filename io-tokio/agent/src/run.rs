@@ -308,6 +308,7 @@ fn serve(
             loader::Hook::Tcx => "tcx",
             loader::Hook::Clsact => "tc",
         },
+        host_routing: if datapath.host_routing() { "BPF" } else { "Legacy" },
     };
     let listener = api::server::listen(&settings.places.api, SocketOwner { group: settings.socket_group })?;
     let router = api::server::router(Arc::new(rest));

@@ -81,7 +81,7 @@ pub(super) fn status(view: &View, agent: &Agent, brief: bool) -> StatusResponse 
         masquerading: Some(Masquerading { enabled: false, ..Masquerading::default() }),
         routing: Some(Routing {
             inter_host_routing_mode: "Native".into(),
-            intra_host_routing_mode: "BPF".into(),
+            intra_host_routing_mode: view.host_routing.into(),
             tunnel_protocol: String::new(),
         }),
         clock_source: Some(ClockSource { mode: "ktime".into(), hertz: 0 }),
