@@ -69,7 +69,11 @@ pub fn setup() -> Result<Toolchain> {
 /// The toolchain, with a full `setup` first when it is not ready.
 pub fn ensure() -> Result<Toolchain> {
     match toolchain::ready() {
-        Some(toolchain) if PACKAGES.iter().all(|package| !package.is_missing()) => Ok(toolchain),
+        Some(toolchain) if PACKAGES.iter().all(|package| !package.is_missing()) => {
+            // What is installed stays; what is mounted goes with a reboot.
+            mount_bpffs();
+            Ok(toolchain)
+        }
         _ => setup(),
     }
 }
