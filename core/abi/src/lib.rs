@@ -21,6 +21,7 @@ pub mod lb;
 pub mod maps;
 pub mod metrics;
 pub mod policy;
+pub mod stage;
 pub mod write;
 
 /// Version of all layouts in this crate together, stored in [`config::Runtime::SchemaVersion`].
