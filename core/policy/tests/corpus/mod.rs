@@ -18,10 +18,47 @@ pub mod cyclonus;
 pub mod labels;
 pub mod oracle;
 
+use policy::{Direction, Engine, MatchType, Verdict};
 use std::{
     collections::BTreeMap,
+    net::IpAddr,
     path::{Path, PathBuf},
 };
+use types::{EndpointId, NumericIdentity, Protocol};
+
+/// What is asked: may this endpoint talk with that peer?
+#[derive(Debug, Clone, Copy)]
+pub struct Probe {
+    pub endpoint: EndpointId,
+    pub direction: Direction,
+    /// The peer's identity; 0 where only its address is known.
+    pub identity: NumericIdentity,
+    pub addr: Option<IpAddr>,
+    pub protocol: Protocol,
+    /// Destination port, or ICMP type.
+    pub port: u16,
+}
+
+/// Who is asked: the engine itself, or whoever looks its entries up somewhere else.
+pub trait Judge {
+    /// An engine is complete and will be asked about.
+    fn load(&mut self, engine: &Engine);
+    /// The verdict, and what the deciding rule named where that is known.
+    fn verdict(&mut self, engine: &Engine, probe: &Probe) -> (Verdict, Option<MatchType>);
+}
+
+/// The engine.
+pub struct ByEngine;
+
+impl Judge for ByEngine {
+    fn load(&mut self, _: &Engine) {}
+    fn verdict(&mut self, engine: &Engine, probe: &Probe) -> (Verdict, Option<MatchType>) {
+        let class = engine.class_of(probe.identity, probe.addr);
+        let Probe { endpoint, direction, protocol, port, .. } = *probe;
+        let value = engine.verdict(endpoint, direction, class, protocol.number(), port).expect("the endpoint is there");
+        (value.verdict, Some(value.matched))
+    }
+}
 
 /// Passed and total, over all and per tag, and the first differences.
 #[derive(Debug, Default)]
