@@ -32,7 +32,9 @@ pub fn run_by(corpus: &Value, judge: &mut dyn Judge) -> (Score, Score) {
         for (number, step) in list(&case["steps"]).iter().enumerate() {
             let id = format!("{} step {number}", text(&case["id"]));
             run_step(step, CidrScope::Everyone, judge, &mut |passed, what| {
-                cells.count(passed, &tags, || format!("{id}: {what}"));
+                cells.count(passed, &tags, || {
+                    format!("{id}: {what}; policies {}, resources {}", step["policies"], step["resources"])
+                });
             });
             let mut differing = 0;
             run_step(step, CidrScope::World, judge, &mut |passed, _| differing += u64::from(!passed));

@@ -127,13 +127,24 @@ fn run_case(base: &Engine, case: &Value, judge: &mut dyn Judge, out: &mut Outcom
         let (found, matched) = found(engine, *endpoint, flow, judge);
         let want = format!("{} {}", text(&flow[5]), text(&flow[6]));
         let passed = want.trim() == found;
-        score.count(passed, &tags, || format!("{id} {tags:?}: {flow} found {found} ({matched:?})"));
+        score.count(passed, &tags, || {
+            let inputs = inputs(case, engine, *endpoint);
+            format!("{id} {tags:?}: {flow} found {found} ({matched:?}); {inputs}")
+        });
         if let (true, Some(matched)) = (passed, matched) {
             let right = text(&flow[7]) == matched || (found == "deny" && matched == "none");
             let pair = format!("{} is {matched}", text(&flow[7]));
             out.matched.count(right, &[&pair], || format!("{id}: {flow} found {matched}"));
         }
     }
+}
+
+/// All that a verdict follows from, besides the flow.
+fn inputs(case: &Value, engine: &Engine, endpoint: EndpointId) -> String {
+    let config = text(&case["config"]);
+    let (subject, local, policies) = (&case["subject"], &case["local_identities"], &case["policies"]);
+    let judged = engine.endpoint_policy(endpoint);
+    format!("config {config}, subject {subject} ({judged:?}), local identities {local}, policies {policies}")
 }
 
 fn found(
