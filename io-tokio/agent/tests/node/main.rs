@@ -5,5 +5,6 @@
 
 mod bad_input;
 mod life;
+mod questions;
 mod restart;
 mod support;
