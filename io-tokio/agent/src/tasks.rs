@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use abi::config::Runtime;
 use agent_core::{Agent, Input};
 use loader::Maps;
-use metrics::{Metrics, Outcome};
 use netlink::{LinkChange, LinkWatch, Netlink, NetlinkError};
 use runtime::{Closed, Handle};
 
@@ -68,38 +67,6 @@ pub async fn policies(mut watch: Watch, core: Handle<Agent>, status: Arc<Status>
             status.policy_file_changed(&file.path);
         }
         core.send(Input::PolicyFiles(files)).await?;
-    }
-}
-
-/// Sweeps ended connections out of the maps.
-///
-/// # Errors
-/// Never; a failed sweep is reported and tried again.
-pub async fn sweeps(
-    maps: Arc<Maps>,
-    every: Duration,
-    metrics: Arc<Metrics>,
-    status: Arc<Status>,
-) -> Result<(), std::convert::Infallible> {
-    loop {
-        tokio::time::sleep(every).await;
-        let began = std::time::Instant::now();
-        let now = u32::try_from(runtime::now().as_secs()).unwrap_or(u32::MAX);
-        let maps = maps.clone();
-        let swept = tokio::task::spawn_blocking(move || bpf::conntrack::collect(&maps, now)).await;
-        let (outcome, entries, failure) = match swept {
-            Ok(Ok(collected)) => {
-                tracing::debug!(alive = collected.alive, removed = collected.removed, "connections swept");
-                (Outcome::Success, (collected.alive as u64, collected.removed as u64), None)
-            }
-            Ok(Err(why)) => (Outcome::Fail, (0, 0), Some(why.to_string())),
-            Err(why) => (Outcome::Fail, (0, 0), Some(why.to_string())),
-        };
-        if let Some(why) = &failure {
-            tracing::error!(why, "connections were not swept");
-        }
-        metrics.swept("all", "all", outcome, entries, began.elapsed());
-        status.swept(failure);
     }
 }
 

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant as WallInstant};
 
 use abi::write::MapWrite;
 use agent_core::{Device, Effect, Failure, Input};
-use bpf::Attachments;
+use bpf::{Attachments, Departures};
 use kvstore::Store;
 use loader::{AttachError, Datapath, Direction, Interface, Program};
 use machine::{Instant, Machine, OpId};
 use metrics::{Metrics, Outcome};
 use runtime::World;
 
+use crate::cleanup::Cleanup;
 use crate::news::News;
 use crate::replies::Replies;
 use crate::state::{Task, Writer};
@@ -50,21 +51,27 @@ const POD_PROGRAMS: [(Program, Direction); 2] =
 pub struct Bpf {
     datapath: Arc<Datapath>,
     attachments: Attachments,
+    departures: Departures,
+    cleanup: Cleanup,
 }
 
 impl Bpf {
-    /// Takes the loaded programs.
+    /// Takes the loaded programs, what their maps hold, and where to say what went.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn new(datapath: Arc<Datapath>) -> std::io::Result<Self> {
-        Ok(Self { attachments: Attachments::new(datapath.clone())?, datapath })
+    pub fn new(datapath: Arc<Datapath>, maps: &[MapWrite], cleanup: Cleanup) -> std::io::Result<Self> {
+        let attachments = Attachments::new(datapath.clone())?;
+        Ok(Self { attachments, datapath, departures: Departures::new(maps), cleanup })
     }
 }
 
 impl Kernel for Bpf {
     fn write(&mut self, writes: &[MapWrite]) -> Result<(), abi::write::WriteError> {
-        bpf::apply(self.datapath.maps(), writes)
+        let outcome = bpf::apply(self.datapath.maps(), writes);
+        let done = outcome.as_ref().err().map_or(writes.len(), |error| error.index);
+        self.departures.see(writes.get(..done).unwrap_or(writes), |gone| self.cleanup.departed(gone));
+        outcome
     }
     fn attach(&mut self, device: &Device) -> Result<(), AttachError> {
         let interface = Interface::by_index(device.ifindex)?;

@@ -7,7 +7,7 @@ use api::models::{
     BPFMapProperties, BPFMapStatus, CNIChainingStatus, ClockSource, ClusterStatus, ControllerCounts, ControllerStatus,
     DaemonConfiguration, DaemonConfigurationSpec, DaemonConfigurationStatus, EncryptionStatus,
     EndpointConfigurationSpec, EndpointConfigurationStatus, Families, HostFirewall, HubbleObserver, HubbleStatus,
-    IPAMStatus, IdentityRange, K8sStatus, KubeProxyReplacement, LabelConfigurationSpec, Masquerading, MonitorStatus,
+    IPAMStatus, IdentityRange, K8sStatus, KubeProxyFeatures, KubeProxyReplacement, Feature, LabelConfigurationSpec, Masquerading, MonitorStatus,
     NodeAddressing, NodeAddressingElement, NodeElement, Policy, Routing, State, Status, StatusResponse,
 };
 use api::server::Reply;
@@ -68,7 +68,15 @@ pub(super) fn status(view: &View, agent: &Agent, brief: bool) -> StatusResponse 
         kubernetes: Some(K8sStatus { state: State::Disabled, ..K8sStatus::default() }),
         datapath_mode: "veth".into(),
         attach_mode: view.attach_mode.into(),
-        kube_proxy_replacement: Some(KubeProxyReplacement { mode: "False".into(), devices: settings.devices.clone() }),
+        kube_proxy_replacement: Some(KubeProxyReplacement {
+            mode: "False".into(),
+            devices: settings.devices.clone(),
+            features: Some(KubeProxyFeatures {
+                socket_lb: Feature { enabled: settings.sockets.cgroup.is_some() },
+                socket_lb_tracing: Feature { enabled: settings.sockets.cgroup.is_some() && settings.sockets.traced },
+                bpf_socket_lb_hostns_only: settings.sockets.host_only,
+            }),
+        }),
         ipam: Some(addresses(agent)),
         node_monitor: Some(monitor()),
         cluster: Some(ClusterStatus {

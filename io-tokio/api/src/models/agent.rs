@@ -58,7 +58,19 @@ models! {
     /// Kubernetes connection.
     K8sStatus { state as "state": State, k8s_api_versions as "k8s-api-versions": Vec<String>, msg as "msg": String, }
     /// Service load balancing.
-    KubeProxyReplacement { mode as "mode": String, devices as "devices": Vec<String>, }
+    KubeProxyReplacement {
+        mode as "mode": String,
+        devices as "devices": Vec<String>,
+        features as "features": Option<KubeProxyFeatures>,
+    }
+    /// What of it is in use.
+    KubeProxyFeatures {
+        socket_lb as "socketLB": Feature,
+        socket_lb_tracing as "socketLBTracing": Feature,
+        bpf_socket_lb_hostns_only as "bpfSocketLBHostnsOnly": bool,
+    }
+    /// A switch.
+    Feature { enabled as "enabled": bool, }
     /// Address allocation.
     IPAMStatus {
         allocations as "allocations": BTreeMap<String, String>,
