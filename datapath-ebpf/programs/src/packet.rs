@@ -16,7 +16,7 @@ use abi::event::{PAYLOAD_LEN, Prefix};
 use abi::frag::FragPorts;
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::LbService;
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::{EVENTS_LOST, MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated as helpers;
@@ -260,7 +260,12 @@ impl Env for Packet {
     fn event<N: Notification>(&mut self, cookie: u32, notification: &N) {
         let payload = size_of::<Prefix>() + size_of::<N>();
         let mut captured = notification.captured() as usize;
-        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else { return };
+        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else {
+            if let Some(lost) = maps::METRICS.get_mut(&EVENTS_LOST) {
+                lost.count = lost.count.wrapping_add(1);
+            }
+            return;
+        };
         // SAFETY: prefix, notification and payload lie one after the other in every record, and the record has room
         // for all three; `captured` is brought between 1 and `PAYLOAD_LEN` by instructions LLVM cannot reorder.
         unsafe {

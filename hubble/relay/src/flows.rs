@@ -45,8 +45,8 @@ struct Node {
 enum State {
     /// Its stream is open.
     Asked(Source),
-    /// Its stream failed and it is asked again then.
-    Failed(Instant),
+    /// Its stream failed. It is asked again then, or, when it is not connected, once it is.
+    Failed(Option<Instant>),
     /// It has said all that was asked for.
     Done,
 }
@@ -149,7 +149,7 @@ impl Flows {
             let name = &node.peer.name;
             let resume = match self.nodes.get(name) {
                 Some(Node { connection: same, state, .. }) if *same == connection => match state {
-                    State::Failed(again_at) if *again_at <= now => self.release(name).begin_again(),
+                    State::Failed(Some(again_at)) if *again_at <= now => self.release(name).begin_again(),
                     _ => continue,
                 },
                 Some(Node { state: State::Done, .. }) => continue,
@@ -171,6 +171,11 @@ impl Flows {
         }
         if !connected.is_empty() {
             self.tell(NodeState::NodeConnected, connected, "");
+        }
+        for node in self.nodes.values_mut() {
+            if let State::Failed(again) = &mut node.state {
+                *again = again.filter(|again_at| *again_at > now);
+            }
         }
         let known = |name: &String| view.nodes.iter().any(|node| node.peer.name == *name);
         let gone: Vec<String> = self.nodes.keys().filter(|name| !known(name)).cloned().collect();
@@ -254,7 +259,7 @@ impl Flows {
     /// Waits for a node, for time, or for a change among the nodes.
     async fn wait(&mut self, now: Instant, due: Option<Instant>) {
         let again = self.nodes.values().filter_map(|node| match node.state {
-            State::Failed(again_at) if self.asked.follow => Some(again_at),
+            State::Failed(again_at) if self.asked.follow => again_at,
             _ => None,
         });
         let due = again.chain(due).chain(self.failures.next_deadline()).chain(self.answer.gives_up_at()).min();
@@ -335,11 +340,11 @@ impl Flows {
             Ok(()) if !self.asked.follow || self.asked.has_end => State::Done,
             Ok(()) => {
                 self.tell(NodeState::NodeGone, vec![name.to_owned()], "the node ended its stream");
-                State::Failed(again_at)
+                State::Failed(Some(again_at))
             }
             Err(message) => {
                 self.failures.add(now, name, &message);
-                State::Failed(again_at)
+                State::Failed(Some(again_at))
             }
         };
         self.nodes.insert(name.to_owned(), Node { connection, state, resume });

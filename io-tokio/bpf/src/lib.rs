@@ -11,5 +11,5 @@ pub mod events;
 mod writes;
 
 pub use attachments::Attachments;
-pub use events::{Batch, EventReader, EventSource};
+pub use events::{BATCH_RECORDS_MAX, Batch, EventReader, EventSource};
 pub use writes::{apply, dump};
