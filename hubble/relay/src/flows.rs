@@ -169,6 +169,11 @@ impl Flows {
             self.nodes.insert(name.clone(), Node { connection, state: State::Asked(source), resume });
             connected.push(name.clone());
         }
+        for name in &connected {
+            while let Some((message, names)) = self.failures.of(now, name) {
+                self.tell(NodeState::NodeError, names, &message);
+            }
+        }
         if !connected.is_empty() {
             self.tell(NodeState::NodeConnected, connected, "");
         }

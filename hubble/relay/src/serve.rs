@@ -31,6 +31,8 @@ use tonic_health::{
 
 /// How often a silent client is asked whether it is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+/// Requests at once on one connection. Fewer would make a client wait without a word.
+const REQUESTS_MAX: u32 = 4_096;
 
 /// Settings of a relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,7 +134,7 @@ impl Relay {
     }
 
     fn base(&self) -> Server {
-        Server::builder().http2_keepalive_interval(Some(KEEPALIVE))
+        Server::builder().http2_keepalive_interval(Some(KEEPALIVE)).max_concurrent_streams(Some(REQUESTS_MAX))
     }
 
     fn health_service(&self) -> HealthServer<HealthService> {

@@ -67,6 +67,16 @@ impl Failures {
     /// What is to be told now: message and nodes. With `flush` everything is.
     pub fn due(&mut self, now: Instant, flush: bool) -> Option<(String, Vec<String>)> {
         let found = self.waiting.iter().find(|(_, (due, _))| flush || *due <= now)?.0.clone();
+        self.tell(now, found)
+    }
+
+    /// What is not told yet of a node. It must be before the node is heard again, or a gap would come without a word.
+    pub fn of(&mut self, now: Instant, node: &str) -> Option<(String, Vec<String>)> {
+        let found = self.waiting.iter().find(|(_, (_, names))| names.contains(node))?.0.clone();
+        self.tell(now, found)
+    }
+
+    fn tell(&mut self, now: Instant, found: String) -> Option<(String, Vec<String>)> {
         let (_, names) = self.waiting.remove(&found)?;
         self.told.retain(|_, told| now.since(*told) < REPEAT_AFTER);
         self.told.insert(found.clone(), now);
@@ -96,5 +106,9 @@ mod tests {
             "at the end nothing is kept back"
         );
         assert_eq!(failures.due(s(5), true), None);
+        failures.add(s(6), "a", "gone");
+        failures.add(s(6), "b", "gone");
+        assert_eq!(failures.of(s(6), "c"), None);
+        assert_eq!(failures.of(s(6), "b"), Some(("gone".into(), vec!["a".into(), "b".into()])), "b is back");
     }
 }

@@ -101,9 +101,8 @@ impl Lab {
     /// Waits until the node is ready, or why it is not.
     async fn node(&self) -> Result<(), String> {
         let mut view = self.relay.view();
-        let settled = view.wait_for(|view| {
-            view.nodes.first().is_some_and(|node| node.channel.is_some() || node.why.is_some())
-        });
+        let settled =
+            view.wait_for(|view| view.nodes.first().is_some_and(|node| node.channel.is_some() || node.why.is_some()));
         let view = settled.await.expect("the relay lives").clone();
         match &view.nodes[0].why {
             None => Ok(()),
@@ -130,7 +129,8 @@ async fn flows_come_through_mutual_tls_on_both_sides() {
     lab.observer.publish_flow(Flow { uuid: "u1".into(), ..Flow::default() });
     let tls = client(Some(ca.issue("cli", "cli")), &ca);
     let secure = Secure { config: tls.current(), server_name: "instance.hubble-relay.cilium.io".into() };
-    let connected = connect(&Network, lab.address.clone(), Some(secure), Duration::from_secs(10)).await.expect("trusted");
+    let connected =
+        connect(&Network, lab.address.clone(), Some(secure), Duration::from_secs(10)).await.expect("trusted");
     let mut observer = ObserverClient::new(connected.channel);
     let flows = observer.get_flows(GetFlowsRequest::default()).await.expect("accepted").into_inner();
     let all: Vec<_> = flows.map(|flow| flow.expect("no error").response_types.expect("set")).collect().await;
@@ -154,21 +154,37 @@ async fn flows_come_through_mutual_tls_on_both_sides() {
 async fn what_is_wrong_with_a_nodes_tls_is_said() {
     let (ca, other) = (Ca::new(), Ca::new());
     let expired = {
-        use tokio_rustls::rustls::{ServerConfig, pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _}};
+        use tokio_rustls::rustls::{
+            ServerConfig,
+            pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+        };
         let Identity { cert, key } = ca.issue_until("old", NODE, 2021);
         let chain = vec![CertificateDer::from_pem_file(&cert).expect("a certificate")];
         let key = PrivateKeyDer::from_pem_file(&key).expect("a key");
         let provider = Arc::new(tokio_rustls::rustls::crypto::ring::default_provider());
-        let config = ServerConfig::builder_with_provider(provider).with_protocol_versions(&[&tokio_rustls::rustls::version::TLS13]);
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&tokio_rustls::rustls::version::TLS13]);
         config.expect("known").with_no_client_auth().with_single_cert(chain, key).expect("it fits")
     };
     let good = || server(ca.issue("node", NODE), &[]);
     let wrong_name = server(ca.issue("wrong", "node-2.default.hubble-grpc.cilium.io"), &[]);
     for (node, relay, want) in [
-        (Some(wrong_name), Some(client(None, &ca)), "the server's certificate is not for node-1.default.hubble-grpc.cilium.io"),
-        (Some(good()), Some(client(None, &other)), "the server's certificate is signed by none of the CAs that were given"),
+        (
+            Some(wrong_name),
+            Some(client(None, &ca)),
+            "the server's certificate is not for node-1.default.hubble-grpc.cilium.io",
+        ),
+        (
+            Some(good()),
+            Some(client(None, &other)),
+            "the server's certificate is signed by none of the CAs that were given",
+        ),
         (None, Some(client(None, &ca)), "the node serves without TLS and the relay wants it"),
-        (Some(good()), None, "the node serves with TLS as node-1.default.hubble-grpc.cilium.io and the relay was started with --disable-client-tls"),
+        (
+            Some(good()),
+            None,
+            "the node serves with TLS as node-1.default.hubble-grpc.cilium.io and the relay was started with --disable-client-tls",
+        ),
         (Some(server(ca.issue("node", NODE), &[ca.cert()])), Some(client(None, &ca)), ""),
     ] {
         let lab = start(node, relay, None).await;
@@ -178,11 +194,15 @@ async fn what_is_wrong_with_a_nodes_tls_is_said() {
         let connected = connect(&Network, lab.address.clone(), None, Duration::from_secs(10)).await.expect("plain");
         let mut observer = ObserverClient::new(connected.channel);
         let mut flows = observer.get_flows(GetFlowsRequest::default()).await.expect("accepted").into_inner();
-        let Some(ResponseTypes::NodeStatus(status)) = flows.message().await.expect("open").expect("a word").response_types
+        let Some(ResponseTypes::NodeStatus(status)) =
+            flows.message().await.expect("open").expect("a word").response_types
         else {
             panic!("the first response tells of nodes")
         };
-        assert_eq!((status.state_change(), &status.node_names[..]), (NodeState::NodeUnavailable, &["node-1".to_owned()][..]));
+        assert_eq!(
+            (status.state_change(), &status.node_names[..]),
+            (NodeState::NodeUnavailable, &["node-1".to_owned()][..])
+        );
         assert!(flows.message().await.expect("open").is_none(), "and nothing is waited for");
     }
     // A certificate that has expired since it was loaded.
@@ -204,7 +224,8 @@ async fn plain_and_tls_that_meet_say_so() {
     lab.node().await.expect("connected");
     // Plain to a TLS port.
     let connected = connect(&Network, lab.address.clone(), None, Duration::from_secs(10)).await.expect("TCP is there");
-    let refused = ObserverClient::new(connected.channel).server_status(ServerStatusRequest {}).await.expect_err("no TLS");
+    let refused =
+        ObserverClient::new(connected.channel).server_status(ServerStatusRequest {}).await.expect_err("no TLS");
     let mut text = refused.message().to_owned();
     let mut cause = std::error::Error::source(&refused);
     while let Some(error) = cause {

@@ -40,6 +40,9 @@ use tonic_health::{
 /// How often a silent connection is asked whether its other end is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// Requests at once on one connection: a relay has one connection for all its clients.
+const REQUESTS_MAX: u32 = 4_096;
+
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone)]
@@ -216,6 +219,7 @@ impl Services {
         };
         Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
+            .max_concurrent_streams(Some(REQUESTS_MAX))
             .add_service(ObserverServer::new(self.api.clone()))
             .add_service(PeerServer::new(self.api.clone()))
             .add_service(HealthServer::new(HealthService::from_health_reporter(self.health.clone())))

@@ -36,8 +36,8 @@ struct Inner {
     /// Whether nodes serve with TLS unless a line says otherwise.
     tls: bool,
     listed: Mutex<PeerTable>,
-    /// The node itself, once known, and whoever listens.
-    this: Mutex<Option<Peer>>,
+    /// The node itself, once known; in tests, several that share a file.
+    these: Mutex<PeerTable>,
     seen: watch::Sender<Arc<PeerTable>>,
 }
 
@@ -49,8 +49,8 @@ impl PeerFile {
     pub fn open(path: &Path, tls: bool) -> Result<Self, PeerFileError> {
         let listed = read(path, tls)?;
         let seen = watch::Sender::new(Arc::new(listed.clone()));
-        let (listed, this) = (Mutex::new(listed), Mutex::new(None));
-        Ok(Self(Arc::new(Inner { path: path.to_owned(), tls, listed, this, seen })))
+        let (listed, these) = (Mutex::new(listed), Mutex::default());
+        Ok(Self(Arc::new(Inner { path: path.to_owned(), tls, listed, these, seen })))
     }
 
     /// Reads the file again; true when it changed.
@@ -91,8 +91,8 @@ impl PeerFile {
     /// The node itself is always among them; the file may say more exactly where.
     fn publish(&self) {
         let mut table = self.0.listed.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        if let Some(this) = self.0.this.lock().unwrap_or_else(PoisonError::into_inner).clone() {
-            table.entry(this.name.clone()).or_insert(this);
+        for (name, this) in self.0.these.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+            table.entry(name.clone()).or_insert_with(|| this.clone());
         }
         self.0.seen.send_replace(Arc::new(table));
     }
@@ -100,7 +100,7 @@ impl PeerFile {
 
 impl PeerSource for PeerFile {
     fn peers(&self, this: &Peer) -> watch::Receiver<Arc<PeerTable>> {
-        *self.0.this.lock().unwrap_or_else(PoisonError::into_inner) = Some(this.clone());
+        self.0.these.lock().unwrap_or_else(PoisonError::into_inner).insert(this.name.clone(), this.clone());
         self.publish();
         self.0.seen.subscribe()
     }
