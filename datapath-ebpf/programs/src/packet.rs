@@ -16,11 +16,11 @@ use abi::event::{PAYLOAD_LEN, Prefix};
 use abi::frag::FragPorts;
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::LbService;
-use abi::metrics::{EVENTS_LOST, MetricsKey, MetricsValue};
+use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Env, Family, FamilyMaps, NodeFields, Notification, V4, V6};
+use datapath::{Env, Family, FamilyMaps, Kept, NodeFields, Notification, V4, V6};
 
 use crate::maps;
 use crate::words::{self, OnStack};
@@ -227,6 +227,19 @@ impl Env for Packet {
     }
 
     #[inline(always)]
+    fn keep(&mut self, kept: &Kept) -> Option<()> {
+        let to = maps::KEPT.get_mut(&0)?;
+        // SAFETY: a live reference.
+        unsafe { words::copy(kept, to) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn kept(&self) -> Option<&Kept> {
+        maps::KEPT.get(&0)
+    }
+
+    #[inline(always)]
     fn device(&self, ifindex: u32) -> Option<&Device> {
         maps::DEVICES.get(&ifindex)
     }
@@ -261,10 +274,7 @@ impl Env for Packet {
         let payload = size_of::<Prefix>() + size_of::<N>();
         let mut captured = notification.captured() as usize;
         let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else {
-            if let Some(lost) = maps::METRICS.get_mut(&EVENTS_LOST) {
-                lost.count = lost.count.wrapping_add(1);
-            }
-            return;
+            return maps::count_lost_event();
         };
         // SAFETY: prefix, notification and payload lie one after the other in every record, and the record has room
         // for all three; `captured` is brought between 1 and `PAYLOAD_LEN` by instructions LLVM cannot reorder.
