@@ -3,7 +3,10 @@
 //! What the ring holds when the request arrives is referenced at once, so a question about the past loses nothing to
 //! new events. Only a follower that reads too slowly is overtaken; it is told so, at most once per interval.
 
-use crate::observer::{Shared, now_ns};
+use crate::{
+    losses::Concern,
+    observer::{Shared, now_ns},
+};
 use hubble_api::{
     Timestamp,
     flow::{AgentEvent, DebugEvent, LostEvent, LostEventSource},
@@ -64,6 +67,10 @@ pub(crate) trait Select: Send + 'static {
     fn wants(&self, event: &Event, shared: &Shared) -> bool;
     fn response(&self, event: &Event, shared: &Shared) -> Option<Self::Response>;
     fn lost(&self, event: LostEvent, at_ns: i64, shared: &Shared) -> Option<Self::Response>;
+    /// Whether an event asked for may have been in a loss.
+    fn is_concerned(&self, _: &LostEvent, _: i64, _: &Window) -> bool {
+        false
+    }
 }
 
 fn timestamp(ns: i64) -> Option<Timestamp> {
@@ -74,6 +81,7 @@ fn timestamp(ns: i64) -> Option<Timestamp> {
 pub(crate) struct Flows {
     pub filters: FilterList,
     pub mask: Option<Mask>,
+    pub concern: Concern,
 }
 
 impl Select for Flows {
@@ -101,6 +109,10 @@ impl Select for Flows {
             time: timestamp(at_ns),
             response_types: Some(ResponseTypes::LostEvents(event)),
         })
+    }
+
+    fn is_concerned(&self, event: &LostEvent, at_ns: i64, window: &Window) -> bool {
+        self.concern.is_told(event, at_ns, window)
     }
 }
 
@@ -254,7 +266,9 @@ impl<S: Select> Reader<S> {
 
     fn deliver(&mut self, event: &Event) -> Option<S::Response> {
         if let Event::Lost { time_ns, event } = event {
-            self.losses.add(event.source, event.num_events_lost, event.cpu, *time_ns);
+            if self.select.is_concerned(event, *time_ns, &self.window) {
+                self.losses.add(event.source, event.num_events_lost, event.cpu, *time_ns);
+            }
             return None;
         }
         let Window { number, follow, since_ns, until_ns, .. } = self.window;

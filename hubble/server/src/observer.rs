@@ -13,6 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -100,6 +101,21 @@ impl Observer {
     pub fn publish_lost(&self, source: flow::LostEventSource, count: u64, cpu: Option<i32>) {
         let event = flow::LostEvent { source: source.into(), num_events_lost: count, cpu, ..Default::default() };
         self.0.publish(Event::Lost { time_ns: now_ns(), event });
+    }
+
+    /// Takes note of events that were lost between a moment and now.
+    pub fn publish_lost_since(&self, source: flow::LostEventSource, count: u64, since: SystemTime) {
+        let last_ns = now_ns();
+        let first = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let first = i128::try_from(first).unwrap_or(i128::MAX).min(last_ns.into());
+        let event = flow::LostEvent {
+            source: source.into(),
+            num_events_lost: count,
+            first: Some(time::from_nanos(first)),
+            last: Some(time::from_nanos(last_ns.into())),
+            ..Default::default()
+        };
+        self.0.publish(Event::Lost { time_ns: last_ns, event });
     }
 
     /// Takes an event of the agent itself; it happened now.
