@@ -11,9 +11,12 @@ mod config;
 mod flows;
 mod listen;
 mod observer;
+mod past;
 mod service;
+mod tap;
 
 pub use config::Config;
 pub use hubble_model as model;
 pub use listen::{BindError, Listen, ServeError, Server};
 pub use observer::Observer;
+pub use tap::{Extras, History, Page, Pages, Past, Tap};
