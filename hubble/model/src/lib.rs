@@ -26,7 +26,7 @@ pub use decode::{DecodeError, Decoder, Stamp};
 pub use endpoint::{EndpointInfo, LabelList, Lookup, NodeInfo, PolicyInfo, ServiceInfo, WorkloadInfo};
 pub use event::Event;
 pub use filter::{Filter, FilterError, FilterList};
-pub use merge::Merge;
+pub use merge::{FanIn, Merge, Newest};
 pub use record::{FlowRecord, Policies, Side};
 pub use ring::Ring;
 pub use view::{FlowView, Seen};
