@@ -11,6 +11,10 @@ use abi::config::{Lifetime, NodeConfig};
 use agent_core::{Audit, ConfigError, Enforcement, FamilyConfig};
 use types::Cidr;
 
+mod sinks;
+
+pub use sinks::SinkSettings;
+
 use crate::host::Host;
 use crate::options::{Aggregation, AllowLocalhost, EnablePolicy, Options};
 
@@ -87,6 +91,8 @@ pub struct Settings {
     pub prometheus: Option<SocketAddr>,
     /// Hubble's settings, if it is enabled.
     pub hubble: Option<HubbleSettings>,
+    /// What becomes of flows besides being served.
+    pub sinks: SinkSettings,
     /// Who may use the sockets besides root.
     pub socket_group: Option<u32>,
     /// Time between sweeps of the connection maps.
@@ -150,6 +156,7 @@ impl Settings {
             policy_dir: options.policy.static_cnp_path.clone(),
             prometheus: listen_address("prometheus-serve-addr", &options.prometheus_serve_addr)?,
             hubble: hubble(options)?,
+            sinks: sinks::sinks(&options.sinks)?,
             socket_group: options.paths.socket_group,
             sweep_interval: options.datapath.conntrack_gc_interval.max(Duration::from_secs(1)),
             liveness_interval: options.datapath.agent_liveness_update_interval.max(Duration::from_millis(100)),
@@ -157,6 +164,17 @@ impl Settings {
             given: options.as_text(),
             agent,
         })
+    }
+
+    /// How the observer of flows is to be.
+    pub fn observer(&self) -> hubble_server::Config {
+        hubble_server::Config {
+            node_name: self.agent.node_name.to_string(),
+            cluster_name: self.agent.cluster_name.to_string(),
+            node_ip: Some(self.agent.node_ip),
+            ring_capacity: self.hubble.as_ref().map_or(1, |hubble| hubble.capacity),
+            ..hubble_server::Config::default()
+        }
     }
 
     /// The router's addresses, IPv4 first.

@@ -19,6 +19,7 @@ pub mod replies;
 pub mod rest;
 pub mod run;
 pub mod scrape;
+pub mod sinks;
 pub mod start;
 pub mod state;
 pub mod status;

@@ -23,6 +23,7 @@ use crate::news::News;
 use crate::replies::Replies;
 use crate::rest::Rest;
 use crate::scrape::{Gauges, KernelSource};
+use crate::sinks::Sinks;
 use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
@@ -50,6 +51,9 @@ pub enum RunError {
     /// Hubble's socket could not be opened.
     #[error(transparent)]
     Hubble(#[from] hubble_server::BindError),
+    /// Metrics of flows cannot be served.
+    #[error(transparent)]
+    Sinks(#[from] crate::sinks::SinkError),
     /// The ring of events cannot be read.
     #[error("cannot read the ring of events: {0}")]
     Events(String),
@@ -66,6 +70,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     observer: Option<Observer>,
+    sinks: Arc<Sinks>,
     names: Names,
     gauges: Gauges,
     replies: Replies,
@@ -95,7 +100,11 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let shared = Shared {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), sources)),
         status: Arc::default(),
-        observer: settings.hubble.as_ref().map(|hubble| observer(&settings, hubble)),
+        observer: settings
+            .hubble
+            .is_some()
+            .then(|| Observer::with(settings.observer(), started.sinks.extras(&settings.sinks))),
+        sinks: started.sinks.clone(),
         names: Names::default(),
         gauges,
         replies: Replies::default(),
@@ -110,6 +119,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
     parts.supervise("the watch of devices", tasks::vanished_links(core.clone(), watch));
     hear_events(&mut parts, &shared, &datapath, &settings).await?;
+    shared.sinks.start(&mut parts, &settings.sinks, shared.stopped()).await?;
 
     let lost = |_| RunError::Part(runtime::Ended { task: "the core", failure: None });
     core.send(Input::Restored(Box::new(snapshot))).await.map_err(lost)?;
@@ -187,20 +197,12 @@ fn spawn_core(
     Ok((core, realized, task))
 }
 
-fn observer(settings: &Settings, hubble: &crate::config::HubbleSettings) -> Observer {
-    Observer::new(hubble_server::Config {
-        node_name: settings.agent.node_name.to_string(),
-        cluster_name: settings.agent.cluster_name.to_string(),
-        node_ip: Some(settings.agent.node_ip),
-        ring_capacity: hubble.capacity,
-        ..hubble_server::Config::default()
-    })
-}
-
 fn publisher(shared: &Shared) -> Publisher<Agent> {
-    let (names, gauges) = (shared.names.clone(), shared.gauges.clone());
+    let (names, gauges, sinks) = (shared.names.clone(), shared.gauges.clone(), shared.sinks.clone());
     Publisher::new(move |agent| {
-        names.publish(publish::names(agent));
+        let snapshot = publish::names(agent);
+        sinks.pods(&snapshot);
+        names.publish(snapshot);
         gauges.publish(publish::gauges(agent));
     })
 }
@@ -304,6 +306,7 @@ fn serve(
         metrics: shared.metrics.clone(),
         maps: datapath.maps().clone(),
         observer: shared.observer.clone(),
+        sinks: shared.sinks.clone(),
         attach_mode: match datapath.hook() {
             loader::Hook::Tcx => "tcx",
             loader::Hook::Clsact => "tc",
@@ -349,6 +352,7 @@ async fn shut_down(mut parts: Supervisor, shared: &Shared, drive: tokio::task::A
     if tokio::time::timeout(SHUTDOWN_WITHIN, finished).await.is_err() {
         tracing::warn!("the core did not end in time");
     }
+    shared.sinks.close().await;
 }
 
 /// SIGTERM and SIGINT.

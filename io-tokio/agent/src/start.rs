@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::options::Options;
 use crate::policy_dir::{Watch, WatchError};
 use crate::process::{PidError, PidFile};
+use crate::sinks::{SinkError, Sinks};
 use crate::state::{StateDir, StateError};
 
 /// Why the agent does not start.
@@ -50,6 +51,8 @@ pub enum StartError {
     Attach(#[from] AttachError),
     #[error(transparent)]
     Policies(#[from] WatchError),
+    #[error(transparent)]
+    Sinks(#[from] SinkError),
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     #[error("cannot read /dev/urandom: {0}")]
@@ -69,6 +72,8 @@ pub struct Started {
     pub state: StateDir,
     /// The store, with its events.
     pub store: (Embedded, kvstore::Events),
+    /// Metrics, exports and history of flows.
+    pub sinks: Arc<Sinks>,
     /// Programs and maps.
     pub datapath: Arc<Datapath>,
     /// The watched policies.
@@ -101,6 +106,10 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
         }
         None => (None, None),
     };
+    let sinks = match &settings.hubble {
+        Some(_) => Sinks::open(&settings.sinks, &settings.observer().node())?,
+        None => Sinks::default(),
+    };
     devices(&mut netlink, &mut settings)?;
     let datapath = load(&settings)?;
     let maps = bpf::dump(datapath.maps())?;
@@ -118,6 +127,7 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
         queue,
         state,
         store,
+        sinks: Arc::new(sinks),
         datapath: Arc::new(datapath),
         policies,
         snapshot,

@@ -28,6 +28,8 @@ const QUEUE_MAX: usize = 16_384;
 const FILL: Duration = Duration::from_secs(1);
 /// How long a question waits for what was published before it.
 const FLUSH: Duration = Duration::from_secs(2);
+/// How long the end waits for the disk.
+const CLOSE: Duration = Duration::from_secs(10);
 /// Places of damage that are told by name.
 const DAMAGE_MAX: usize = 16;
 
@@ -86,7 +88,7 @@ pub struct Recorder {
     segments: Arc<Segments>,
     notes: Arc<Notes>,
     epoch: u64,
-    thread: Option<JoinHandle<()>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Recorder {
@@ -124,7 +126,7 @@ impl Recorder {
         };
         let thread = std::thread::Builder::new().name("hubble-history".into()).spawn(work);
         let failed = |source: io::Error| OpenError::Io { step: "start a thread for", path: folder.to_owned(), source };
-        let thread = Some(thread.map_err(failed)?);
+        let thread = Mutex::new(Some(thread.map_err(failed)?));
         Ok(Self { queue, segments, notes, epoch, thread })
     }
 
@@ -184,14 +186,28 @@ impl Recorder {
     }
 }
 
-impl Drop for Recorder {
-    fn drop(&mut self) {
+impl Recorder {
+    /// Ends the history: writes what there is, waiting for the disk so long at most. False when that was not enough.
+    pub fn close(&self, within: Duration) -> bool {
         self.queue.close();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
+        let Some(thread) = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take() else { return true };
+        let until = Instant::now() + within;
+        while !thread.is_finished() {
+            if Instant::now() >= until {
+                return false;
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        if thread.join().is_err() {
             tracing::error!("the flow history ended before its time");
         }
+        true
+    }
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.close(CLOSE);
     }
 }
 
