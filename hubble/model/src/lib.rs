@@ -17,6 +17,7 @@ pub mod filter;
 pub mod merge;
 pub mod packet;
 mod record;
+pub mod redact;
 pub mod ring;
 pub mod text;
 pub mod view;

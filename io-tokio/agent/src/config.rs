@@ -14,6 +14,10 @@ use hubble_server::tls::{Identity, ServerFiles, ServerTls};
 use types::Cidr;
 
 use crate::events::Kinds;
+mod sinks;
+
+pub use sinks::SinkSettings;
+
 use crate::host::Host;
 use crate::options::{Aggregation, AllowLocalhost, EnablePolicy, Options};
 use crate::sockets::SocketSettings;
@@ -93,6 +97,8 @@ pub struct Settings {
     pub prometheus: Option<SocketAddr>,
     /// Hubble's settings, if it is enabled.
     pub hubble: Option<HubbleSettings>,
+    /// What becomes of flows besides being served.
+    pub sinks: SinkSettings,
     /// Who may use the sockets besides root.
     pub socket_group: Option<u32>,
     /// When the maps of connections and translations are swept.
@@ -168,6 +174,7 @@ impl Settings {
             policy_dir: options.policy.static_cnp_path.clone(),
             prometheus: listen_address("prometheus-serve-addr", &options.prometheus_serve_addr)?,
             hubble: hubble(options, host, node_ip)?,
+            sinks: sinks::sinks(&options.sinks)?,
             socket_group: options.paths.socket_group,
             gc: collection(options)?,
             sockets: SocketSettings::new(options).map_err(|why| bad("bpf-lb-sock", why.to_string()))?,
@@ -176,6 +183,17 @@ impl Settings {
             given: options.as_text(),
             agent,
         })
+    }
+
+    /// How the observer of flows is to be.
+    pub fn observer(&self) -> hubble_server::Config {
+        hubble_server::Config {
+            node_name: self.agent.node_name.to_string(),
+            cluster_name: self.agent.cluster_name.to_string(),
+            node_ip: Some(self.agent.node_ip),
+            ring_capacity: self.hubble.as_ref().map_or(1, |hubble| hubble.capacity),
+            ..hubble_server::Config::default()
+        }
     }
 
     /// The router's addresses, IPv4 first.

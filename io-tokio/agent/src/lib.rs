@@ -21,6 +21,7 @@ pub mod rest;
 pub mod run;
 pub mod scrape;
 pub mod sockets;
+pub mod sinks;
 pub mod start;
 pub mod state;
 pub mod status;

@@ -12,6 +12,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod sinks;
+
+pub use sinks::Sinks;
+
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 mod sockets;
@@ -49,6 +53,8 @@ pub struct Options {
     pub events: Events,
     #[command(flatten)]
     pub hubble: Hubble,
+    #[command(flatten)]
+    pub sinks: Sinks,
     #[command(flatten)]
     pub store: Store,
     /// Address of the Prometheus endpoint, such as :9962; empty: none

@@ -24,6 +24,7 @@ use crate::news::News;
 use crate::replies::Replies;
 use crate::rest::Rest;
 use crate::scrape::{Gauges, KernelSource};
+use crate::sinks::Sinks;
 use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
@@ -53,6 +54,9 @@ pub enum RunError {
     /// Hubble's socket could not be opened.
     #[error(transparent)]
     Hubble(#[from] hubble_server::BindError),
+    /// Metrics of flows cannot be served.
+    #[error(transparent)]
+    Sinks(#[from] crate::sinks::SinkError),
     /// The ring of events cannot be read.
     #[error("cannot read the ring of events: {0}")]
     Events(String),
@@ -69,6 +73,7 @@ struct Shared {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     observer: Option<Observer>,
+    sinks: Arc<Sinks>,
     names: Names,
     gauges: Gauges,
     replies: Replies,
@@ -98,7 +103,11 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let shared = Shared {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), sources)),
         status: Arc::default(),
-        observer: settings.hubble.as_ref().map(|hubble| observer(&settings, hubble)),
+        observer: settings
+            .hubble
+            .is_some()
+            .then(|| Observer::with(settings.observer(), started.sinks.extras(&settings.sinks))),
+        sinks: started.sinks.clone(),
         names: Names::default(),
         gauges,
         replies: Replies::default(),
@@ -117,6 +126,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
     parts.supervise("the watch of devices", tasks::vanished_links(core.clone(), watch));
     hear_events(&mut parts, &shared, &datapath, &settings).await?;
+    shared.sinks.start(&mut parts, &settings.sinks, shared.stopped()).await?;
 
     let lost = |_| RunError::Part(runtime::Ended { task: "the core", failure: None });
     core.send(Input::Restored(Box::new(snapshot))).await.map_err(lost)?;
@@ -196,16 +206,6 @@ fn spawn_core(
     Ok((core, realized, task))
 }
 
-fn observer(settings: &Settings, hubble: &crate::config::HubbleSettings) -> Observer {
-    Observer::new(hubble_server::Config {
-        node_name: settings.agent.node_name.to_string(),
-        cluster_name: settings.agent.cluster_name.to_string(),
-        node_ip: Some(hubble.node_ip),
-        ring_capacity: hubble.capacity,
-        ..hubble_server::Config::default()
-    })
-}
-
 /// How many batches may wait for Hubble, so that no more records wait than may.
 fn batches_max(settings: &Settings) -> usize {
     let records = settings.hubble.as_ref().map_or(0, |hubble| hubble.queue);
@@ -214,9 +214,11 @@ fn batches_max(settings: &Settings) -> usize {
 }
 
 fn publisher(shared: &Shared) -> Publisher<Agent> {
-    let (names, gauges) = (shared.names.clone(), shared.gauges.clone());
+    let (names, gauges, sinks) = (shared.names.clone(), shared.gauges.clone(), shared.sinks.clone());
     Publisher::new(move |agent| {
-        names.publish(publish::names(agent));
+        let snapshot = publish::names(agent);
+        sinks.pods(&snapshot);
+        names.publish(snapshot);
         gauges.publish(publish::gauges(agent));
     })
 }
@@ -337,6 +339,7 @@ fn serve(
         metrics: shared.metrics.clone(),
         maps: datapath.maps().clone(),
         observer: shared.observer.clone(),
+        sinks: shared.sinks.clone(),
         attach_mode: match datapath.hook() {
             loader::Hook::Tcx => "tcx",
             loader::Hook::Clsact => "tc",
@@ -399,6 +402,7 @@ async fn shut_down(mut parts: Supervisor, shared: &Shared, drive: tokio::task::A
     if tokio::time::timeout(SHUTDOWN_WITHIN, finished).await.is_err() {
         tracing::warn!("the core did not end in time");
     }
+    shared.sinks.close().await;
 }
 
 /// SIGTERM and SIGINT.

@@ -7,4 +7,5 @@ mod bad_input;
 mod life;
 mod questions;
 mod restart;
+mod sinks;
 mod support;
