@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod cel;
 pub mod decode;
 mod endpoint;
 mod event;

@@ -1,6 +1,6 @@
 //! Flows as filters see them, whether small records or protobuf messages.
 
-use crate::{FlowRecord, NodeInfo, Side, packet::L4, record};
+use crate::{FlowRecord, NodeInfo, Side, cel::Subject, packet::L4, record};
 use alloc::string::String;
 use core::net::IpAddr;
 use hubble_api::flow::{self, Flow, layer4::Protocol};
@@ -108,6 +108,8 @@ pub trait FlowView {
     fn ip_trace_id(&self) -> u64;
     /// The packet was encrypted.
     fn encrypted(&self) -> bool;
+    /// The flow as expressions read it.
+    fn subject(&self) -> Subject<'_>;
 }
 
 fn endpoint(flow: &Flow, end: End) -> Option<&flow::Endpoint> {
@@ -237,6 +239,10 @@ impl FlowView for Flow {
     #[inline]
     fn encrypted(&self) -> bool {
         self.ip.as_ref().is_some_and(|ip| ip.encrypted)
+    }
+    #[inline]
+    fn subject(&self) -> Subject<'_> {
+        Subject::Flow(self)
     }
 }
 
@@ -387,5 +393,9 @@ impl FlowView for Seen<'_> {
     #[inline]
     fn encrypted(&self) -> bool {
         self.record.encrypted
+    }
+    #[inline]
+    fn subject(&self) -> Subject<'_> {
+        Subject::Record(self.record, self.node)
     }
 }

@@ -258,7 +258,7 @@ fn probes() -> Vec<Filter> {
         change(&mut filter);
         Filter::new(&filter).expect("a good filter")
     };
-    vec![
+    [
         one(&|f| f.source_ip = vec!["10.0.0.1".into(), "fd00::/16".into()]),
         one(&|f| f.destination_ip = vec!["0.0.0.0/1".into()]),
         one(&|f| f.source_pod = vec!["ns/cl".into()]),
@@ -292,7 +292,57 @@ fn probes() -> Vec<Filter> {
             f.event_type = vec![hubble_api::flow::EventTypeFilter { r#type: 4, match_sub_type: true, sub_type }];
         }),
     ]
+    .into_iter()
+    .chain(EXPRESSIONS.map(|text| {
+        let experimental = hubble_api::flow::flow_filter::Experimental { cel_expression: vec![text.into()] };
+        one(&|f| f.experimental = Some(experimental.clone()))
+    }))
+    .collect()
 }
+
+/// Every field a record keeps, by itself, and some that only the message has.
+const EXPRESSIONS: [&str; 40] = [
+    "_flow.time > timestamp('1970-01-01T00:00:01Z')",
+    "_flow.verdict == Verdict.DROPPED || _flow.verdict == Verdict.AUDIT",
+    "_flow.drop_reason > 140u",
+    "_flow.drop_reason_desc != DropReason.DROP_REASON_UNKNOWN",
+    "has(_flow.ethernet) && has(_flow.time) && has(_flow.event_type)",
+    "has(_flow.IP)",
+    "_flow.IP.source == '10.0.0.1' || _flow.IP.source == 'fd00::1'",
+    "_flow.IP.destination.startsWith('10.') || size(_flow.IP.destination) > 8",
+    "_flow.IP.source_xlated != '' && has(_flow.IP.source_xlated)",
+    "_flow.IP.ipVersion == IPVersion.IPv6",
+    "_flow.IP.encrypted",
+    "has(_flow.l4)",
+    "has(_flow.l4.TCP) || has(_flow.l4.SCTP) || has(_flow.l4.ICMPv6)",
+    "has(_flow.l4.UDP) || has(_flow.l4.ICMPv4) || has(_flow.l4.VRRP) || has(_flow.l4.IGMP)",
+    "_flow.l4.TCP.source_port == 80u || _flow.l4.UDP.destination_port > 1000u",
+    "_flow.l4.SCTP.source_port < 300u",
+    "_flow.l4.TCP.flags.SYN && !_flow.l4.TCP.flags.ACK || _flow.l4.TCP.flags.NS",
+    "has(_flow.l4.TCP.flags)",
+    "_flow.source.ID == 5u || _flow.destination.ID == 5u",
+    "_flow.source.identity in [1001u, 2u]",
+    "_flow.destination.namespace == 'ns' || _flow.source.namespace != ''",
+    "_flow.source.labels.exists(l, l.contains('app')) || size(_flow.destination.labels) == 1",
+    "_flow.source.pod_name.startsWith('cl') && _flow.destination.pod_name != ''",
+    "_flow.source.cluster_name == _flow.destination.cluster_name",
+    "has(_flow.source) && _flow.source.workloads.exists(w, w.kind == 'Deployment')",
+    "_flow.Type == FlowType.L3_L4 && _flow.node_name.contains('n')",
+    "_flow.node_labels.exists(l, l == 'zone=z')",
+    "_flow.event_type.type == 4 && _flow.event_type.sub_type in [0, 5]",
+    "has(_flow.source_service) || has(_flow.destination_service)",
+    "_flow.destination_service.name == 'web' && _flow.source_service.namespace == ''",
+    "_flow.traffic_direction == TrafficDirection.EGRESS",
+    "_flow.policy_match_type > 2u",
+    "_flow.trace_reason == TraceReason.REPLY || _flow.trace_reason == TraceReason.NEW",
+    "_flow.is_reply == true",
+    "_flow.is_reply == null || _flow.reply",
+    "_flow.proxy_port > 0u || has(_flow.interface)",
+    "_flow.interface.index > 1u && _flow.interface.name != ''",
+    "_flow.auth_type == AuthType.SPIRE || has(_flow.file)",
+    "has(_flow.l7) || has(_flow.tunnel) || has(_flow.trace_context) || _flow.Summary.contains('SYN')",
+    "_flow.uuid.endsWith('0') || _flow.trace_observation_point == TraceObservationPoint.TO_ENDPOINT",
+];
 
 fn agree(record: &FlowRecord, probes: &[Filter]) {
     let node = node();
