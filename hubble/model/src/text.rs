@@ -310,6 +310,70 @@ pub fn icmp6(kind: u8, code: u8) -> String {
     with_code(name, codes, code)
 }
 
+/// The name of a DNS record type; `TYPE` and the number when it has none.
+pub fn dns_type(number: u16) -> String {
+    let name = match number {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        13 => "HINFO",
+        15 => "MX",
+        16 => "TXT",
+        28 => "AAAA",
+        29 => "LOC",
+        33 => "SRV",
+        35 => "NAPTR",
+        39 => "DNAME",
+        41 => "OPT",
+        43 => "DS",
+        44 => "SSHFP",
+        46 => "RRSIG",
+        47 => "NSEC",
+        48 => "DNSKEY",
+        50 => "NSEC3",
+        51 => "NSEC3PARAM",
+        52 => "TLSA",
+        64 => "SVCB",
+        65 => "HTTPS",
+        99 => "SPF",
+        251 => "IXFR",
+        252 => "AXFR",
+        255 => "ANY",
+        256 => "URI",
+        257 => "CAA",
+        _ => return format!("TYPE{number}"),
+    };
+    name.into()
+}
+
+/// A DNS response code in words.
+pub fn dns_rcode(code: u32) -> &'static str {
+    match code {
+        0 => "No Error",
+        1 => "Format Error",
+        2 => "Server Failure",
+        3 => "Non-Existent Domain",
+        4 => "Not Implemented",
+        5 => "Query Refused",
+        6 => "Name Exists when it should not",
+        7 => "RR Set Exists when it should not",
+        8 => "RR Set that should exist does not",
+        9 => "Server Not Authoritative for zone",
+        10 => "Name not contained in zone",
+        16 => "Bad OPT Version",
+        17 => "Key not recognized",
+        18 => "Signature out of time window",
+        19 => "Bad TKEY Mode",
+        20 => "Duplicate key name",
+        21 => "Algorithm not supported",
+        22 => "Bad Truncation",
+        23 => "Bad/missing Server Cookie",
+        _ => "Unknown",
+    }
+}
+
 /// Reads a duration such as `1h43m` or `-1.5s`; nanoseconds. The error is the original's.
 pub fn parse_duration(text: &str) -> Result<i64, String> {
     let invalid = || format!("time: invalid duration {}", quote(text));

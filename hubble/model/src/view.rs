@@ -350,11 +350,13 @@ impl FlowView for Seen<'_> {
         let l4 = &self.record.headers.l4;
         let (protocol, flags) = match *l4 {
             L4::None => (0, None),
-            L4::Tcp { flags, .. } => (proto::TCP, Some(flags & record::FLAG_BITS)),
+            L4::Tcp { flags, .. } => (proto::TCP, self.record.socket.is_none().then_some(flags & record::FLAG_BITS)),
             L4::Udp { .. } => (proto::UDP, None),
             L4::Sctp { .. } => (proto::SCTP, None),
             L4::Icmp4 { .. } => (proto::ICMP4, None),
             L4::Icmp6 { .. } => (proto::ICMP6, None),
+            L4::Vrrp { .. } => (proto::VRRP, None),
+            L4::Igmp { .. } => (proto::IGMP, None),
         };
         Transport { protocol, ports: l4.ports().map(|(from, to)| (from.into(), to.into())), flags }
     }

@@ -32,7 +32,8 @@ pub(super) enum Type {
     Bytes,
     Time,
     Duration,
-    Type,
+    /// The type of types.
+    Meta,
     /// Known only when it is evaluated.
     Dyn,
     /// A scalar that may be null.
@@ -93,7 +94,7 @@ impl fmt::Display for Type {
             Self::Bytes => f.write_str("bytes"),
             Self::Time => f.write_str("timestamp"),
             Self::Duration => f.write_str("duration"),
-            Self::Type => f.write_str("type"),
+            Self::Meta => f.write_str("type"),
             Self::Dyn => f.write_str("dyn"),
             Self::Maybe(inner) => write!(f, "wrapper({inner})"),
             Self::Message(info) => f.write_str(info.name),
@@ -196,7 +197,7 @@ impl Checker {
         }
         let types = ["bool", "int", "uint", "double", "string", "bytes", "list", "map", "null_type", "type"];
         if let Some(name) = types.into_iter().find(|known| *known == name) {
-            return Ok((Node::Const(Const::Type(name)), Type::Type));
+            return Ok((Node::Const(Const::Type(name)), Type::Meta));
         }
         error(expr, Why::Undeclared(name.into()))
     }

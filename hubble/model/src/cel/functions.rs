@@ -101,7 +101,7 @@ pub(super) fn result(function: Function, args: &[Type]) -> Option<Type> {
         Function::Bytes => (takes(first, &[Type::Str, Type::Bytes]), Type::Bytes),
         Function::Bool => (takes(first, &[Type::Str, Type::Bool]), Type::Bool),
         Function::Dyn => (true, Type::Dyn),
-        Function::TypeOf => (true, Type::Type),
+        Function::TypeOf => (true, Type::Meta),
         Function::Time => (takes(first, &[Type::Str, Type::Int, Type::Time]), Type::Time),
         Function::Duration => (takes(first, &[Type::Str, Type::Int, Type::Duration]), Type::Duration),
         Function::Part(part) => {

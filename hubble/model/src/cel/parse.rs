@@ -243,20 +243,24 @@ impl Parser {
     }
 
     fn logic(&mut self, logic: Logic) -> Result<Expr, CelError> {
-        let (sign, next): (_, fn(&mut Self) -> Result<Expr, CelError>) = match logic {
-            Logic::Or => ("||", |parser| parser.logic(Logic::And)),
-            Logic::And => ("&&", |parser| parser.binary(0)),
-        };
-        let first = next(self)?;
+        let sign = if logic == Logic::Or { "||" } else { "&&" };
+        let first = self.operand(logic)?;
         let column = self.column();
         let mut parts = vec![first];
         while self.takes(sign) {
-            parts.push(next(self)?);
+            parts.push(self.operand(logic)?);
         }
         if parts.len() == 1 {
             return Ok(parts.pop().expect("there is one"));
         }
         Self::make(column, Form::Logic(logic, parts))
+    }
+
+    fn operand(&mut self, of: Logic) -> Result<Expr, CelError> {
+        match of {
+            Logic::Or => self.logic(Logic::And),
+            Logic::And => self.binary(0),
+        }
     }
 
     /// Operators that bind at least as tightly as `level`; those of one level from the left.

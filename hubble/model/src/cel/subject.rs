@@ -8,7 +8,7 @@ use crate::{FlowRecord, NodeInfo, Side, packet::L4, record, text};
 use alloc::borrow::Cow;
 use core::net::IpAddr;
 use hubble_api::{
-    flow::{Flow, FlowType, IpVersion},
+    flow::{Flow, IpVersion},
     reflect::{FieldInfo, Kind, MESSAGES, Reflect as _, Value},
     time,
 };
@@ -79,6 +79,7 @@ pub(super) enum Presence {
     Ip,
     L4,
     Protocol(u16),
+    TcpFlags,
     Service(bool),
     Interface,
     File,
@@ -157,7 +158,7 @@ fn val_is_set(val: &Val<'_>) -> bool {
 
 /// How a record answers for a chain of fields.
 fn leaf(names: &[&str]) -> Option<Leaf> {
-    use crate::view::proto::{ICMP4, ICMP6, SCTP, TCP, UDP};
+    use crate::view::proto::{ICMP4, ICMP6, IGMP, SCTP, TCP, UDP, VRRP};
     use Presence::{Always, Never, Protocol};
     let presence = |presence| Some(Leaf::Presence(presence));
     Some(match names {
@@ -173,12 +174,15 @@ fn leaf(names: &[&str]) -> Option<Leaf> {
         ["IP", "ipVersion"] => Leaf::IpVersion,
         ["IP", "encrypted"] => Leaf::Encrypted,
         ["l4"] => return presence(Presence::L4),
-        ["l4", "TCP"] | ["l4", "TCP", "flags"] => return presence(Protocol(TCP)),
+        ["l4", "TCP"] => return presence(Protocol(TCP)),
+        ["l4", "TCP", "flags"] => return presence(Presence::TcpFlags),
         ["l4", "UDP"] => return presence(Protocol(UDP)),
         ["l4", "SCTP"] => return presence(Protocol(SCTP)),
         ["l4", "ICMPv4"] => return presence(Protocol(ICMP4)),
         ["l4", "ICMPv6"] => return presence(Protocol(ICMP6)),
-        ["l4", "VRRP" | "IGMP"] | ["l7" | "tunnel" | "ip_trace_id" | "trace_context"] => return presence(Never),
+        ["l4", "VRRP"] => return presence(Protocol(VRRP)),
+        ["l4", "IGMP"] => return presence(Protocol(IGMP)),
+        ["l7" | "tunnel" | "ip_trace_id" | "trace_context"] => return presence(Never),
         ["l4", protocol @ ("TCP" | "UDP" | "SCTP"), port @ ("source_port" | "destination_port")] => {
             let bit = match *protocol {
                 "TCP" => TCP,
@@ -236,6 +240,8 @@ fn protocol(record: &FlowRecord) -> u16 {
         L4::Sctp { .. } => proto::SCTP,
         L4::Icmp4 { .. } => proto::ICMP4,
         L4::Icmp6 { .. } => proto::ICMP6,
+        L4::Vrrp { .. } => proto::VRRP,
+        L4::Igmp { .. } => proto::IGMP,
     }
 }
 
@@ -247,6 +253,7 @@ fn is_present(presence: Presence, record: &FlowRecord) -> bool {
         Presence::Ip => record.headers.ip.is_some(),
         Presence::L4 => protocol(record) != 0,
         Presence::Protocol(bit) => protocol(record) == bit,
+        Presence::TcpFlags => protocol(record) == crate::view::proto::TCP && record.socket.is_none(),
         Presence::Service(true) => record.source_service.is_some(),
         Presence::Service(false) => record.destination_service.is_some(),
         Presence::Interface => record.ifindex != 0,
@@ -295,7 +302,7 @@ fn of_record<'a>(leaf: Leaf, record: &'a FlowRecord, node: &'a NodeInfo) -> Val<
         Leaf::Labels(source) => Val::Strings(side(record, source).labels()),
         Leaf::Pod(source) => text(info(source).map_or("", |info| &info.pod_name)),
         Leaf::Cluster(source) => text(side(record, source).cluster()),
-        Leaf::FlowType => int(FlowType::L3L4.into()),
+        Leaf::FlowType => int(record.flow_type().into()),
         Leaf::NodeName => text(&node.name),
         Leaf::NodeLabels => Val::Strings(&node.labels),
         Leaf::EventType => Val::Int(record.event_type.into()),

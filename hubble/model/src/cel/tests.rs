@@ -243,7 +243,7 @@ fn no_text_breaks_the_compiler_and_no_program_the_evaluator() {
             });
         }
     };
-    bolero::check!().with_iterations(20_000).with_type::<Vec<u8>>().for_each(|choice: &Vec<u8>| {
+    bolero::check!().with_iterations(20_000).for_each(|choice: &[u8]| {
         attempt(&String::from_utf8_lossy(choice));
         let text: Vec<&str> = choice.iter().map(|at| PIECES[usize::from(*at) % PIECES.len()]).collect();
         attempt(&text.concat());
