@@ -38,6 +38,11 @@ pub mod relay {
     include!(concat!(env!("OUT_DIR"), "/relay.rs"));
 }
 
+/// What protobuf files consist of, for those who ask a server by reflection.
+pub mod descriptor {
+    pub use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto};
+}
+
 pub use prost_types::{Any, Duration, FieldMask, Timestamp};
 
 /// The encoded descriptors of the packages our servers serve, for gRPC reflection.
