@@ -219,6 +219,10 @@ pub fn show(status: &Status) -> String {
         }
         cause = error.source();
     }
+    // What TLS says to a client that speaks plain text looks like a frame without end.
+    if text.contains("frame with invalid size") {
+        text.push_str("; the server may want --tls");
+    }
     format!("rpc error: code = {} desc = {text}", code_name(status.code()))
 }
 

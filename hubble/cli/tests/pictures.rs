@@ -102,7 +102,7 @@ async fn top_of_a_server_that_goes_on() {
             lab.observer.publish_flow(flow);
         }
     };
-    let watch = lab.hubble(&["top", "workloads", "--interval", "300ms", "--count", "4", "-o", "json"]);
+    let watch = lab.hubble("top workloads --interval 300ms --count 4 -o json");
     let ((), (code, out, err)) = tokio::join!(publish, watch);
     assert_eq!((code, err.as_str()), (0, ""));
     let looks: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
@@ -112,7 +112,7 @@ async fn top_of_a_server_that_goes_on() {
     // Each flow is in the rate of exactly one look.
     let rates: f64 = looks.iter().map(|look| look["flows_per_second"].as_f64().expect("a rate")).sum();
     assert!((rates * 0.3 - 12.0).abs() < 1e-6, "{out}");
-    let (code, past, _) = lab.hubble(&["top", "--last", "1", "talkers", "-o", "json"]).await;
+    let (code, past, _) = lab.hubble("top --last 1 talkers -o json").await;
     assert_eq!(code, 0);
     assert!(past.contains(r#""flows":1,"#) && past.lines().count() == 1, "{past}");
     lab.stop.cancel();

@@ -35,9 +35,10 @@ impl Lab {
         Environment { variables, directory: PathBuf::from("/nonexistent") }
     }
 
-    pub async fn hubble(&self, args: &[&str]) -> (i32, String, String) {
-        let server = self.server();
-        hubble(&[&["--server", &server][..], args].concat(), "", &self.environment()).await
+    /// Runs a command, given as a line, against the server.
+    pub async fn hubble(&self, line: &str) -> (i32, String, String) {
+        let line = format!("--server {} {line}", self.server());
+        hubble(&line.split_whitespace().collect::<Vec<_>>(), "", &self.environment()).await
     }
 }
 
