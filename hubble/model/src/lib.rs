@@ -10,10 +10,13 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod aggregate;
+pub mod cel;
 pub mod decode;
 mod endpoint;
 mod event;
 pub mod filter;
+pub mod l7;
 pub mod merge;
 pub mod packet;
 mod record;
@@ -23,10 +26,10 @@ pub mod text;
 pub mod view;
 
 pub use decode::{DecodeError, Decoder, Stamp};
-pub use endpoint::{EndpointInfo, LabelList, Lookup, NodeInfo, PolicyInfo, ServiceInfo, WorkloadInfo};
+pub use endpoint::{EndpointInfo, Family, LabelList, Lookup, NodeInfo, PolicyInfo, ServiceInfo, WorkloadInfo};
 pub use event::Event;
 pub use filter::{Filter, FilterError, FilterList};
 pub use merge::{FanIn, Merge, Newest};
-pub use record::{FlowRecord, Policies, Side};
+pub use record::{FlowRecord, Policies, Side, Socket};
 pub use ring::Ring;
 pub use view::{FlowView, Seen};

@@ -61,6 +61,22 @@ pub enum L4 {
         /// Code within the type.
         code: u8,
     },
+    /// The Virtual Router Redundancy Protocol.
+    Vrrp {
+        /// Message type.
+        kind: u8,
+        /// Number of the virtual router.
+        vrid: u8,
+        /// Priority of the sender.
+        priority: u8,
+    },
+    /// The Internet Group Management Protocol.
+    Igmp {
+        /// Message type.
+        kind: u8,
+        /// The group.
+        group: Ipv4Addr,
+    },
 }
 
 impl L4 {
@@ -165,7 +181,9 @@ fn transport(protocol: u8, bytes: &[u8]) -> L4 {
             chunk: bytes.get(12).copied(),
         }),
         1 => bytes.get(..2).map(|b| L4::Icmp4 { kind: b[0], code: b[1] }),
+        2 => bytes.first_chunk::<8>().map(|b| L4::Igmp { kind: b[0], group: Ipv4Addr::new(b[4], b[5], b[6], b[7]) }),
         58 => bytes.get(..2).map(|b| L4::Icmp6 { kind: b[0], code: b[1] }),
+        112 => bytes.first_chunk::<8>().map(|b| L4::Vrrp { kind: b[0] & 0xf, vrid: b[1], priority: b[2] }),
         _ => None,
     };
     found.unwrap_or_default()
