@@ -7,9 +7,13 @@ use crate::be::{Addr4, Addr6, Port};
 use crate::endpoint::{EndpointInfo, EndpointKey};
 use crate::event::{DropNotify, PolicyVerdictNotify, TraceNotify};
 use crate::ipcache::IpcacheKey;
-use crate::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbService};
+use crate::lb::{
+    LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevSk4,
+    LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService, LbSourceRange4, LbSourceRange6,
+};
 use crate::maps;
 use crate::metrics::{MetricsKey, MetricsValue};
+use crate::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use crate::policy::PolicyKey;
 
 #[test]
@@ -23,6 +27,20 @@ fn sizes_that_the_reference_fixes() {
         ("lb_service", size_of::<LbService>(), 12),
         ("lb4_backend", size_of::<LbBackend4>(), 12),
         ("lb6_backend", size_of::<LbBackend6>(), 24),
+        ("snat v4 key", size_of::<SnatKey4>(), 16),
+        ("snat v4 entry", size_of::<SnatEntry4>(), 40),
+        ("snat v6 key", size_of::<SnatKey6>(), 40),
+        ("snat v6 entry", size_of::<SnatEntry6>(), 56),
+        ("lb4_affinity_key", size_of::<LbAffinityKey4>(), 16),
+        ("lb6_affinity_key", size_of::<LbAffinityKey6>(), 24),
+        ("lb_affinity_val", size_of::<LbAffinity>(), 16),
+        ("lb_affinity_match", size_of::<LbAffinityMatch>(), 8),
+        ("lb4_src_range_key", size_of::<LbSourceRange4>(), 12),
+        ("lb6_src_range_key", size_of::<LbSourceRange6>(), 24),
+        ("ipv4_revnat_tuple", size_of::<LbRevSkKey4>(), 16),
+        ("ipv4_revnat_entry", size_of::<LbRevSk4>(), 8),
+        ("ipv6_revnat_tuple", size_of::<LbRevSkKey6>(), 32),
+        ("ipv6_revnat_entry", size_of::<LbRevSk6>(), 20),
         ("metrics_key", size_of::<MetricsKey>(), 8),
         ("metrics_value", size_of::<MetricsValue>(), 16),
         ("drop", size_of::<DropNotify>(), 36),

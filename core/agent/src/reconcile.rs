@@ -185,7 +185,10 @@ impl Agent {
             | MapWrite::Backend4(..)
             | MapWrite::Backend6(..)
             | MapWrite::RevNat4(..)
-            | MapWrite::RevNat6(..) => !self.services_lost,
+            | MapWrite::RevNat6(..)
+            | MapWrite::AffinityMatch(..)
+            | MapWrite::SourceRange4(..)
+            | MapWrite::SourceRange6(..) => !self.services_lost,
             _ => true,
         };
         let stale: Vec<_> =

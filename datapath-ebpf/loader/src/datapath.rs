@@ -8,7 +8,10 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use abi::config::{NODE_HOST_ROUTING, NodeConfig};
+use abi::{
+    config::{NODE_HOST_ROUTING, NodeConfig},
+    lb::MAGLEV_SIZE_DEFAULT,
+};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier},
@@ -109,8 +112,11 @@ impl Datapath {
         for path in [&pins, &links] {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
-        let prepared = schema::prepare(&pins, &config.map_sizes)?;
         let mut node = config.node;
+        if node.maglev_size == 0 {
+            node.maglev_size = MAGLEV_SIZE_DEFAULT;
+        }
+        let prepared = schema::prepare(&pins, &config.map_sizes, node.maglev_size)?;
         let mut loaded = load(&object, &pins, &node);
         // The verifier of 6.1 tells fewer paths apart and gives up on the one program with everything in it. Packets between
         // pods then go through the host's stack, where the other hook polices them.

@@ -14,6 +14,7 @@ mod error;
 mod events;
 mod inspect;
 mod kernel;
+mod maglev;
 mod maps;
 mod program;
 mod schema;
@@ -28,6 +29,7 @@ pub use error::{AttachError, LoadError, MapError, Missing, Operation, TestRunErr
 pub use events::Events;
 pub use inspect::{Inspection, Loaded, inspect};
 pub use kernel::{check as check_kernel, ensure_bpffs, has_tcx};
+pub use maglev::MaglevTables;
 pub use maps::{Access, Maps};
 pub use program::{Program, UnknownProgram};
 pub use schema::{Mismatch, Property};

@@ -25,6 +25,7 @@ mod cmd {
     pub const OBJ_PIN: libc::c_int = 6;
     pub const OBJ_GET: libc::c_int = 7;
     pub const PROG_GET_FD_BY_ID: libc::c_int = 13;
+    pub const MAP_GET_FD_BY_ID: libc::c_int = 14;
     pub const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     pub const PROG_QUERY: libc::c_int = 16;
     pub const MAP_FREEZE: libc::c_int = 22;
@@ -95,6 +96,7 @@ pub const fn map_type(kind: MapKind) -> u32 {
         MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
         MapKind::LpmTrie => 11,
+        MapKind::HashOfMaps => 13,
         MapKind::RingBuf => 27,
     }
 }
@@ -102,7 +104,7 @@ pub const fn map_type(kind: MapKind) -> u32 {
 /// Flags a map is made with. Only maps whose entries the programs make are allocated beforehand.
 pub const fn map_flags(kind: MapKind) -> u32 {
     match kind {
-        MapKind::Hash | MapKind::LpmTrie => F_NO_PREALLOC,
+        MapKind::Hash | MapKind::LpmTrie | MapKind::HashOfMaps => F_NO_PREALLOC,
         MapKind::LruHash | MapKind::PerCpuHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
     }
 }
@@ -131,10 +133,23 @@ pub struct MapShape {
 }
 
 pub fn map_create(name: &str, shape: &MapShape) -> io::Result<OwnedFd> {
+    create(name, shape, 0)
+}
+
+/// Makes a map whose values are maps of the shape of `inner`.
+pub fn map_of_maps_create(name: &str, shape: &MapShape, inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    create(name, shape, raw(inner))
+}
+
+fn create(name: &str, shape: &MapShape, inner_map_fd: u32) -> io::Result<OwnedFd> {
     let MapShape { kind, key_size, value_size, max_entries, flags } = *shape;
     let name = name16(name);
-    let attr = &mut MapCreate { kind, key_size, value_size, max_entries, flags, inner_map_fd: 0, numa_node: 0, name };
+    let attr = &mut MapCreate { kind, key_size, value_size, max_entries, flags, inner_map_fd, numa_node: 0, name };
     bpf_fd(cmd::MAP_CREATE, attr)
+}
+
+pub fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    bpf_fd(cmd::MAP_GET_FD_BY_ID, &mut Id { id, next: 0, flags: 0 })
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]

@@ -20,6 +20,11 @@ macro_rules! tables {
             Backend6 in lb6_backends;
             RevNat4 in lb4_reverse_nat;
             RevNat6 in lb6_reverse_nat;
+            AffinityMatch in lb_affinity_match;
+            SourceRange4 in lb4_source_range;
+            SourceRange6 in lb6_source_range;
+            IpMasq4 in ipmasq4;
+            IpMasq6 in ipmasq6;
             Runtime in runtime;
         }
     };
