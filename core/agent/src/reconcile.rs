@@ -188,7 +188,9 @@ impl Agent {
             | MapWrite::RevNat6(..)
             | MapWrite::AffinityMatch(..)
             | MapWrite::SourceRange4(..)
-            | MapWrite::SourceRange6(..) => !self.services_lost,
+            | MapWrite::SourceRange6(..)
+            | MapWrite::Maglev4(..)
+            | MapWrite::Maglev6(..) => !self.services_lost,
             _ => true,
         };
         let stale: Vec<_> =
@@ -202,7 +204,8 @@ impl Agent {
             let text = format!("entries nobody wants any more are deleted: {}", list.join(", "));
             fx.push(Effect::Notify(AgentEvent::Warning(text.to_string())));
         }
-        stale.into_iter().for_each(|write| self.kernel.put(write));
+        // What leads to a service goes before what it needs.
+        lb::together([stale]).into_iter().for_each(|write| self.kernel.put(write));
     }
 
     /// The node's own addresses.

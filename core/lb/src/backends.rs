@@ -11,11 +11,17 @@ use crate::{Backend, BackendId, BackendState, L4Addr, ServiceId};
 #[derive(Debug, Clone)]
 pub(crate) struct Shared {
     pub(crate) id: BackendId,
-    /// As it was last said by any of its services.
-    pub(crate) state: BackendState,
-    users: BTreeSet<ServiceId>,
+    /// What each of its services says of it.
+    users: BTreeMap<ServiceId, BackendState>,
     /// Its name and its way through Maglev tables, once somebody asked.
     way: Option<(BackendState, Box<str>, Way)>,
+}
+
+impl Shared {
+    /// What the kernel is told: the best that any of its services says. Where another one says less, it has no slot there.
+    pub(crate) fn state(&self) -> BackendState {
+        self.users.values().copied().min().unwrap_or_default()
+    }
 }
 
 /// All backends of a node.
@@ -56,14 +62,13 @@ impl Backends {
     pub(crate) fn share(&mut self, user: ServiceId, backend: &Backend) -> BackendId {
         let (addr, state) = (&backend.addr, backend.state);
         if let Some(shared) = self.by_addr.get_mut(addr) {
-            shared.users.insert(user);
-            shared.state = state;
+            shared.users.insert(user, state);
             return shared.id;
         }
         let id = self.old.remove(addr).filter(|id| !self.by_id.contains_key(id)).unwrap_or_else(|| self.free());
         self.old_ids.remove(&id);
         self.by_id.insert(id, *addr);
-        self.by_addr.insert(*addr, Shared { id, state, users: [user].into(), way: None });
+        self.by_addr.insert(*addr, Shared { id, users: [(user, state)].into(), way: None });
         self.count[family(addr)] += 1;
         id
     }

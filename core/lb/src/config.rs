@@ -52,7 +52,14 @@ pub struct Node {
 
 impl Default for Node {
     fn default() -> Self {
-        Self { name: "".into(), zone: "".into(), addresses: Vec::new(), ports: (30_000, 32_767), ipv4: true, ipv6: true }
+        Self {
+            name: "".into(),
+            zone: "".into(),
+            addresses: Vec::new(),
+            ports: (30_000, 32_767),
+            ipv4: true,
+            ipv6: true,
+        }
     }
 }
 

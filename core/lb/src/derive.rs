@@ -13,7 +13,7 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use types::Cidr;
 
 use crate::balancer::Problem;
-use crate::objects::{EndpointSlice, Endpoint, Objects, Pod, Service, ServicePort, SlicePort};
+use crate::objects::{Endpoint, EndpointSlice, Objects, Pod, Service, ServicePort, SlicePort};
 use crate::{
     Attributes, Backend, BackendState, Config, Forwarding, L4Addr, ObjectKey, ObjectKind, Scope, ServiceName,
     ServiceSpec, ServiceType, TrafficPolicy, Transport,
@@ -119,8 +119,10 @@ fn of_service(
         "ClusterIP" | "NodePort" | "LoadBalancer" => {}
         "ExternalName" => return,
         other => {
-            return complain
-                .about("spec.type", format!("{other:?} is none of ClusterIP, NodePort, LoadBalancer and ExternalName"));
+            return complain.about(
+                "spec.type",
+                format!("{other:?} is none of ClusterIP, NodePort, LoadBalancer and ExternalName"),
+            );
         }
     }
     if spec.cluster_ip.as_deref() == Some("None") {
@@ -170,14 +172,7 @@ fn push(
     if !outside || common.external_policy == TrafficPolicy::Cluster {
         attributes.health_check_port = 0;
     }
-    let spec = ServiceSpec {
-        id: None,
-        frontend,
-        scope: Scope::External,
-        backends,
-        name: key.name.clone(),
-        attributes,
-    };
+    let spec = ServiceSpec { id: None, frontend, scope: Scope::External, backends, name: key.name.clone(), attributes };
     if two_scopes {
         let mut inside = ServiceSpec { scope: Scope::Internal, ..spec.clone() };
         inside.attributes.health_check_port = 0;
@@ -246,9 +241,7 @@ fn attributes(service: &Service, config: &Config, complain: &mut Complaints<'_>)
         internal_policy: complain.policy("spec.internalTrafficPolicy", spec.internal_traffic_policy.as_deref()),
         affinity_seconds,
         source_ranges: ranges(spec.load_balancer_source_ranges.as_deref().unwrap_or_default(), complain),
-        health_check_port: health
-            .and_then(|port| complain.port("spec.healthCheckNodePort", port))
-            .unwrap_or_default(),
+        health_check_port: health.and_then(|port| complain.port("spec.healthCheckNodePort", port)).unwrap_or_default(),
         forwarding,
         loopback: false,
     }
@@ -266,7 +259,8 @@ fn ranges(texts: &[String], complain: &mut Complaints<'_>) -> Vec<Cidr> {
     }
     let mut found = Vec::new();
     for (at, range) in &read {
-        let wider = read.iter().find(|(other, wide)| other != at && wide.covers(range) && (wide != range || other < at));
+        let wider =
+            read.iter().find(|(other, wide)| other != at && wide.covers(range) && (wide != range || other < at));
         match wider {
             Some((other, _)) => complain.about(
                 format!("spec.loadBalancerSourceRanges[{at}]"),
@@ -385,7 +379,8 @@ impl<'a> Pools<'a> {
                     }
                     for (port, number, transport) in &ports {
                         let addr = L4Addr { ip, port: *number, protocol: *transport };
-                        let pool = pools.by_port.entry((port.name.as_deref().unwrap_or(""), *transport, v4)).or_default();
+                        let pool =
+                            pools.by_port.entry((port.name.as_deref().unwrap_or(""), *transport, v4)).or_default();
                         let backend = Backend {
                             state,
                             node_name: endpoint.node_name.clone().unwrap_or_default(),
@@ -437,15 +432,12 @@ fn state(endpoint: &Endpoint) -> Option<BackendState> {
 }
 
 /// The zone whose endpoints serve this node's clients, if they are told apart and there are some.
-fn nearness<'c>(
-    service: &Service,
-    slices: &[(ServiceName, &EndpointSlice)],
-    config: &'c Config,
-) -> Option<&'c str> {
+fn nearness<'c>(service: &Service, slices: &[(ServiceName, &EndpointSlice)], config: &'c Config) -> Option<&'c str> {
     let zone = &*config.node.zone;
-    let asked = TOPOLOGY.iter().any(|name| {
-        service.metadata.annotation(name).is_some_and(|mode| mode.eq_ignore_ascii_case("auto"))
-    }) || service.spec.traffic_distribution.as_deref() == Some("PreferClose");
+    let asked = TOPOLOGY
+        .iter()
+        .any(|name| service.metadata.annotation(name).is_some_and(|mode| mode.eq_ignore_ascii_case("auto")))
+        || service.spec.traffic_distribution.as_deref() == Some("PreferClose");
     if !config.topology || !asked || zone.is_empty() {
         return None;
     }
@@ -514,11 +506,8 @@ fn of_pod(key: &ObjectKey, pod: &Pod, config: &Config, derived: &mut Derived) {
 fn host_places(at: Option<IpAddr>, config: &Config) -> Vec<(IpAddr, bool)> {
     match at {
         Some(ip) if ip.is_loopback() => {
-            let wildcard = if ip.is_ipv4() {
-                IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-            } else {
-                IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-            };
+            let wildcard =
+                if ip.is_ipv4() { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
             [(wildcard, true)].into()
         }
         Some(ip) => [(ip, false)].into(),

@@ -9,7 +9,7 @@ use abi::write::MapWrite;
 use types::Cidr;
 
 use crate::maglev::TableId;
-use crate::{Backend, BackendId, BackendState, Frontend, L4Addr, Scope, ServiceId, Transport};
+use crate::{BackendId, BackendState, Frontend, L4Addr, Scope, ServiceId, Transport};
 
 /// Slot 0 (the service itself) or a backend's slot.
 pub fn slot(frontend: &Frontend, slot: u16, value: Option<LbService>) -> MapWrite {
@@ -91,8 +91,8 @@ pub fn maglev(id: ServiceId, v4: bool, table: TableId) -> MapWrite {
 
 /// What an entry of a dump says about numbers in use.
 pub enum Known {
-    /// A service has this number.
-    Service(Frontend, ServiceId),
+    /// A service has this number and counts so many backends.
+    Service(Frontend, ServiceId, u16),
     /// A backend stands in this slot of a service.
     Slot(Frontend, u16, BackendId),
     /// A backend has this number.
@@ -128,7 +128,7 @@ pub fn known(entry: &MapWrite) -> Option<Known> {
     };
     let frontend = Frontend { addr, scope };
     Some(match slot {
-        0 => Known::Service(frontend, ServiceId::new(value.rev_nat_index.host())?),
+        0 => Known::Service(frontend, ServiceId::new(value.rev_nat_index.host())?, value.count),
         slot => Known::Slot(frontend, slot, BackendId::new(value.backend_id)?),
     })
 }

@@ -37,7 +37,7 @@ pub use address::{BackendId, L4Addr, ServiceId, Transport};
 pub use balancer::{Balancer, Problem};
 pub use config::{Algorithm, Config, ForwardingMode, Node};
 pub use objects::{Object, ObjectKey, ObjectKind, Objects};
-pub use plan::{Change, Planned, Purge};
+pub use plan::{Change, Planned, Purge, together};
 pub use refusal::Refusal;
 pub use services::{HealthPort, Service, Services};
 pub use spec::{

@@ -55,7 +55,9 @@ impl Default for TableSize {
 
 /// The size is none of those allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a Maglev table cannot have {0} places; it can have 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071")]
+#[error(
+    "a Maglev table cannot have {0} places; it can have 251, 509, 1021, 2039, 4093, 8191, 16381, 32749, 65521 or 131071"
+)]
 pub struct SizeRefusal(pub u32);
 
 /// Twelve bytes that all nodes of a cluster must share (`--bpf-lb-maglev-hash-seed`).

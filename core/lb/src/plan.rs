@@ -69,6 +69,45 @@ pub enum Purge {
     },
 }
 
+/// Brings the writes of many changes into one order, in which writes to one map lie together: one system call carries
+/// out many. Backends first, then what leads from services to them, then services one after the other, then what nobody
+/// finds any more. Where one change undoes what another does, they stay one after the other.
+pub fn together(changes: impl IntoIterator<Item = Vec<MapWrite>>) -> Vec<MapWrite> {
+    let all: Vec<MapWrite> = changes.into_iter().flatten().collect();
+    let is_slot = |write: &MapWrite| matches!(write, MapWrite::Service4(..) | MapWrite::Service6(..));
+    let deleted: BTreeSet<&MapWrite> = all.iter().filter(|write| write.value().is_none() && !is_slot(write)).collect();
+    let undone =
+        !deleted.is_empty() && all.iter().any(|write| write.value().is_some() && deleted.contains(&write.deletion()));
+    if undone {
+        return all;
+    }
+    let mut ordered = all;
+    ordered.sort_by_key(|write| match (write, write.value().is_some()) {
+        (MapWrite::Backend4(..) | MapWrite::Backend6(..), true) => (0, table(write)),
+        (MapWrite::Service4(..) | MapWrite::Service6(..), _) => (2, 0),
+        (MapWrite::Backend4(..) | MapWrite::Backend6(..), false) => (4, table(write)),
+        (_, true) => (1, table(write)),
+        (_, false) => (3, table(write)),
+    });
+    ordered
+}
+
+/// Which map, as a number to sort by.
+const fn table(write: &MapWrite) -> u8 {
+    match write {
+        MapWrite::RevNat4(..) => 1,
+        MapWrite::RevNat6(..) => 2,
+        MapWrite::AffinityMatch(..) => 3,
+        MapWrite::SourceRange4(..) => 4,
+        MapWrite::SourceRange6(..) => 5,
+        MapWrite::Maglev4(..) => 6,
+        MapWrite::Maglev6(..) => 7,
+        MapWrite::Backend4(..) => 8,
+        MapWrite::Backend6(..) => 9,
+        _ => 0,
+    }
+}
+
 /// Who stands in which slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Arranged {
@@ -98,14 +137,13 @@ pub(crate) fn arrange(before: &[BackendId], mut members: Vec<(BackendId, Backend
     let count = first.len();
     let mut newcomers: BTreeMap<BackendId, Backend> = first.into_iter().collect();
     // Who is named twice by an earlier life's slots gets the first of them.
-    let mut places: Vec<Option<(BackendId, Backend)>> = (0..count)
-        .map(|at| before.get(at).and_then(|id| newcomers.remove_entry(id)))
-        .collect();
+    let mut places: Vec<Option<(BackendId, Backend)>> =
+        (0..count).map(|at| before.get(at).and_then(|id| newcomers.remove_entry(id))).collect();
     for place in places.iter_mut().filter(|place| place.is_none()) {
         *place = newcomers.pop_first();
     }
-    let size = |list: &[_]| u16::try_from(list.len()).expect("as many backends as a service may have");
-    let (active, waiting) = (size(&places), size(&quarantined));
+    let size = |count: usize| u16::try_from(count).expect("as many backends as a service may have");
+    let (active, waiting) = (size(places.len()), size(quarantined.len()));
     let backends = places.into_iter().flatten().chain(quarantined).chain(rest).collect();
     Arranged { backends, active, quarantined: waiting }
 }
@@ -117,8 +155,7 @@ const fn is_wildcard(service: &Service) -> bool {
 
 /// Whether traffic from outside may come to it.
 pub(crate) const fn is_routable(service: &Service, config: &Config) -> bool {
-    !is_wildcard(service)
-        && (config.external_cluster_ip || !matches!(service.attributes.kind, ServiceType::ClusterIp))
+    !is_wildcard(service) && (config.external_cluster_ip || !matches!(service.attributes.kind, ServiceType::ClusterIp))
 }
 
 /// Whether it has a Maglev table: what comes from outside is chosen by it, nothing else.
@@ -202,15 +239,16 @@ pub(crate) fn usage(service: &Service) -> Usage {
     }
 }
 
-/// Everything the maps hold of a service, in the order of a first write.
-pub(crate) fn entries_of(service: &Service, config: &Config) -> impl Iterator<Item = MapWrite> {
+/// Everything the maps hold of a service besides its backends, in the order of a first write. `counted`: how many backends an earlier life's head
+/// counts.
+pub(crate) fn entries_of(counted: Option<u16>, service: &Service, config: &Config) -> impl Iterator<Item = MapWrite> {
     let mut writes = Vec::new();
     foundations(service, &mut writes);
-    slots(None, service, config, &mut writes);
+    slots(counted, service, config, &mut writes);
     writes.into_iter()
 }
 
-/// The writes from an old state to a new one of the same service.
+/// The writes from an old state to a new one of the same service; its backends are written already.
 pub(crate) fn change(old: Option<&Service>, new: &Service, config: &Config, writes: &mut Vec<MapWrite>) {
     foundations(new, writes);
     slots(old.map(|old| old.active), new, config, writes);
@@ -232,7 +270,6 @@ pub(crate) fn removal(old: &Service, writes: &mut Vec<MapWrite>) {
 
 /// What must be there before a packet follows the head.
 fn foundations(new: &Service, writes: &mut Vec<MapWrite>) {
-    writes.extend(new.backends.iter().map(|(id, backend)| entries::backend(*id, &backend.addr, backend.state)));
     writes.push(entries::rev_nat(new.id, &new.frontend));
     writes.extend(remembered(new).map(|backend| entries::affinity(new.id, backend)));
     writes.extend(ranges(new).map(|range| entries::source_range(new.id, range)));

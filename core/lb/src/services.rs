@@ -73,6 +73,7 @@ pub struct HealthPort {
 #[derive(Debug, Clone, Default)]
 struct Remembered {
     id: Option<ServiceId>,
+    counted: u16,
     slots: BTreeMap<u16, BackendId>,
 }
 
@@ -128,8 +129,9 @@ impl Services {
     pub fn remember<'a>(&mut self, maps: impl IntoIterator<Item = &'a MapWrite>) {
         for known in maps.into_iter().filter_map(entries::known) {
             match known {
-                Known::Service(frontend, id) => {
-                    self.old.entry(frontend).or_default().id = Some(id);
+                Known::Service(frontend, id, counted) => {
+                    let old = self.old.entry(frontend).or_default();
+                    (old.id, old.counted) = (Some(id), counted);
                     self.old_ids.insert(id);
                 }
                 Known::Slot(frontend, slot, backend) => {
@@ -157,14 +159,12 @@ impl Services {
         let members: Vec<(BackendId, Backend)> =
             spec.backends.into_iter().map(|backend| (self.backends.share(id, &backend), backend)).collect();
         let old = self.services.remove(&id);
-        let arranged = match (&old, self.old.remove(&key)) {
-            (Some(old), _) => {
-                let slots = old.backends.iter().take(old.active.into()).map(|(id, _)| *id);
-                plan::arrange(&slots.collect::<Vec<_>>(), members)
-            }
-            (None, Some(remembered)) => plan::arrange(&in_order(&remembered.slots), members),
-            (None, None) => plan::arrange(&[], members),
+        let before: Vec<BackendId> = match (&old, self.old.get(&key)) {
+            (Some(old), _) => old.backends.iter().take(old.active.into()).map(|(id, _)| *id).collect(),
+            (None, Some(remembered)) => remembered.slots.values().copied().collect(),
+            (None, None) => Vec::new(),
         };
+        let arranged = plan::arrange(&before, members);
         let mut new = Service {
             id,
             frontend: key.addr,
@@ -181,6 +181,7 @@ impl Services {
         let mut planned =
             Planned { id, change, writes: Vec::new(), tables: self.recipes.of(new.table), purge: Vec::new() };
         if old.as_ref() != Some(&new) {
+            planned.writes.extend(self.backends_of(&new));
             plan::change(old.as_ref(), &new, &self.config, &mut planned.writes);
         }
         self.count(&new, |have, more| have + more);
@@ -219,23 +220,29 @@ impl Services {
         let stay: BTreeSet<BackendId> = new.into_iter().flat_map(|new| &new.backends).map(|(id, _)| *id).collect();
         for (backend, Backend { addr, state, .. }) in old.backends.iter().filter(|(id, _)| !stay.contains(id)) {
             planned.purge.push(Purge::Backend { service: old.id, frontend: old.key(), backend: *backend, addr: *addr });
-            if self.backends.unshare(old.id, addr) {
-                planned.writes.push(entries::backend(*backend, addr, *state).deletion());
-            }
+            let last = self.backends.unshare(old.id, addr);
+            let write = entries::backend(*backend, addr, *state);
+            planned.writes.push(match self.backends.get(addr).filter(|_| !last) {
+                Some(shared) => entries::backend(*backend, addr, shared.state()),
+                None => write.deletion(),
+            });
         }
     }
 
-    /// Every entry the maps should hold, service by service in an order of writing.
+    /// Every entry the maps should hold, service by service, in the order in which they are written over what an earlier
+    /// life left.
     pub fn entries(&self) -> impl Iterator<Item = MapWrite> + '_ {
         self.services.values().flat_map(|service| {
-            plan::entries_of(service, &self.config).map(|write| match entries::known(&write) {
-                // The kernel has one entry for all services of a backend.
-                Some(Known::Backend(addr, id)) => {
-                    let state = self.backends.get(&addr).map_or_else(BackendState::default, |shared| shared.state);
-                    entries::backend(id, &addr, state)
-                }
-                _ => write,
-            })
+            let counted = self.old.get(&service.key()).map(|old| old.counted);
+            self.backends_of(service).chain(plan::entries_of(counted, service, &self.config))
+        })
+    }
+
+    /// The backends of a service, as the kernel is told of them.
+    fn backends_of<'a>(&'a self, service: &'a Service) -> impl Iterator<Item = MapWrite> + 'a {
+        service.backends.iter().filter_map(|(id, backend)| {
+            let state = self.backends.get(&backend.addr)?.state();
+            Some(entries::backend(*id, &backend.addr, state))
         })
     }
 
@@ -328,7 +335,8 @@ impl Services {
             }
         }
         for (index, range) in spec.attributes.source_ranges.iter().enumerate() {
-            let other = |(at, other): (usize, &Cidr)| at != index && other.covers(range) && (other != range || at < index);
+            let other =
+                |(at, other): (usize, &Cidr)| at != index && other.covers(range) && (other != range || at < index);
             if spec.attributes.source_ranges.iter().enumerate().any(other) {
                 let why = "lies in another range; leave it out";
                 return Err(Refusal::SourceRange { name, frontend, index, range: *range, why });
@@ -398,8 +406,7 @@ impl Services {
             affinity: if remembers { given(&[BackendState::Active]) + terminating } else { 0 },
         };
         let had = old.unwrap_or_default();
-        let new_backends =
-            spec.backends.iter().filter(|backend| self.backends.get(&backend.addr).is_none()).count();
+        let new_backends = spec.backends.iter().filter(|backend| self.backends.get(&backend.addr).is_none()).count();
         // Slots are reused; ranges and pairs are written before the old ones are deleted.
         for (table, used, max) in [
             ("service", services + usize::from(old.is_none()), self.config.services_max),
@@ -448,9 +455,4 @@ impl Services {
         let recipe = Recipe::new(size, members.into_iter().map(|(_, member)| member).collect());
         Some(self.recipes.share(recipe))
     }
-}
-
-/// Backends in the order of their slots.
-fn in_order(slots: &BTreeMap<u16, BackendId>) -> Vec<BackendId> {
-    slots.values().copied().collect()
 }

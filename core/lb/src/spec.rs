@@ -9,7 +9,7 @@ use types::Cidr;
 
 use crate::{L4Addr, ServiceId};
 
-/// Whether a backend takes new connections (names and numbers of the reference).
+/// Whether a backend takes new connections (names and numbers of the reference), the best state first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendState {
