@@ -21,6 +21,9 @@ use core::num::NonZeroU64;
 
 use crate::murmur3;
 
+/// The hash that names become ways by (MurmurHash3, x64, 128 bits): its two halves.
+pub use crate::murmur3::hash128 as name_hash;
+
 /// Places of a table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TableSize(u32);
