@@ -27,6 +27,15 @@ shared! {
     }
 }
 
+/// A service's slot is gone (reference: `LB, sock cgroup: No backend slot entry found`).
+pub const REASON_LB_NO_BACKEND_SLOT: u8 = 5;
+/// A service's backend is gone.
+pub const REASON_LB_NO_BACKEND: u8 = 6;
+/// The frontend of a translated socket could not be remembered.
+pub const REASON_LB_REVNAT_UPDATE: u8 = 7;
+/// The frontend of a translated socket is no longer that service.
+pub const REASON_LB_REVNAT_STALE: u8 = 8;
+
 /// Direction not known.
 pub const DIR_UNKNOWN: u8 = 0;
 /// Towards an endpoint.

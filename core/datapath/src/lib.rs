@@ -20,6 +20,7 @@ pub mod neighbour;
 pub mod parse;
 pub mod policy;
 pub mod side;
+pub mod sock;
 pub mod verdict;
 
 pub use env::{Env, FamilyMaps, NodeFields, Notification};

@@ -28,6 +28,7 @@ use crate::{
     maps::Maps,
     program::Program,
     schema::{self, Moved},
+    sock::{self, SockAttached, SockError, SockProgram, sock_links_directory},
     sys,
     test_run::{self, SkBuff, TestRun},
     verifier::Rejection,
@@ -59,6 +60,8 @@ pub struct LoaderConfig {
     pub node: NodeConfig,
     /// Which hook to use.
     pub hook: HookChoice,
+    /// Whether to load the programs of control groups, for [`Datapath::attach_sockets`].
+    pub sockets: bool,
 }
 
 impl LoaderConfig {
@@ -70,6 +73,7 @@ impl LoaderConfig {
             map_sizes: BTreeMap::new(),
             node,
             hook: HookChoice::Auto,
+            sockets: false,
         }
     }
 }
@@ -91,6 +95,8 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     host_routing: bool,
     programs: BTreeMap<Program, OwnedFd>,
+    sockets: BTreeMap<SockProgram, OwnedFd>,
+    sock_links: PathBuf,
     maps: Arc<Maps>,
     moved: Mutex<Vec<Moved>>,
     attacher: Attacher,
@@ -124,13 +130,16 @@ impl Datapath {
             node.flags &= !NODE_HOST_ROUTING;
             loaded = load(&object, &pins, &node);
         }
-        let ebpf = loaded?;
+        let mut ebpf = loaded?;
+        let sockets = if config.sockets { sock::load_all(&mut ebpf)? } else { BTreeMap::new() };
         let programs = descriptors(&ebpf)?;
         let attacher = Attacher::new(hook, links.clone());
         Ok(Self {
             ebpf: Mutex::new(ebpf),
             host_routing: node.flags & NODE_HOST_ROUTING != 0,
             programs,
+            sockets,
+            sock_links: sock_links_directory(&config.bpffs),
             maps: Arc::new(prepared.maps),
             moved: Mutex::new(prepared.moved),
             attacher,
@@ -211,6 +220,20 @@ impl Datapath {
     /// Nothing in here is left half-changed by a panic, so a poisoned lock is as good as another.
     fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
         self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches the socket programs to a control group (version 2), each in place of what an earlier agent left there. From then
+    /// on sockets that are made in the group or below it name services by themselves.
+    pub fn attach_sockets(&self, cgroup: &Path) -> Result<SockAttached, SockError> {
+        if self.sockets.is_empty() {
+            return Err(SockError::NotLoaded);
+        }
+        sock::attach_all(&self.sock_links, cgroup, |which| self.sockets.get(&which).map(AsFd::as_fd))
+    }
+
+    /// Detaches the socket programs, wherever they are attached; returns how many were.
+    pub fn detach_sockets(&self) -> Result<usize, SockError> {
+        sock::detach_all(&self.sock_links)
     }
 
     /// Detaches a program; says whether it was attached.
@@ -310,8 +333,9 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
         }
         _ => Ok(()),
     };
-    let links = links_directory(bpffs);
-    removed(&links, fs::remove_dir_all(&links))?;
+    for links in [sock_links_directory(bpffs), links_directory(bpffs)] {
+        removed(&links, fs::remove_dir_all(&links))?;
+    }
     for path in schema::pinned(&maps_directory(bpffs)) {
         removed(&path, fs::remove_file(&path))?;
     }

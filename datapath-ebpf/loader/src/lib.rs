@@ -9,6 +9,7 @@
 
 mod attach;
 mod batch;
+mod cgroup;
 mod datapath;
 mod error;
 mod events;
@@ -18,12 +19,14 @@ mod maglev;
 mod maps;
 mod program;
 mod schema;
+mod sock;
 mod sys;
 mod table;
 mod test_run;
 mod verifier;
 
 pub use attach::{AtHook, Attachment, Direction, Hook, Interface, Outcome, PinnedLink};
+pub use cgroup::{CgroupError, SockLbMissing, cgroup_root, check_sock_lb};
 pub use datapath::{Datapath, HookChoice, LoadStats, LoaderConfig, links_directory, maps_directory, remove_all};
 pub use error::{AttachError, LoadError, MapError, Missing, Operation, TestRunError};
 pub use events::Events;
@@ -33,6 +36,7 @@ pub use maglev::MaglevTables;
 pub use maps::{Access, Maps};
 pub use program::{Program, UnknownProgram};
 pub use schema::{Mismatch, Property};
+pub use sock::{SockAttached, SockError, SockProgram, sock_links_directory};
 pub use sys::kernel_release;
 pub use table::{PerCpuTable, Table};
 pub use test_run::{SkBuff, TestRun};

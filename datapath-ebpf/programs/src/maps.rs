@@ -5,7 +5,10 @@ use abi::ct::{CtEntry4, CtEntry6, CtKey4, CtKey6};
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
-use abi::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService};
+use abi::lb::{
+    LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4,
+    LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService,
+};
 use abi::maps as spec;
 use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
@@ -37,6 +40,11 @@ maps! {
     LB6_BACKENDS = "cilium_lb6_backends_v3": Hash<u32, LbBackend6>;
     LB4_REVERSE_NAT = "cilium_lb4_reverse_nat": Hash<u16, LbRevNat4>;
     LB6_REVERSE_NAT = "cilium_lb6_reverse_nat": Hash<u16, LbRevNat6>;
+    LB4_AFFINITY = "cilium_lb4_affinity": LruHash<LbAffinityKey4, LbAffinity>;
+    LB6_AFFINITY = "cilium_lb6_affinity": LruHash<LbAffinityKey6, LbAffinity>;
+    LB_AFFINITY_MATCH = "cilium_lb_affinity_match": Hash<LbAffinityMatch, u8>;
+    LB4_REVERSE_SK = "cilium_lb4_reverse_sk": LruHash<LbRevSkKey4, LbRevSk4>;
+    LB6_REVERSE_SK = "cilium_lb6_reverse_sk": LruHash<LbRevSkKey6, LbRevSk6>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
     METRICS = "cilium_metrics": PerCpuHash<MetricsKey, MetricsValue>;
