@@ -334,9 +334,14 @@ fn the_host_may_not_bind_what_services_have_outside() {
         let socket = node.socket(netns, protocol);
         node.caller().bind(&socket, at(to)).is_ok()
     };
-    for taken in
-        ["0.0.0.0:30080", "127.0.0.1:30080", "192.168.1.10:30080", "192.168.1.10:80", "[::]:30080", "[::ffff:0.0.0.0]:30080"]
-    {
+    for taken in [
+        "0.0.0.0:30080",
+        "127.0.0.1:30080",
+        "192.168.1.10:30080",
+        "192.168.1.10:80",
+        "[::]:30080",
+        "[::ffff:0.0.0.0]:30080",
+    ] {
         assert!(!bind(HOST, TCP, taken), "{taken}");
         assert!(bind(POD, TCP, taken), "a pod has ports of its own: {taken}");
         assert!(bind(HOST, UDP, taken), "another protocol: {taken}");
