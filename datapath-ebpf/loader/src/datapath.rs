@@ -11,6 +11,7 @@ use std::{
 use abi::{
     config::{NODE_HOST_ROUTING, NodeConfig},
     lb::MAGLEV_SIZE_DEFAULT,
+    stage::Stage,
 };
 use aya::{
     Ebpf, EbpfLoader,
@@ -22,6 +23,7 @@ use crate::{
     attach::{
         AtHook, Attacher, Attachment, Direction, Hook, Interface, Outcome, PinnedLink, Site, attached, list_pins,
     },
+    calls::{self, calls_directory},
     error::{AttachError, LoadError, MapError, Missing, TestRunError},
     events::Events,
     kernel,
@@ -33,6 +35,11 @@ use crate::{
     test_run::{self, SkBuff, TestRun},
     verifier::Rejection,
 };
+
+/// The program of a stage or of a hook, by the name it has in the object file.
+fn names() -> impl Iterator<Item = &'static str> {
+    Program::ALL.iter().map(|program| program.name()).chain(Stage::ALL.iter().map(|stage| stage.name()))
+}
 
 /// Name of the programs' read-only configuration.
 pub(crate) const NODE_CONFIG: &str = "NODE_CONFIG";
@@ -101,6 +108,9 @@ pub struct Datapath {
     moved: Mutex<Vec<Moved>>,
     attacher: Attacher,
     links: PathBuf,
+    calls: PathBuf,
+    /// Id of the array in which these programs find their stages.
+    generation: u32,
 }
 
 impl Datapath {
@@ -133,6 +143,8 @@ impl Datapath {
         let mut ebpf = loaded?;
         let sockets = if config.sockets { sock::load_all(&mut ebpf)? } else { BTreeMap::new() };
         let programs = descriptors(&ebpf)?;
+        let calls = calls_directory(&config.bpffs);
+        let generation = calls::establish(&mut ebpf, &calls)?;
         let attacher = Attacher::new(hook, links.clone());
         Ok(Self {
             ebpf: Mutex::new(ebpf),
@@ -144,6 +156,8 @@ impl Datapath {
             moved: Mutex::new(prepared.moved),
             attacher,
             links,
+            calls,
+            generation,
         })
     }
 
@@ -209,7 +223,8 @@ impl Datapath {
 
     fn attach_filter(&self, site: &Site<'_>) -> Result<Attachment, AttachError> {
         let mut ebpf = self.ebpf();
-        let classifier = classifier(&mut ebpf, site.program).ok_or(AttachError::Absent { program: site.program })?;
+        let classifier =
+            classifier(&mut ebpf, site.program.name()).ok_or(AttachError::Absent { program: site.program })?;
         self.attacher.attach_filter(classifier, site)
     }
 
@@ -257,8 +272,10 @@ impl Datapath {
     }
 
     /// Once every device has the new programs: copies what the old ones still wrote into maps that were replaced
-    /// because their size changed. Returns how many entries.
+    /// because their size changed, and lets go of the stages of generations whose programs are at no device any more.
+    /// Returns how many entries.
     pub fn settle(&self) -> Result<usize, MapError> {
+        calls::retire(&self.calls, self.generation)?;
         let mut copied = 0;
         let mut all = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
         for moved in all.iter() {
@@ -336,6 +353,8 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
     for links in [sock_links_directory(bpffs), links_directory(bpffs)] {
         removed(&links, fs::remove_dir_all(&links))?;
     }
+    let calls = calls_directory(bpffs);
+    removed(&calls, calls::remove_all(&calls))?;
     for path in schema::pinned(&maps_directory(bpffs)) {
         removed(&path, fs::remove_file(&path))?;
     }
@@ -386,7 +405,7 @@ fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError
     let mut ebpf = loader
         .load(object)
         .map_err(|source| LoadError::Aya { step: "the object file".to_owned(), source: Box::new(source) })?;
-    for program in Program::ALL {
+    for program in names() {
         let Some(classifier) = classifier(&mut ebpf, program) else { continue };
         let mut loaded = classifier.load();
         // The verifier stops when a signal waits for this thread, and says "try again".
@@ -430,8 +449,8 @@ fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<Program, OwnedFd>, LoadError> {
     Ok(out)
 }
 
-fn classifier(ebpf: &mut Ebpf, program: Program) -> Option<&mut SchedClassifier> {
-    match ebpf.program_mut(program.name()) {
+fn classifier<'a>(ebpf: &'a mut Ebpf, program: &str) -> Option<&'a mut SchedClassifier> {
+    match ebpf.program_mut(program) {
         Some(aya::programs::Program::SchedClassifier(classifier)) => Some(classifier),
         _ => None,
     }

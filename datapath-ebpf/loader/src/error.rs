@@ -134,6 +134,14 @@ pub enum MapError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The pin of an array of programs could not be looked at or removed.
+    #[error("the array of programs pinned at {} cannot be let go of: {source}", path.display())]
+    Pin {
+        /// Its pin, or the directory of pins.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Any other failure.
     #[error("{operation} map {map} failed: {source}")]
     System {

@@ -24,6 +24,7 @@ mod cmd {
     pub const PROG_LOAD: libc::c_int = 5;
     pub const OBJ_PIN: libc::c_int = 6;
     pub const OBJ_GET: libc::c_int = 7;
+    pub const PROG_GET_NEXT_ID: libc::c_int = 11;
     pub const PROG_GET_FD_BY_ID: libc::c_int = 13;
     pub const MAP_GET_FD_BY_ID: libc::c_int = 14;
     pub const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
@@ -380,6 +381,39 @@ pub fn prog_info(id: u32) -> io::Result<ProgInfo> {
 
 pub fn prog_info_of(program: BorrowedFd<'_>) -> io::Result<ProgInfo> {
     info(program)
+}
+
+/// The program with the next higher id; `None`: there is none.
+pub fn prog_next_id(after: u32) -> io::Result<Option<u32>> {
+    let mut attr = Id { id: after, next: 0, flags: 0 };
+    match bpf(cmd::PROG_GET_NEXT_ID, &mut attr) {
+        Ok(_) => Ok(Some(attr.next)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The kernel's name of a program (15 bytes of it at most), and the ids of its maps.
+pub fn prog_maps(id: u32) -> io::Result<(Vec<u8>, Vec<u32>)> {
+    let fd = bpf_fd(cmd::PROG_GET_FD_BY_ID, &mut Id { id, next: 0, flags: 0 })?;
+    let mut maps = vec![0_u32; prog_info_of(fd.as_fd())?.map_count as usize];
+    let mut out = <ProgInfo as zerocopy::FromZeros>::new_zeroed();
+    out.map_count = maps.len() as u32;
+    out.map_ids = address_mut(maps.as_mut_slice().as_mut_bytes());
+    let bytes = out.as_mut_bytes();
+    let len = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut Info { fd: raw(fd.as_fd()), len, info: address_mut(bytes) })?;
+    Ok((out.name.iter().copied().take_while(|&byte| byte != 0).collect(), maps))
+}
+
+/// Waits until every packet that was in a program when this was called has left it (an RCU grace period).
+pub fn wait_for_packets_under_way() {
+    // SAFETY: membarrier(2) takes numbers only.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        // Not there with CPUs that have no tick (nohz_full). A packet is under way for some microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]

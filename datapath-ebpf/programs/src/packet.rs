@@ -20,7 +20,7 @@ use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Env, Family, FamilyMaps, NodeFields, Notification, V4, V6};
+use datapath::{Env, Family, FamilyMaps, Kept, NodeFields, Notification, V4, V6};
 
 use crate::maps;
 use crate::words::{self, OnStack};
@@ -224,6 +224,19 @@ impl Env for Packet {
             Some(value) => *value,
             None => 0,
         }
+    }
+
+    #[inline(always)]
+    fn keep(&mut self, kept: &Kept) -> Option<()> {
+        let to = maps::KEPT.get_mut(&0)?;
+        // SAFETY: a live reference.
+        unsafe { words::copy(kept, to) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn kept(&self) -> Option<&Kept> {
+        maps::KEPT.get(&0)
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! The handle through which events come in, and the state all streams read.
 
+mod recorded;
+
 use crate::Config;
 use hubble_api::{flow, time};
 use hubble_model::{DecodeError, Decoder, Event, Lookup, NodeInfo, Ring, Stamp};

@@ -5,6 +5,7 @@
 
 pub mod ask;
 mod maps;
+mod questions;
 pub mod refused;
 pub mod show;
 mod status;
@@ -101,6 +102,9 @@ impl Rest {
             Request::Policy { .. } | Request::PolicyPut { .. } | Request::PolicyDelete { .. } | Request::Selectors => {
                 self.policy(request).await
             }
+            Request::PolicyExplain(question) => self.explain(*question).await,
+            Request::PolicyPreview(question) => self.preview(*question).await,
+            Request::PolicyLint(question) => self.lint(question).await,
             Request::Services => {
                 self.look(|_, agent| Reply::ok(&agent.services().map(show::service).collect::<Vec<_>>())).await
             }

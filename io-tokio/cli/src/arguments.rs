@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::policy::options::{ExplainOptions, LintOptions, PreviewOptions};
+
 /// Command line of the Cilium agent on this node.
 #[derive(Debug, Parser)]
 #[command(name = "cilium", version, propagate_version = false)]
@@ -194,12 +196,19 @@ pub enum PolicyCommand {
     },
     /// Check files without the agent
     Validate {
-        /// File, directory, or - for standard input; YAML or JSON
-        path: PathBuf,
+        /// Files, directories, or - for standard input; YAML or JSON
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
         /// Print the rules that were read
         #[arg(long)]
         print: bool,
     },
+    /// Say why traffic is let through or refused, and by which rule
+    Explain(Box<ExplainOptions>),
+    /// Say what a change of policies would do to recorded traffic, before it is made
+    Preview(Box<PreviewOptions>),
+    /// Find rules that are valid and probably not meant
+    Lint(Box<LintOptions>),
     /// Wait until all endpoints enforce a revision
     Wait {
         revision: i64,

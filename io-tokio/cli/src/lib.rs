@@ -4,7 +4,8 @@
 //! works while the agent is down; it asks the agent only for labels, to be kind, and goes on without. Every command
 //! that shows something takes `-o json`. Nothing here decides anything.
 //!
-//! Exit code: 0 done, 1 refused or failed (and, for `status`, not well), 2 wrong usage.
+//! Exit code: 0 done, 1 refused or failed (and, for `status`, not well), 2 wrong usage, 3 found what the command looks for
+//! (`policy preview`: something would newly be denied; `policy lint`: something is suspicious).
 
 mod arguments;
 mod bpf;

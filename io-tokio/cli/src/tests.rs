@@ -113,3 +113,5 @@ fn policies_are_checked_before_they_are_sent_and_mistakes_named() {
     }
     assert!(asked.try_recv().is_err(), "what is wrong is not sent");
 }
+
+mod questions;

@@ -259,6 +259,15 @@ impl<'a> Ctx<'a> {
         }
     }
 
+    /// The field `name`, which must be there and not be empty.
+    pub(super) fn name_field<'v>(&mut self, path: &Path<'_>, map: &'v Map<String, Value>) -> Option<&'v str> {
+        let name = self.required_text(path, map, "name");
+        if name == Some("") {
+            self.error(&path.field("name"), Problem::Missing { expected: "a name" });
+        }
+        name
+    }
+
     /// The items of a list field: `None` if it is absent or null, which is not the same as empty.
     pub(super) fn list_field<'v>(
         &mut self,
