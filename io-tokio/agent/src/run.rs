@@ -26,8 +26,8 @@ use crate::scrape::{Gauges, KernelSource};
 use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
-use crate::world::{AgentWorld, Bpf, Publisher};
-use crate::{process, publish, tasks};
+use crate::world::{AgentWorld, Bpf, HealthPorts, Publisher};
+use crate::{health, process, publish, tasks};
 
 /// Inputs that may wait for the core.
 const INPUTS_MAX: usize = 4096;
@@ -69,6 +69,8 @@ struct Shared {
     names: Names,
     gauges: Gauges,
     replies: Replies,
+    departures: Arc<tokio::sync::Notify>,
+    health: watch::Sender<HealthPorts>,
     stop: watch::Sender<bool>,
 }
 
@@ -99,12 +101,23 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         names: Names::default(),
         gauges,
         replies: Replies::default(),
+        departures: Arc::default(),
+        health: watch::Sender::default(),
         stop: watch::Sender::new(false),
     };
     let mut signals = Signals::open().map_err(RunError::Signals)?;
     let mut parts = Supervisor::new();
-    let Started { pid, queue: deletions, state, store: (store, store_events), datapath, policies, snapshot, .. } =
-        started;
+    let Started {
+        pid,
+        queue: deletions,
+        state,
+        store: (store, store_events),
+        datapath,
+        policies,
+        services,
+        snapshot,
+        ..
+    } = started;
     let (core, mut realized, drive) = spawn_core(&mut parts, &shared, &settings, state, store, datapath.clone())?;
     parts.supervise("the store's events", tasks::store_events(store_events, core.clone()));
     let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
@@ -127,7 +140,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     delete_queued(&deletions, &core, &shared.replies).await;
     serve(&mut parts, &shared, &core, &settings, &datapath)?;
     drop(deletions);
-    background(&mut parts, &shared, &core, &settings, maps, policies);
+    background(&mut parts, &shared, &core, &settings, maps, [policies, services]);
     if let Err(why) = process::notify("READY=1") {
         tracing::warn!(%why, "the service manager was not told");
     }
@@ -177,6 +190,9 @@ fn spawn_core(
         news,
         metrics: shared.metrics.clone(),
         publisher: publisher(shared),
+        tables: bpf::Tables::new(),
+        departures: shared.departures.clone(),
+        health: shared.health.clone(),
     };
     let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
     let stopped = shared.stopped();
@@ -322,13 +338,18 @@ fn background(
     core: &Handle<Agent>,
     settings: &Settings,
     maps: Arc<loader::Maps>,
-    policies: Option<crate::policy_dir::Watch>,
+    [policies, services]: [Option<crate::policy_dir::Watch>; 2],
 ) {
     if let Some(watch) = policies {
         parts.supervise("the watch of policies", tasks::policies(watch, core.clone(), shared.status.clone()));
     }
+    if let Some(watch) = services {
+        parts.supervise("the watch of services", tasks::services(watch, core.clone()));
+    }
+    parts.supervise("health-check node ports", health::serve(shared.health.subscribe()));
     let (metrics, status) = (shared.metrics.clone(), shared.status.clone());
-    parts.supervise("sweeps", tasks::sweeps(maps.clone(), settings.sweep_interval, metrics, status));
+    let departures = shared.departures.clone();
+    parts.supervise("sweeps", tasks::sweeps(maps.clone(), settings.sweep_interval, metrics, status, departures));
     parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
     if let Some(address) = settings.prometheus {
         parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));

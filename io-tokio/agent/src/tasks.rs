@@ -1,5 +1,6 @@
 //! What goes on beside the drive loop: the store's events, devices that vanish, policies that change, sweeps.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,6 +15,8 @@ use runtime::{Closed, Handle};
 use crate::policy_dir::Watch;
 use crate::status::Status;
 
+/// How long departures are gathered before a sweep.
+const GATHER_DEPARTURES: Duration = Duration::from_millis(500);
 /// How long names and gauges may be behind.
 const PUBLISH_WITHIN: Duration = Duration::from_millis(200);
 
@@ -71,7 +74,19 @@ pub async fn policies(mut watch: Watch, core: Handle<Agent>, status: Arc<Status>
     }
 }
 
-/// Sweeps ended connections out of the maps.
+/// Hands changes of the directory of services to the core.
+///
+/// # Errors
+/// When the core is gone.
+pub async fn services(mut watch: Watch, core: Handle<Agent>) -> Result<(), Closed> {
+    loop {
+        let files = watch.changed().await;
+        tracing::info!(files = files.changes.len(), "services changed");
+        core.send(Input::ServiceFiles(files)).await?;
+    }
+}
+
+/// Sweeps connections that ended, or that lead to what is gone, out of the maps.
 ///
 /// # Errors
 /// Never; a failed sweep is reported and tried again.
@@ -80,17 +95,24 @@ pub async fn sweeps(
     every: Duration,
     metrics: Arc<Metrics>,
     status: Arc<Status>,
+    departures: Arc<tokio::sync::Notify>,
 ) -> Result<(), std::convert::Infallible> {
     loop {
-        tokio::time::sleep(every).await;
+        // Sooner when something went; what goes within a moment is swept once.
+        if tokio::time::timeout(every, departures.notified()).await.is_ok() {
+            tokio::time::sleep(GATHER_DEPARTURES).await;
+        }
         let began = std::time::Instant::now();
         let now = u32::try_from(runtime::now().as_secs()).unwrap_or(u32::MAX);
         let maps = maps.clone();
-        let swept = tokio::task::spawn_blocking(move || bpf::conntrack::collect(&maps, now)).await;
+        let swept = tokio::task::spawn_blocking(move || bpf::sweep::sweep(&maps, now, &BTreeSet::new())).await;
         let (outcome, entries, failure) = match swept {
-            Ok(Ok(collected)) => {
-                tracing::debug!(alive = collected.alive, removed = collected.removed, "connections swept");
-                (Outcome::Success, (collected.alive as u64, collected.removed as u64), None)
+            Ok(Ok(swept)) => {
+                let all = [swept.tcp, swept.any, swept.nat].into_iter().flatten();
+                let (alive, removed) =
+                    all.fold((0, 0), |(alive, removed), found| (alive + found.alive, removed + found.removed()));
+                tracing::debug!(alive, removed, "connections swept");
+                (Outcome::Success, (alive, removed), None)
             }
             Ok(Err(why)) => (Outcome::Fail, (0, 0), Some(why.to_string())),
             Err(why) => (Outcome::Fail, (0, 0), Some(why.to_string())),

@@ -4,7 +4,7 @@
 //! at once; the store and the files are slower, do their work elsewhere and report through the queue. Nothing here
 //! retries or decides: an outcome goes back to the core.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant as WallInstant};
@@ -24,11 +24,11 @@ use crate::state::{Task, Writer};
 
 /// The kernel as the agent sees it.
 pub trait Kernel: Send {
-    /// Writes in order up to the first failure.
+    /// Writes in order up to the first failure. `tables` says what is in the Maglev tables they name.
     ///
     /// # Errors
     /// The first that failed.
-    fn write(&mut self, writes: &[MapWrite]) -> Result<(), abi::write::WriteError>;
+    fn write(&mut self, writes: &[MapWrite], tables: &bpf::Tables) -> Result<(), abi::write::WriteError>;
     /// Attaches the programs of a pod's device.
     ///
     /// # Errors
@@ -63,8 +63,8 @@ impl Bpf {
 }
 
 impl Kernel for Bpf {
-    fn write(&mut self, writes: &[MapWrite]) -> Result<(), abi::write::WriteError> {
-        bpf::apply(self.datapath.maps(), writes)
+    fn write(&mut self, writes: &[MapWrite], tables: &bpf::Tables) -> Result<(), abi::write::WriteError> {
+        bpf::apply(self.datapath.maps(), writes, tables)
     }
     fn attach(&mut self, device: &Device) -> Result<(), AttachError> {
         let interface = Interface::by_index(device.ifindex)?;
@@ -125,11 +125,21 @@ pub struct AgentWorld<K, M> {
     pub metrics: Arc<Metrics>,
     /// Publishes the tables that readers see, when they changed.
     pub publisher: Publisher<M>,
+    /// What is in the Maglev tables that the next writes name.
+    pub tables: bpf::Tables,
+    /// Wakes the sweeps when something went that connections lead to.
+    pub departures: Arc<tokio::sync::Notify>,
+    /// Ports that are asked whether this node has backends of a service.
+    pub health: tokio::sync::watch::Sender<HealthPorts>,
 }
+
+/// Services that are asked for, by port.
+pub type HealthPorts = BTreeMap<u16, lb::HealthPort>;
 
 impl<K: Kernel, M> AgentWorld<K, M> {
     fn write_maps(&mut self, op: OpId, writes: &[MapWrite]) -> Input {
-        let outcome = self.kernel.write(writes);
+        let outcome = self.kernel.write(writes, &self.tables);
+        self.tables.clear();
         let done = outcome.as_ref().err().map_or(writes.len(), |error| error.index);
         for chunk in writes.get(..done).unwrap_or(writes).chunk_by(|one, other| {
             std::ptr::eq(one.map(), other.map()) && one.value().is_some() == other.value().is_some()
@@ -177,6 +187,12 @@ impl<K: Kernel, M: Machine<Input = Input, Effect = Effect>> World<M> for AgentWo
                 let outcome = self.write_maps(op, &writes);
                 outcomes.push_back(outcome);
             }
+            Effect::Tables(tables) => self.tables = tables.into_iter().collect(),
+            Effect::Purge(purge) => {
+                tracing::debug!(count = purge.len(), "backends or services went; connections to them are swept");
+                self.departures.notify_one();
+            }
+            Effect::HealthPorts(ports) => drop(self.health.send_replace(ports)),
             Effect::Attach(op, device) => {
                 let outcome = self.attach(op, &device);
                 outcomes.push_back(outcome);
