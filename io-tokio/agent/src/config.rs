@@ -13,6 +13,7 @@ use types::Cidr;
 
 use crate::host::Host;
 use crate::options::{Acceleration, Aggregation, AllowLocalhost, Dispatch, EnablePolicy, LoadBalancing, Mode, Options};
+use crate::sockets::SocketSettings;
 
 mod balancing;
 
@@ -20,6 +21,8 @@ mod balancing;
 const WORLD: u32 = 2;
 const WORLD_IPV4: u32 = 9;
 const WORLD_IPV6: u32 = 10;
+/// First and last node port (reference: `node-port-range`).
+const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 /// The smallest MTU IPv6 allows, and the largest a device takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 1280..=65_535;
 
@@ -97,8 +100,10 @@ pub struct Settings {
     pub hubble: Option<HubbleSettings>,
     /// Who may use the sockets besides root.
     pub socket_group: Option<u32>,
-    /// Time between sweeps of the connection maps.
-    pub sweep_interval: Duration,
+    /// When the maps of connections and translations are swept.
+    pub gc: gc::Checked,
+    /// Services at sockets.
+    pub sockets: SocketSettings,
     /// Time between notes of being alive.
     pub liveness_interval: Duration,
     /// How long leased keys outlive the node.
@@ -207,7 +212,8 @@ impl Settings {
             prometheus: listen_address("prometheus-serve-addr", &options.prometheus_serve_addr)?,
             hubble: hubble(options)?,
             socket_group: options.paths.socket_group,
-            sweep_interval: options.datapath.conntrack_gc_interval.max(Duration::from_secs(1)),
+            gc: collection(options)?,
+            sockets: SocketSettings::new(options).map_err(|why| bad("bpf-lb-sock", why.to_string()))?,
             liveness_interval: options.datapath.agent_liveness_update_interval.max(Duration::from_millis(100)),
             lease_ttl: options.store.kvstore_lease_ttl.max(Duration::from_secs(10)),
             given: options.as_text(),
@@ -340,6 +346,8 @@ fn node_config(options: &Options, agent: &agent_core::Config, mtu: u32) -> Resul
         report_tcp_flags: tcp_flags(&options.events.monitor_aggregation_flags)?,
         capture_len: options.events.trace_payloadlen,
         lifetimes: lifetimes(options)?,
+        node_port_min: NODE_PORTS.0,
+        node_port_max: NODE_PORTS.1,
         ..NodeConfig::default()
     };
     if let Some(IpAddr::V4(router)) = agent.ipv4.as_ref().map(|family| family.router) {
@@ -357,11 +365,32 @@ fn node_config(options: &Options, agent: &agent_core::Config, mtu: u32) -> Resul
         (options.events.bpf_events_policy_verdict_enabled, abi::config::NODE_POLICY_VERDICTS),
         (agent.allow_localhost == agent_core::AllowLocalhost::Always, abi::config::NODE_ALLOW_LOCALHOST),
         (!options.datapath.enable_host_legacy_routing, abi::config::NODE_HOST_ROUTING),
+        (options.sockets.bpf_lb_sock_hostns_only, abi::config::NODE_SOCK_HOST_ONLY),
+        (options.sockets.node_port_bind_protection, abi::config::NODE_BIND_PROTECTION),
+        (options.sockets.trace_sock, abi::config::NODE_TRACE_SOCK),
     ] {
         node.flags |= if set { bit } else { 0 };
     }
     balancing::programs(options, agent, mtu, &mut node)?;
     Ok(node)
+}
+
+/// When to sweep.
+fn collection(options: &Options) -> Result<gc::Checked, SettingsError> {
+    let (interval, longest) = (options.datapath.conntrack_gc_interval, options.datapath.conntrack_gc_max_interval);
+    let defaults = gc::Config::default();
+    let config = gc::Config {
+        fixed: (!interval.is_zero()).then_some(interval),
+        longest: if longest.is_zero() { defaults.longest } else { longest },
+        ..defaults
+    };
+    config.validate().map_err(|why| {
+        let option = match why {
+            gc::ConfigError::Crossed { .. } => "conntrack-gc-max-interval",
+            gc::ConfigError::TooShort | gc::ConfigError::NoRoom => "conntrack-gc-interval",
+        };
+        bad(option, why.to_string())
+    })
 }
 
 fn lifetimes(options: &Options) -> Result<[u32; 8], SettingsError> {
@@ -422,6 +451,7 @@ fn map_sizes(options: &Options) -> Result<BTreeMap<String, u32>, SettingsError> 
         ("bpf-policy-map-max", d.bpf_policy_map_max, &[maps::POLICY]),
         ("bpf-ipcache-map-max", d.bpf_ipcache_map_max, &[maps::IPCACHE]),
         ("bpf-lb-map-max", d.bpf_lb_map_max, balancing::MAPS),
+        ("bpf-sock-rev-map-max", options.sockets.bpf_sock_rev_map_max, &[maps::LB4_REVERSE_SK, maps::LB6_REVERSE_SK]),
         ("bpf-fragments-map-max", d.bpf_fragments_map_max, &[maps::FRAG4, maps::FRAG6]),
     ] {
         if !(16..=16_777_216).contains(&size) {

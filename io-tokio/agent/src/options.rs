@@ -15,8 +15,10 @@ use std::time::Duration;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 mod balancing;
+mod sockets;
 
 pub use balancing::{Acceleration, Algorithm, Dispatch, LoadBalancing, Mode, NoBackend, Xlate};
+pub use sockets::{Sockets, TerminateProtocol};
 
 /// The node agent: gives pods addresses and identities, decides policy, and keeps the kernel's maps and programs.
 ///
@@ -45,6 +47,8 @@ pub struct Options {
     pub datapath: Datapath,
     #[command(flatten)]
     pub balancing: LoadBalancing,
+    #[command(flatten)]
+    pub sockets: Sockets,
     #[command(flatten)]
     pub events: Events,
     #[command(flatten)]
@@ -220,9 +224,12 @@ pub struct Datapath {
     /// Pass packets between pods of this node through the host's network stack
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub enable_host_legacy_routing: bool,
-    /// Time between two sweeps of the connection maps
-    #[arg(long, default_value = "1m", value_parser = duration, value_name = "DURATION")]
+    /// Time between two sweeps of the maps of connections and translations; 0s: adapted to what they find
+    #[arg(long, default_value = "0s", value_parser = duration, value_name = "DURATION")]
     pub conntrack_gc_interval: Duration,
+    /// Time between two sweeps at most, where it is adapted; 0s: 12h
+    #[arg(long, default_value = "0s", value_parser = duration, value_name = "DURATION")]
+    pub conntrack_gc_max_interval: Duration,
     /// Time between two notes in the maps that the agent is alive
     #[arg(long, default_value = "1s", value_parser = duration, value_name = "DURATION")]
     pub agent_liveness_update_interval: Duration,
@@ -386,6 +393,8 @@ impl Options {
             ("enable-hubble", self.hubble.enable_hubble.to_string()),
             ("prometheus-serve-addr", self.prometheus_serve_addr.clone()),
             ("kvstore", self.kvstore_kind().to_owned()),
+            ("bpf-lb-sock", self.sockets.bpf_lb_sock.to_string()),
+            ("bpf-lb-sock-hostns-only", self.sockets.bpf_lb_sock_hostns_only.to_string()),
             ("debug", self.debug.to_string()),
         ]
         .map(|(name, text)| (name.to_owned(), text))

@@ -14,6 +14,7 @@ use metrics::{Metrics, Outcome, Source};
 use runtime::{Handle, Supervisor, drive, queue};
 use tokio::sync::watch;
 
+use crate::cleanup::{self, Cleanup};
 use crate::config::Settings;
 use crate::delete_queue::{DeleteQueue, Deletion};
 use crate::events::{Outlets, hand_on};
@@ -27,10 +28,12 @@ use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
 use crate::world::{AgentWorld, Bpf, HealthPorts, Publisher};
-use crate::{health, process, publish, tasks};
+use crate::{health, process, publish, sockets, tasks};
 
 /// Inputs that may wait for the core.
 const INPUTS_MAX: usize = 4096;
+/// Inputs that may wait for the collector of connections.
+const COLLECTOR_INPUTS_MAX: usize = 256;
 /// Batches of records that may wait for Hubble.
 const BATCHES_MAX: usize = 64;
 /// How long queued deletions may take before the API answers anyway.
@@ -69,7 +72,6 @@ struct Shared {
     names: Names,
     gauges: Gauges,
     replies: Replies,
-    departures: Arc<tokio::sync::Notify>,
     health: watch::Sender<HealthPorts>,
     stop: watch::Sender<bool>,
 }
@@ -101,12 +103,12 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         names: Names::default(),
         gauges,
         replies: Replies::default(),
-        departures: Arc::default(),
         health: watch::Sender::default(),
         stop: watch::Sender::new(false),
     };
     let mut signals = Signals::open().map_err(RunError::Signals)?;
     let mut parts = Supervisor::new();
+    let cleanup = Cleanup::default();
     let Started {
         pid,
         queue: deletions,
@@ -118,7 +120,10 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         snapshot,
         ..
     } = started;
-    let (core, mut realized, drive) = spawn_core(&mut parts, &shared, &settings, state, store, datapath.clone())?;
+    let (core, mut realized, drive) = {
+        let kernel = Bpf::new(datapath.clone(), &snapshot.maps, cleanup.clone()).map_err(StartError::Thread)?;
+        spawn_core(&mut parts, &shared, &settings, state, store, kernel)?
+    };
     parts.supervise("the store's events", tasks::store_events(store_events, core.clone()));
     let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
     parts.supervise("the watch of devices", tasks::vanished_links(core.clone(), watch));
@@ -133,6 +138,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         () = signals.asked() => return Ok(()),
     }
     Outside { datapath: &datapath }.attach(&settings)?;
+    sockets::attach(&datapath, &settings.sockets).map_err(StartError::Sockets)?;
     let settled = datapath.settle().map_err(StartError::Maps)?;
     shared.metrics.bootstrapped("restore", Outcome::Success, began.elapsed());
     tracing::info!(took = ?began.elapsed(), settled, "everything wanted is in the kernel");
@@ -140,6 +146,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     delete_queued(&deletions, &core, &shared.replies).await;
     serve(&mut parts, &shared, &core, &settings, &datapath)?;
     drop(deletions);
+    clean_up(&mut parts, &shared, &settings, &maps, cleanup);
     background(&mut parts, &shared, &core, &settings, maps, [policies, services]);
     if let Err(why) = process::notify("READY=1") {
         tracing::warn!(%why, "the service manager was not told");
@@ -171,7 +178,7 @@ fn spawn_core(
     settings: &Settings,
     state: StateDir,
     store: Embedded,
-    datapath: Arc<loader::Datapath>,
+    kernel: Bpf,
 ) -> Result<Driven, StartError> {
     let (core, inputs) = queue::<Agent>(INPUTS_MAX);
     let news = News::new(shared.metrics.clone(), shared.status.clone(), shared.observer.clone());
@@ -183,7 +190,7 @@ fn spawn_core(
     })
     .map_err(StartError::Thread)?;
     let mut world = AgentWorld {
-        kernel: Bpf::new(datapath).map_err(StartError::Thread)?,
+        kernel,
         store: Arc::new(store),
         files,
         replies: shared.replies.clone(),
@@ -191,7 +198,6 @@ fn spawn_core(
         metrics: shared.metrics.clone(),
         publisher: publisher(shared),
         tables: bpf::Tables::new(),
-        departures: shared.departures.clone(),
         health: shared.health.clone(),
     };
     let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
@@ -332,6 +338,25 @@ fn serve(
     Ok(())
 }
 
+/// Sweeps connections and translations, and ends sockets whose backend went.
+fn clean_up(parts: &mut Supervisor, shared: &Shared, settings: &Settings, maps: &Arc<loader::Maps>, cleanup: Cleanup) {
+    let (collector, inputs) = queue::<gc::Collector>(COLLECTOR_INPUTS_MAX);
+    let mut sweeper = cleanup::Sweeper {
+        maps: maps.clone(),
+        metrics: shared.metrics.clone(),
+        status: shared.status.clone(),
+        collector: collector.clone(),
+    };
+    let (machine, stopped) = (gc::Collector::new(&settings.gc, runtime::now()), shared.stopped());
+    parts.supervise::<String>("sweeps", async move {
+        drive(machine, &mut sweeper, inputs, stopped).await;
+        Ok(())
+    });
+    parts.supervise("the watch of ports", cleanup::pressure(maps.clone(), collector.clone()));
+    let (protocols, status) = (settings.sockets.ended.clone(), shared.status.clone());
+    parts.supervise("departures", cleanup::departures(cleanup, collector, maps.clone(), protocols, status));
+}
+
 fn background(
     parts: &mut Supervisor,
     shared: &Shared,
@@ -347,9 +372,6 @@ fn background(
         parts.supervise("the watch of services", tasks::services(watch, core.clone()));
     }
     parts.supervise("health-check node ports", health::serve(shared.health.subscribe()));
-    let (metrics, status) = (shared.metrics.clone(), shared.status.clone());
-    let departures = shared.departures.clone();
-    parts.supervise("sweeps", tasks::sweeps(maps.clone(), settings.sweep_interval, metrics, status, departures));
     parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
     if let Some(address) = settings.prometheus {
         parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));

@@ -49,6 +49,10 @@ pub enum StartError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     #[error(transparent)]
+    Namespace(#[from] netlink::NamespaceError),
+    #[error(transparent)]
+    Sockets(#[from] loader::SockError),
+    #[error(transparent)]
     Policies(#[from] WatchError),
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
@@ -154,6 +158,8 @@ fn devices(netlink: &mut Netlink, settings: &mut Settings) -> Result<(), StartEr
         settings.node.direct_routing_ifindex = loader::Interface::by_name(name)?.index;
     }
     settings.node.seed = seed(&settings.agent.node_name);
+    let cookie = netlink::Namespace::current().and_then(|host| host.cookie())?;
+    settings.node.host_netns_cookie = [cookie as u32, (cookie >> 32) as u32];
     Ok(())
 }
 
@@ -162,6 +168,7 @@ fn load(settings: &Settings) -> Result<Datapath, StartError> {
     let mut config = LoaderConfig::new(&places.object, settings.node);
     config.bpffs.clone_from(&places.bpffs);
     config.map_sizes.clone_from(&settings.map_sizes);
+    config.sockets = settings.sockets.cgroup.is_some();
     let began = std::time::Instant::now();
     let datapath =
         Datapath::open(&config).map_err(|source| StartError::Load { object: places.object.clone(), source })?;

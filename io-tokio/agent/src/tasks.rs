@@ -1,6 +1,5 @@
 //! What goes on beside the drive loop: the store's events, devices that vanish, policies that change, sweeps.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -8,15 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use abi::config::Runtime;
 use agent_core::{Agent, Input};
 use loader::Maps;
-use metrics::{Metrics, Outcome};
 use netlink::{LinkChange, LinkWatch, Netlink, NetlinkError};
 use runtime::{Closed, Handle};
 
 use crate::policy_dir::Watch;
 use crate::status::Status;
 
-/// How long departures are gathered before a sweep.
-const GATHER_DEPARTURES: Duration = Duration::from_millis(500);
 /// How long names and gauges may be behind.
 const PUBLISH_WITHIN: Duration = Duration::from_millis(200);
 
@@ -83,45 +79,6 @@ pub async fn services(mut watch: Watch, core: Handle<Agent>) -> Result<(), Close
         let files = watch.changed().await;
         tracing::info!(files = files.changes.len(), "services changed");
         core.send(Input::ServiceFiles(files)).await?;
-    }
-}
-
-/// Sweeps connections that ended, or that lead to what is gone, out of the maps.
-///
-/// # Errors
-/// Never; a failed sweep is reported and tried again.
-pub async fn sweeps(
-    maps: Arc<Maps>,
-    every: Duration,
-    metrics: Arc<Metrics>,
-    status: Arc<Status>,
-    departures: Arc<tokio::sync::Notify>,
-) -> Result<(), std::convert::Infallible> {
-    loop {
-        // Sooner when something went; what goes within a moment is swept once.
-        if tokio::time::timeout(every, departures.notified()).await.is_ok() {
-            tokio::time::sleep(GATHER_DEPARTURES).await;
-        }
-        let began = std::time::Instant::now();
-        let now = u32::try_from(runtime::now().as_secs()).unwrap_or(u32::MAX);
-        let maps = maps.clone();
-        let swept = tokio::task::spawn_blocking(move || bpf::sweep::sweep(&maps, now, &BTreeSet::new())).await;
-        let (outcome, entries, failure) = match swept {
-            Ok(Ok(swept)) => {
-                let all = [swept.tcp, swept.any, swept.nat].into_iter().flatten();
-                let (alive, removed) =
-                    all.fold((0, 0), |(alive, removed), found| (alive + found.alive, removed + found.removed()));
-                tracing::debug!(alive, removed, "connections swept");
-                (Outcome::Success, (alive, removed), None)
-            }
-            Ok(Err(why)) => (Outcome::Fail, (0, 0), Some(why.to_string())),
-            Err(why) => (Outcome::Fail, (0, 0), Some(why.to_string())),
-        };
-        if let Some(why) = &failure {
-            tracing::error!(why, "connections were not swept");
-        }
-        metrics.swept("all", "all", outcome, entries, began.elapsed());
-        status.swept(failure);
     }
 }
 

@@ -60,6 +60,14 @@ fn table(status: &StatusResponse, options: &StatusOptions) -> Table {
     }
     if let Some(kpr) = &status.kube_proxy_replacement {
         row("KubeProxyReplacement", format!("{} {}", kpr.mode, kpr.devices.join(" ")).trim_end().to_owned());
+        if let Some(features) = &kpr.features {
+            let coverage = match (features.socket_lb.enabled, features.bpf_socket_lb_hostns_only) {
+                (false, _) => "Disabled",
+                (true, true) => "Enabled, host only",
+                (true, false) => "Enabled",
+            };
+            row("Socket LB", coverage.to_owned());
+        }
         if let Some(features) = kpr.features.as_ref().filter(|_| options.verbose) {
             let on = |enabled: bool| if enabled { "Enabled" } else { "Disabled" }.to_owned();
             let node_port = &features.node_port;

@@ -115,6 +115,9 @@ fn kube_proxy(view: &View, agent: &Agent) -> KubeProxyReplacement {
         devices: settings.devices.clone(),
         direct_routing_device: settings.direct_routing_device.clone().unwrap_or_default(),
         features: Some(KubeProxyFeatures {
+            socket_lb: on(settings.sockets.cgroup.is_some()),
+            socket_lb_tracing: on(settings.sockets.cgroup.is_some() && settings.sockets.traced),
+            bpf_socket_lb_hostns_only: settings.sockets.host_only,
             node_port: NodePortFeature {
                 enabled: told.node_ports,
                 mode: settings.balancing.mode.into(),

@@ -67,6 +67,9 @@ models! {
     }
     /// What is done in kube-proxy's place.
     KubeProxyFeatures {
+        socket_lb as "socketLB": Feature,
+        socket_lb_tracing as "socketLBTracing": Feature,
+        bpf_socket_lb_hostns_only as "bpfSocketLBHostnsOnly": bool,
         node_port as "nodePort": NodePortFeature,
         host_port as "hostPort": Feature,
         external_ips as "externalIPs": Feature,
