@@ -118,6 +118,7 @@ impl Node {
             capture_len: 64,
             lifetimes: DEFAULT_LIFETIMES,
             seed: 0x5eed,
+            ..NodeConfig::default()
         };
         let mut host = Host::new(Maps::new(1), config);
         host.add_interface(UPLINK, Interface::Uplink);
