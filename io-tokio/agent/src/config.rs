@@ -19,8 +19,10 @@ mod sinks;
 pub use sinks::SinkSettings;
 
 use crate::host::Host;
-use crate::options::{Aggregation, AllowLocalhost, EnablePolicy, Options};
+use crate::options::{Acceleration, Aggregation, AllowLocalhost, Dispatch, EnablePolicy, LoadBalancing, Mode, Options};
 use crate::sockets::SocketSettings;
+
+mod balancing;
 
 /// Identity of the world where only one family is enabled, and of each family where both are.
 const WORLD: u32 = 2;
@@ -93,6 +95,12 @@ pub struct Settings {
     pub mtu: u32,
     /// Watched policies.
     pub policy_dir: Option<PathBuf>,
+    /// Watched services.
+    pub service_dir: Option<PathBuf>,
+    /// Device by which backends on other nodes are reached.
+    pub direct_routing_device: Option<String>,
+    /// Load balancing, as people are told of it.
+    pub balancing: Balancing,
     /// Prometheus.
     pub prometheus: Option<SocketAddr>,
     /// Hubble's settings, if it is enabled.
@@ -132,6 +140,46 @@ pub struct HubbleSettings {
     pub node_ip: IpAddr,
 }
 
+/// Load balancing, in the words of `GET /healthz`.
+#[derive(Clone, Debug, Default)]
+pub struct Balancing {
+    /// Whether everything is done that kube-proxy does.
+    pub replaces_kube_proxy: bool,
+    /// `SNAT`, `DSR`, `Hybrid` or `Annotation`.
+    pub mode: &'static str,
+    /// How DSR tells the service's address; empty: there is no DSR.
+    pub dsr: &'static str,
+    /// `None`, `Native`, `Generic` or `Best-Effort`.
+    pub acceleration: &'static str,
+}
+
+impl Balancing {
+    fn new(given: &LoadBalancing) -> Self {
+        let mode = match given.bpf_lb_mode {
+            Mode::Snat => "SNAT",
+            Mode::Dsr => "DSR",
+            Mode::Hybrid => "Hybrid",
+            Mode::Annotation => "Annotation",
+        };
+        let dsr = match given.bpf_lb_dsr_dispatch {
+            Dispatch::Opt => "IP Option/Extension",
+            Dispatch::Ipip => "IPIP",
+            Dispatch::Geneve => "Geneve",
+        };
+        Self {
+            replaces_kube_proxy: given.kube_proxy_replacement,
+            mode,
+            dsr: if given.bpf_lb_mode == Mode::Snat { "" } else { dsr },
+            acceleration: match given.bpf_lb_acceleration {
+                Acceleration::Disabled => "None",
+                Acceleration::Native => "Native",
+                Acceleration::BestEffort => "Best-Effort",
+                Acceleration::Generic | Acceleration::TestingOnly => "Generic",
+            },
+        }
+    }
+}
+
 impl Settings {
     /// Brings options and host together. `seed` is drawn anew for each life.
     ///
@@ -161,6 +209,7 @@ impl Settings {
         };
         agent.identity_change_grace = options.policy.identity_change_grace_period;
         agent.maps.policy = options.datapath.bpf_policy_map_max as usize;
+        agent.lb = balancing::balancer(options, &agent)?;
         agent.maps.ipcache = options.datapath.bpf_ipcache_map_max as usize;
         agent.validate()?;
         let mtu = mtu(options, host)?;
@@ -172,6 +221,13 @@ impl Settings {
             devices: options.addresses.devices.clone(),
             mtu,
             policy_dir: options.policy.static_cnp_path.clone(),
+            service_dir: options.balancing.static_service_path.clone(),
+            direct_routing_device: options
+                .balancing
+                .direct_routing_device
+                .clone()
+                .or_else(|| options.addresses.devices.first().cloned()),
+            balancing: Balancing::new(&options.balancing),
             prometheus: listen_address("prometheus-serve-addr", &options.prometheus_serve_addr)?,
             hubble: hubble(options, host, node_ip)?,
             sinks: sinks::sinks(&options.sinks)?,
@@ -346,6 +402,7 @@ fn node_config(options: &Options, agent: &agent_core::Config, mtu: u32) -> Resul
     ] {
         node.flags |= if set { bit } else { 0 };
     }
+    balancing::programs(options, agent, mtu, &mut node)?;
     Ok(node)
 }
 
@@ -424,18 +481,7 @@ fn map_sizes(options: &Options) -> Result<BTreeMap<String, u32>, SettingsError> 
         ("bpf-ct-global-any-max", d.bpf_ct_global_any_max, &[maps::CT_ANY4, maps::CT_ANY6]),
         ("bpf-policy-map-max", d.bpf_policy_map_max, &[maps::POLICY]),
         ("bpf-ipcache-map-max", d.bpf_ipcache_map_max, &[maps::IPCACHE]),
-        (
-            "bpf-lb-map-max",
-            d.bpf_lb_map_max,
-            &[
-                maps::LB4_SERVICES,
-                maps::LB6_SERVICES,
-                maps::LB4_BACKENDS,
-                maps::LB6_BACKENDS,
-                maps::LB4_REVERSE_NAT,
-                maps::LB6_REVERSE_NAT,
-            ],
-        ),
+        ("bpf-lb-map-max", d.bpf_lb_map_max, balancing::MAPS),
         ("bpf-sock-rev-map-max", options.sockets.bpf_sock_rev_map_max, &[maps::LB4_REVERSE_SK, maps::LB6_REVERSE_SK]),
         ("bpf-fragments-map-max", d.bpf_fragments_map_max, &[maps::FRAG4, maps::FRAG6]),
     ] {

@@ -8,6 +8,7 @@ pub mod cleanup;
 pub mod config;
 pub mod delete_queue;
 pub mod events;
+pub mod health;
 pub mod host;
 pub mod lookup;
 pub mod monitor;

@@ -18,8 +18,10 @@ pub use sinks::Sinks;
 
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
+mod balancing;
 mod sockets;
 
+pub use balancing::{Acceleration, Algorithm, Dispatch, LoadBalancing, Mode, NoBackend, Xlate};
 pub use sockets::{Sockets, TerminateProtocol};
 
 /// The node agent: gives pods addresses and identities, decides policy, and keeps the kernel's maps and programs.
@@ -47,6 +49,8 @@ pub struct Options {
     pub policy: Policy,
     #[command(flatten)]
     pub datapath: Datapath,
+    #[command(flatten)]
+    pub balancing: LoadBalancing,
     #[command(flatten)]
     pub sockets: Sockets,
     #[command(flatten)]
@@ -408,6 +412,14 @@ impl Options {
             ("enable-policy", value(&self.policy.enable_policy)),
             ("policy-audit-mode", self.policy.policy_audit_mode.to_string()),
             ("allow-localhost", value(&self.policy.allow_localhost)),
+            ("kube-proxy-replacement", self.balancing.kube_proxy_replacement.to_string()),
+            ("bpf-lb-mode", value(&self.balancing.bpf_lb_mode)),
+            ("bpf-lb-algorithm", value(&self.balancing.bpf_lb_algorithm)),
+            ("bpf-lb-acceleration", value(&self.balancing.bpf_lb_acceleration)),
+            ("bpf-lb-dsr-dispatch", value(&self.balancing.bpf_lb_dsr_dispatch)),
+            ("bpf-lb-maglev-table-size", self.balancing.bpf_lb_maglev_table_size.to_string()),
+            ("node-port-range", self.balancing.node_port_range.join(",")),
+            ("nodeport-addresses", self.balancing.nodeport_addresses.join(",")),
             ("monitor-aggregation", value(&self.events.monitor_aggregation)),
             ("enable-hubble", self.hubble.enable_hubble.to_string()),
             ("prometheus-serve-addr", self.prometheus_serve_addr.clone()),

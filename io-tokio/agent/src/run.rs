@@ -28,8 +28,8 @@ use crate::sinks::Sinks;
 use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
-use crate::world::{AgentWorld, Bpf, Publisher};
-use crate::{process, publish, sockets, tasks};
+use crate::world::{AgentWorld, Bpf, HealthPorts, Publisher};
+use crate::{health, process, publish, sockets, tasks};
 
 /// Inputs that may wait for the core.
 const INPUTS_MAX: usize = 4096;
@@ -77,6 +77,7 @@ struct Shared {
     names: Names,
     gauges: Gauges,
     replies: Replies,
+    health: watch::Sender<HealthPorts>,
     stop: watch::Sender<bool>,
 }
 
@@ -111,13 +112,23 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         names: Names::default(),
         gauges,
         replies: Replies::default(),
+        health: watch::Sender::default(),
         stop: watch::Sender::new(false),
     };
     let mut signals = Signals::open().map_err(RunError::Signals)?;
     let mut parts = Supervisor::new();
     let cleanup = Cleanup::default();
-    let Started { pid, queue: deletions, state, store: (store, store_events), datapath, policies, snapshot, .. } =
-        started;
+    let Started {
+        pid,
+        queue: deletions,
+        state,
+        store: (store, store_events),
+        datapath,
+        policies,
+        services,
+        snapshot,
+        ..
+    } = started;
     let (core, mut realized, drive) = {
         let kernel = Bpf::new(datapath.clone(), &snapshot.maps, cleanup.clone()).map_err(StartError::Thread)?;
         spawn_core(&mut parts, &shared, &settings, state, store, kernel)?
@@ -146,7 +157,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     serve(&mut parts, &shared, &core, &settings, &datapath)?;
     drop(deletions);
     clean_up(&mut parts, &shared, &settings, &maps, cleanup);
-    background(&mut parts, &shared, &core, &settings, maps, policies);
+    background(&mut parts, &shared, &core, &settings, maps, [policies, services]);
     if let Err(why) = process::notify("READY=1") {
         tracing::warn!(%why, "the service manager was not told");
     }
@@ -196,6 +207,8 @@ fn spawn_core(
         news,
         metrics: shared.metrics.clone(),
         publisher: publisher(shared),
+        tables: bpf::Tables::new(),
+        health: shared.health.clone(),
     };
     let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
     let stopped = shared.stopped();
@@ -377,11 +390,15 @@ fn background(
     core: &Handle<Agent>,
     settings: &Settings,
     maps: Arc<loader::Maps>,
-    policies: Option<crate::policy_dir::Watch>,
+    [policies, services]: [Option<crate::policy_dir::Watch>; 2],
 ) {
     if let Some(watch) = policies {
         parts.supervise("the watch of policies", tasks::policies(watch, core.clone(), shared.status.clone()));
     }
+    if let Some(watch) = services {
+        parts.supervise("the watch of services", tasks::services(watch, core.clone()));
+    }
+    parts.supervise("health-check node ports", health::serve(shared.health.subscribe()));
     parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
     if let Some(address) = settings.prometheus {
         parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));

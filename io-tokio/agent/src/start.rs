@@ -82,6 +82,8 @@ pub struct Started {
     pub datapath: Arc<Datapath>,
     /// The watched policies.
     pub policies: Option<Watch>,
+    /// The watched services.
+    pub services: Option<Watch>,
     /// What an earlier agent left.
     pub snapshot: Snapshot,
 }
@@ -105,7 +107,14 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
     let store = Embedded::open(&store)?;
     let (policies, policy_files) = match &settings.policy_dir {
         Some(dir) => {
-            let (watch, files) = Watch::begin(dir)?;
+            let (watch, files) = Watch::begin("static-cnp-path", dir)?;
+            (Some(watch), Some(files))
+        }
+        None => (None, None),
+    };
+    let (services, service_files) = match &settings.service_dir {
+        Some(dir) => {
+            let (watch, files) = Watch::begin("static-service-path", dir)?;
             (Some(watch), Some(files))
         }
         None => (None, None),
@@ -123,9 +132,10 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
         files = files.len(),
         entries = maps.len(),
         policies = policy_files.as_ref().map_or(0, |files| files.changes.len()),
+        services = service_files.as_ref().map_or(0, |files| files.changes.len()),
         "read what was there"
     );
-    let snapshot = Snapshot { files, maps, links, policy_files };
+    let snapshot = Snapshot { files, maps, links, policy_files, service_files };
     Ok(Started {
         settings: Arc::new(settings),
         pid,
@@ -135,6 +145,7 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
         sinks: Arc::new(sinks),
         datapath: Arc::new(datapath),
         policies,
+        services,
         snapshot,
     })
 }
@@ -154,6 +165,9 @@ fn devices(netlink: &mut Netlink, settings: &mut Settings) -> Result<(), StartEr
     settings.node.net_ifindex = devices.net.index;
     let MacAddr(bytes) = devices.host.mac.unwrap_or_default();
     settings.node.host_mac[..6].copy_from_slice(&bytes);
+    if let Some(name) = &settings.direct_routing_device {
+        settings.node.direct_routing_ifindex = loader::Interface::by_name(name)?.index;
+    }
     settings.node.seed = seed(&settings.agent.node_name);
     let cookie = netlink::Namespace::current().and_then(|host| host.cookie())?;
     settings.node.host_netns_cookie = [cookie as u32, (cookie >> 32) as u32];

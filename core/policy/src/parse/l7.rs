@@ -5,11 +5,11 @@ use super::{
     peers::check_dns_selector,
     ports::Where,
 };
-use crate::schema;
 use crate::rule::{
     Direction, HttpRule, L7Parser, L7Rules, PortMatch, PortSpec,
     l7::{DnsRule, HeaderMatch, KafkaRule, Listener, Mismatch},
 };
+use crate::schema;
 use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
 use serde_json::{Map, Value};
 use types::Protocol;
