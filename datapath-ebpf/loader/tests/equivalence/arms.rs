@@ -91,6 +91,7 @@ impl Kernel {
                 match *write {
                     $(MapWrite::$variant(key, Some(value)) => maps.$table.insert(&key, &value).map(drop),)*
                     $(MapWrite::$variant(key, None) => maps.$table.remove(&key).map(drop),)*
+                    MapWrite::Maglev4(..) | MapWrite::Maglev6(..) => panic!("no world here has Maglev tables"),
                 }
             };
         }
