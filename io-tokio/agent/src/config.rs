@@ -9,7 +9,14 @@ use std::time::Duration;
 
 use abi::config::{Lifetime, NodeConfig};
 use agent_core::{Audit, ConfigError, Enforcement, FamilyConfig};
+use hubble_server::PeerFile;
+use hubble_server::tls::{Identity, ServerFiles, ServerTls};
 use types::Cidr;
+
+use crate::events::Kinds;
+mod sinks;
+
+pub use sinks::SinkSettings;
 
 use crate::host::Host;
 use crate::options::{Acceleration, Aggregation, AllowLocalhost, Dispatch, EnablePolicy, LoadBalancing, Mode, Options};
@@ -98,6 +105,8 @@ pub struct Settings {
     pub prometheus: Option<SocketAddr>,
     /// Hubble's settings, if it is enabled.
     pub hubble: Option<HubbleSettings>,
+    /// What becomes of flows besides being served.
+    pub sinks: SinkSettings,
     /// Who may use the sockets besides root.
     pub socket_group: Option<u32>,
     /// When the maps of connections and translations are swept.
@@ -117,8 +126,18 @@ pub struct Settings {
 pub struct HubbleSettings {
     /// TCP address.
     pub tcp: Option<SocketAddr>,
+    /// TLS on it.
+    pub tls: Option<ServerTls>,
     /// Flows kept.
     pub capacity: usize,
+    /// Events that may wait to be taken.
+    pub queue: usize,
+    /// Which records are taken.
+    pub kinds: Kinds,
+    /// Other nodes, as a file lists them.
+    pub peers: Option<PeerFile>,
+    /// Where other nodes reach this one.
+    pub node_ip: IpAddr,
 }
 
 /// Load balancing, in the words of `GET /healthz`.
@@ -210,7 +229,8 @@ impl Settings {
                 .or_else(|| options.addresses.devices.first().cloned()),
             balancing: Balancing::new(&options.balancing),
             prometheus: listen_address("prometheus-serve-addr", &options.prometheus_serve_addr)?,
-            hubble: hubble(options)?,
+            hubble: hubble(options, host, node_ip)?,
+            sinks: sinks::sinks(&options.sinks)?,
             socket_group: options.paths.socket_group,
             gc: collection(options)?,
             sockets: SocketSettings::new(options).map_err(|why| bad("bpf-lb-sock", why.to_string()))?,
@@ -219,6 +239,17 @@ impl Settings {
             given: options.as_text(),
             agent,
         })
+    }
+
+    /// How the observer of flows is to be.
+    pub fn observer(&self) -> hubble_server::Config {
+        hubble_server::Config {
+            node_name: self.agent.node_name.to_string(),
+            cluster_name: self.agent.cluster_name.to_string(),
+            node_ip: Some(self.agent.node_ip),
+            ring_capacity: self.hubble.as_ref().map_or(1, |hubble| hubble.capacity),
+            ..hubble_server::Config::default()
+        }
     }
 
     /// The router's addresses, IPv4 first.
@@ -498,14 +529,51 @@ fn listen_address(option: &'static str, text: &str) -> Result<Option<SocketAddr>
     }
 }
 
-fn hubble(options: &Options) -> Result<Option<HubbleSettings>, SettingsError> {
+fn hubble(options: &Options, host: &Host, node_ip: IpAddr) -> Result<Option<HubbleSettings>, SettingsError> {
     let capacity = options.hubble.hubble_event_buffer_capacity;
     if !(1..=65_535).contains(&capacity) || !(capacity + 1).is_power_of_two() {
         let why = format!("{capacity} is not one less than a power of two, from 1 to 65535");
         return Err(bad("hubble-event-buffer-capacity", why));
     }
+    let queue = options.hubble.hubble_event_queue_size;
+    if queue > HUBBLE_QUEUE_MAX {
+        return Err(bad("hubble-event-queue-size", format!("{queue} is above {HUBBLE_QUEUE_MAX}")));
+    }
+    let kinds = Kinds::named(&options.hubble.hubble_monitor_events).map_err(|name| {
+        let want = "drop, debug, capture, trace, policy-verdict, trace-sock, l7, agent";
+        bad("hubble-monitor-events", format!("{name:?} is none of {want}"))
+    })?;
     let tcp = listen_address("hubble-listen-address", &options.hubble.hubble_listen_address)?;
-    Ok(options.hubble.enable_hubble.then_some(HubbleSettings { tcp, capacity }))
+    if !options.hubble.enable_hubble {
+        return Ok(None);
+    }
+    let tls = hubble_tls(&options.hubble, tcp.is_some())?;
+    let opened = options.hubble.hubble_peers_file.as_ref().map(|path| PeerFile::open(path, tls.is_some()));
+    let peers = opened.transpose().map_err(|why| bad("hubble-peers-file", why.to_string()))?;
+    let node_ip = host.ipv6.filter(|_| options.hubble.hubble_prefer_ipv6).unwrap_or(node_ip);
+    Ok(Some(HubbleSettings { tcp, tls, capacity, queue, kinds, peers, node_ip }))
+}
+
+/// Events that may wait at most.
+const HUBBLE_QUEUE_MAX: usize = 1 << 20;
+
+/// TCP is with TLS unless told otherwise; files that would not be used are refused.
+fn hubble_tls(options: &crate::options::Hubble, listens: bool) -> Result<Option<ServerTls>, SettingsError> {
+    let (cert, key, cas) =
+        (&options.hubble_tls_cert_file, &options.hubble_tls_key_file, &options.hubble_tls_client_ca_files);
+    let files = cert.is_some() || key.is_some() || !cas.is_empty();
+    if options.hubble_disable_tls && files {
+        return Err(bad("hubble-disable-tls", "contradicts the --hubble-tls files that are given"));
+    }
+    if options.hubble_disable_tls || !(listens || files) {
+        return Ok(None);
+    }
+    let missing = |other: &str| format!("it is needed with {other}; or say --hubble-disable-tls");
+    let cert = cert.as_ref().ok_or_else(|| bad("hubble-tls-cert-file", missing("--hubble-listen-address")))?;
+    let key = key.as_ref().ok_or_else(|| bad("hubble-tls-key-file", missing("--hubble-tls-cert-file")))?;
+    let identity = Identity { cert: cert.clone(), key: key.clone() };
+    let loaded = ServerTls::load(ServerFiles { identity, client_cas: cas.clone() });
+    loaded.map(Some).map_err(|why| bad("hubble-tls-cert-file", why.to_string()))
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ pub mod rest;
 pub mod run;
 pub mod scrape;
 pub mod sockets;
+pub mod sinks;
 pub mod start;
 pub mod state;
 pub mod status;

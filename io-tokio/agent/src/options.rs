@@ -12,6 +12,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod sinks;
+
+pub use sinks::Sinks;
+
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
 
 mod balancing;
@@ -53,6 +57,8 @@ pub struct Options {
     pub events: Events,
     #[command(flatten)]
     pub hubble: Hubble,
+    #[command(flatten)]
+    pub sinks: Sinks,
     #[command(flatten)]
     pub store: Store,
     /// Address of the Prometheus endpoint, such as :9962; empty: none
@@ -292,6 +298,31 @@ pub struct Hubble {
     /// Flows kept; one less than a power of two
     #[arg(long, default_value_t = 4095, value_name = "FLOWS")]
     pub hubble_event_buffer_capacity: usize,
+    /// Events that may wait to be taken; 0: 16384
+    #[arg(long, default_value_t = 0, value_name = "EVENTS")]
+    pub hubble_event_queue_size: usize,
+    /// Kinds of events Hubble takes: drop, debug, capture, trace, policy-verdict, trace-sock, l7, agent [default: all]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub hubble_monitor_events: Vec<String>,
+    /// Announce IPv6 addresses of nodes where there are any
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub hubble_prefer_ipv6: bool,
+    /// Listen on --hubble-listen-address without TLS
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub hubble_disable_tls: bool,
+    /// Certificate shown on --hubble-listen-address
+    #[arg(long, value_name = "PATH")]
+    pub hubble_tls_cert_file: Option<PathBuf>,
+    /// Key of --hubble-tls-cert-file
+    #[arg(long, value_name = "PATH")]
+    pub hubble_tls_key_file: Option<PathBuf>,
+    /// CAs that sign clients' certificates; given, clients must show one
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    pub hubble_tls_client_ca_files: Vec<PathBuf>,
+    /// File with nodes the peer service announces, one a line: NAME ADDRESS [NAME-IN-CERTIFICATE or -] (not in the
+    /// original, which asks Kubernetes)
+    #[arg(long, value_name = "PATH")]
+    pub hubble_peers_file: Option<PathBuf>,
 }
 
 /// The key-value store.

@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::options::Options;
 use crate::policy_dir::{Watch, WatchError};
 use crate::process::{PidError, PidFile};
+use crate::sinks::{SinkError, Sinks};
 use crate::state::{StateDir, StateError};
 
 /// Why the agent does not start.
@@ -54,6 +55,8 @@ pub enum StartError {
     Sockets(#[from] loader::SockError),
     #[error(transparent)]
     Policies(#[from] WatchError),
+    #[error(transparent)]
+    Sinks(#[from] SinkError),
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     #[error("cannot read /dev/urandom: {0}")]
@@ -73,6 +76,8 @@ pub struct Started {
     pub state: StateDir,
     /// The store, with its events.
     pub store: (Embedded, kvstore::Events),
+    /// Metrics, exports and history of flows.
+    pub sinks: Arc<Sinks>,
     /// Programs and maps.
     pub datapath: Arc<Datapath>,
     /// The watched policies.
@@ -114,8 +119,13 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
         }
         None => (None, None),
     };
+    let sinks = match &settings.hubble {
+        Some(_) => Sinks::open(&settings.sinks, &settings.observer().node())?,
+        None => Sinks::default(),
+    };
     devices(&mut netlink, &mut settings)?;
     let datapath = load(&settings)?;
+    datapath.maps().count_lost_events()?;
     let maps = bpf::dump(datapath.maps())?;
     let links = netlink.links()?.into_iter().map(|link| (link.index, link.name.into())).collect();
     tracing::info!(
@@ -132,6 +142,7 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
         queue,
         state,
         store,
+        sinks: Arc::new(sinks),
         datapath: Arc::new(datapath),
         policies,
         services,

@@ -54,6 +54,7 @@ fn overall(view: &View, agent: &Agent) -> Status {
         sentences.push("imported policies were lost; import or delete policies".into());
     }
     sentences.extend(troubles.warnings);
+    sentences.extend(view.sinks.troubles());
     if sentences.is_empty() {
         state(State::Ok, concat!(env!("CARGO_PKG_VERSION"), " (cilium-rs)"))
     } else {
@@ -149,6 +150,10 @@ fn hubble(view: &View) -> HubbleStatus {
             current_flows: seen.min(capacity),
             seen_flows: seen,
             uptime: format!("{}s", view.status.started.elapsed().as_secs()),
+        }),
+        metrics: Some(match view.sinks.plugins() {
+            Some(plugins) => state(State::Ok, plugins.join(", ")),
+            None => state(State::Disabled, ""),
         }),
         ..HubbleStatus::default()
     }

@@ -5,5 +5,7 @@
 
 mod bad_input;
 mod life;
+mod questions;
 mod restart;
+mod sinks;
 mod support;
