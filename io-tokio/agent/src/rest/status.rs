@@ -6,9 +6,10 @@ use agent_core::{Agent, Audit, Enforcement};
 use api::models::{
     BPFMapProperties, BPFMapStatus, CNIChainingStatus, ClockSource, ClusterStatus, ControllerCounts, ControllerStatus,
     DaemonConfiguration, DaemonConfigurationSpec, DaemonConfigurationStatus, EncryptionStatus,
-    EndpointConfigurationSpec, EndpointConfigurationStatus, Families, HostFirewall, HubbleObserver, HubbleStatus,
-    IPAMStatus, IdentityRange, K8sStatus, KubeProxyFeatures, KubeProxyReplacement, Feature, LabelConfigurationSpec, Masquerading, MonitorStatus,
-    NodeAddressing, NodeAddressingElement, NodeElement, Policy, Routing, State, Status, StatusResponse,
+    EndpointConfigurationSpec, EndpointConfigurationStatus, Families, Feature, HostFirewall, HubbleObserver,
+    HubbleStatus, IPAMStatus, IdentityRange, K8sStatus, KubeProxyFeatures, KubeProxyReplacement,
+    LabelConfigurationSpec, Masquerading, MonitorStatus, NodeAddressing, NodeAddressingElement, NodeElement, Policy,
+    Routing, State, Status, StatusResponse,
 };
 use api::server::Reply;
 use endpoint::Endpoint;

@@ -6,4 +6,5 @@
 mod bad_input;
 mod life;
 mod restart;
+mod sockets;
 mod support;
