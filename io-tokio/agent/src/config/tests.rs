@@ -51,8 +51,10 @@ fn load_balancing_is_what_the_options_say() {
     assert_eq!(told.algorithm, lb::Algorithm::Random);
     let all = settings(
         &[
-            "--kube-proxy-replacement",
-            "--bpf-lb-sock=false",
+            "--enable-node-port",
+            "--enable-external-ips",
+            "--enable-host-port",
+            "--enable-session-affinity",
             "--bpf-lb-algorithm=maglev",
             "--bpf-lb-maglev-table-size=65521",
             "--bpf-lb-mode=hybrid",
