@@ -7,5 +7,7 @@ mod bad_input;
 mod life;
 mod questions;
 mod restart;
+mod services;
 mod sinks;
+mod sockets;
 mod support;
