@@ -34,6 +34,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 const BATCHES_MAX: usize = 256;
 /// Responses handed out before other tasks get a turn and the end of the relay is looked for.
 const TURN: u32 = 256;
+/// Responses handed out before the clock is looked at again.
+const GLANCE: u32 = 16;
 
 /// A node in this answer.
 struct Node {
@@ -55,10 +57,15 @@ struct Source {
     id: SourceId,
     /// Tells streams apart that had the same place one after the other.
     stream: u64,
-    credits: Arc<Semaphore>,
-    /// Credits it has used and not been given again.
-    owed: usize,
     task: tokio::task::AbortHandle,
+}
+
+/// A place in the merge that is taken.
+struct Place {
+    node: String,
+    credits: Arc<Semaphore>,
+    /// Credits the node has used and not been given again.
+    owed: usize,
 }
 
 /// An answer under way.
@@ -67,8 +74,7 @@ pub struct Flows {
     asked: Asked,
     answer: Answer,
     nodes: BTreeMap<String, Node>,
-    /// By place in the merge: whose stream it is.
-    places: Vec<Option<String>>,
+    places: Vec<Option<Place>>,
     view: watch::Receiver<Arc<View>>,
     heard: mpsc::Receiver<Heard>,
     say: mpsc::Sender<Heard>,
@@ -77,6 +83,10 @@ pub struct Flows {
     out: VecDeque<Bytes>,
     streams: u64,
     turn: u32,
+    /// The time as far as it was looked at.
+    now: Instant,
+    /// Whether time has passed since.
+    waited: bool,
     call: Call,
     ending: Option<Status>,
     over: bool,
@@ -104,6 +114,11 @@ impl Flows {
         let mut view = shared.view.clone();
         let now = shared.clock.now();
         let seen = view.borrow_and_update().clone();
+        if !request.follow && seen.nodes.is_empty() && !seen.service_is_open {
+            call.ended(Code::Unavailable);
+            shared.streams.fetch_sub(1, Ordering::Relaxed);
+            return Err(Status::unavailable("no node is known yet: the peer service does not answer"));
+        }
         let shape = Shape::of(&request, seen.nodes.len());
         let (say, heard) = mpsc::channel(BATCHES_MAX);
         let answer = Answer::new(shape, request.follow, shared.settings.bounds, now);
@@ -121,6 +136,8 @@ impl Flows {
             out: VecDeque::new(),
             streams: 0,
             turn: 0,
+            now,
+            waited: false,
             call,
             ending: None,
             over: false,
@@ -163,9 +180,9 @@ impl Flows {
             let stream = source::Stream { id, number: self.streams, credits: credits.clone(), strip: self.asked.strip };
             let task = self.tasks.spawn(source::read(stream, channel.clone(), request, self.say.clone()));
             let place = id.index();
-            self.places.resize(self.places.len().max(place + 1), None);
-            self.places[place] = Some(name.clone());
-            let source = Source { id, stream: self.streams, credits, owed: 0, task };
+            self.places.resize_with(self.places.len().max(place + 1), || None);
+            self.places[place] = Some(Place { node: name.clone(), credits, owed: 0 });
+            let source = Source { id, stream: self.streams, task };
             self.nodes.insert(name.clone(), Node { connection, state: State::Asked(source), resume });
             connected.push(name.clone());
         }
@@ -215,15 +232,22 @@ impl Flows {
                 self.call.ended(status.code());
                 return Some(Err(status));
             }
-            self.turn += 1;
+            self.turn = self.turn.wrapping_add(1);
             if self.turn.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
                 self.look_for_the_end();
             }
-            let now = self.shared.clock.now();
+            // To look at the clock for each of many flows would cost as much as to merge them.
+            if self.waited || self.turn.is_multiple_of(GLANCE) {
+                self.now = self.shared.clock.now();
+                self.waited = false;
+            }
+            let now = self.now;
             match self.answer.next(now) {
                 Next::Item(bytes, id) => {
-                    self.refill(id);
+                    if let Some(id) = id {
+                        self.refill(id);
+                    }
                     self.call.sent();
                     return Some(Ok(bytes));
                 }
@@ -233,6 +257,8 @@ impl Flows {
                 }
                 Next::End => self.finish(now),
                 Next::Wait(due) => {
+                    self.waited = true;
+                    let now = self.shared.clock.now();
                     if let Ok(heard) = self.heard.try_recv() {
                         self.take(now, heard);
                     } else {
@@ -289,7 +315,8 @@ impl Flows {
     fn on_time(&mut self) {
         let now = self.shared.clock.now();
         for id in self.answer.given_up(now) {
-            let Some(name) = self.places.get(id.index()).cloned().flatten() else { continue };
+            let Some(Some(Place { node: name, .. })) = self.places.get(id.index()) else { continue };
+            let name = name.clone();
             self.release(&name);
             let within = self.shared.settings.bounds.answer_within;
             self.failures.add(now, &name, &format!("no answer within {within:?}; flows of this node may be missing"));
@@ -314,25 +341,25 @@ impl Flows {
 
     fn take(&mut self, now: Instant, heard: Heard) {
         let Heard { id, stream, batch } = heard;
-        let Some(name) = self.places.get(id.index()).cloned().flatten() else { return };
-        let Some(node) = self.nodes.get_mut(&name) else { return };
-        let State::Asked(source) = &mut node.state else { return };
-        if source.stream != stream {
+        let Some(Some(place)) = self.places.get_mut(id.index()) else { return };
+        let Some(node) = self.nodes.get_mut(&place.node) else { return };
+        if !matches!(&node.state, State::Asked(source) if source.stream == stream) {
             return;
         }
         match batch {
             Batch::Items(items) => {
-                source.owed += 1;
+                place.owed += 1;
                 for item in items {
                     if !self.asked.follow || node.resume.takes(&item) {
                         self.answer.push(now, id, item);
                     }
                 }
-                if self.answer.wants(id) {
-                    source.credits.add_permits(std::mem::take(&mut source.owed));
-                }
+                self.refill(id);
             }
-            Batch::End(ended) => self.ended(now, &name, ended),
+            Batch::End(ended) => {
+                let name = place.node.clone();
+                self.ended(now, &name, ended);
+            }
         }
     }
 
@@ -359,12 +386,11 @@ impl Flows {
         }
     }
 
-    /// A response went out: its node may be read on when it has room again.
-    fn refill(&mut self, id: Option<SourceId>) {
-        let Some(name) = id.and_then(|id| self.places.get(id.index())).and_then(Option::as_ref) else { return };
-        let Some(Node { state: State::Asked(source), .. }) = self.nodes.get_mut(name) else { return };
-        if source.owed > 0 && self.answer.wants(source.id) {
-            source.credits.add_permits(std::mem::take(&mut source.owed));
+    /// A node may be read on when it has room again.
+    fn refill(&mut self, id: SourceId) {
+        let Some(Some(place)) = self.places.get_mut(id.index()) else { return };
+        if place.owed > 0 && self.answer.wants(id) {
+            place.credits.add_permits(std::mem::take(&mut place.owed));
         }
     }
 }
