@@ -264,7 +264,7 @@ impl Flows {
                     } else {
                         self.tell_failures(now, false);
                         if self.out.is_empty() {
-                            self.wait(now, due).await;
+                            self.wait(due).await;
                         }
                     }
                 }
@@ -288,7 +288,7 @@ impl Flows {
     }
 
     /// Waits for a node, for time, or for a change among the nodes.
-    async fn wait(&mut self, now: Instant, due: Option<Instant>) {
+    async fn wait(&mut self, due: Option<Instant>) {
         let again = self.nodes.values().filter_map(|node| match node.state {
             State::Failed(again_at) if self.asked.follow => again_at,
             _ => None,
@@ -297,7 +297,7 @@ impl Flows {
         let (clock, closing) = (self.shared.clock, self.shared.closing.clone());
         tokio::select! {
             biased;
-            Some(heard) = self.heard.recv() => self.take(now, heard),
+            Some(heard) = self.heard.recv() => self.take(clock.now(), heard),
             changed = self.view.changed(), if self.asked.follow => match changed {
                 Ok(()) => self.look(),
                 Err(_) => self.end(),
@@ -334,6 +334,9 @@ impl Flows {
 
     /// The relay ends: what is held back goes out, then the client is told.
     fn end(&mut self) {
+        while let Ok(heard) = self.heard.try_recv() {
+            self.take(self.shared.clock.now(), heard);
+        }
         self.answer.flush();
         self.tasks.abort_all();
         self.ending = Some(Status::unavailable("the relay is shutting down"));
