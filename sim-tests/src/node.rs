@@ -175,6 +175,7 @@ impl Node {
             maps: self.host.maps.dump(),
             links: self.host.interfaces().filter_map(name).collect(),
             policy_files: Some(PolicyFiles { changes: changes.collect() }),
+            service_files: None,
         }
     }
 

@@ -26,12 +26,14 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
-use tonic::{Code, Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap, transport::Channel};
 
 /// How long after its stream failed a node that is still connected is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Batches that may wait for the merge; each node has [`CREDITS`] at most.
 const BATCHES_MAX: usize = 256;
+/// How often a node that says it is there may say nothing else before it is given up.
+const PROBES_MAX: u32 = 30;
 /// Responses handed out before other tasks get a turn and the end of the relay is looked for.
 const TURN: u32 = 256;
 /// Responses handed out before the clock is looked at again.
@@ -66,6 +68,9 @@ struct Place {
     credits: Arc<Semaphore>,
     /// Credits the node has used and not been given again.
     owed: usize,
+    channel: Channel,
+    /// How often it was asked whether it is there since it last sent a flow.
+    probes: u32,
 }
 
 /// An answer under way.
@@ -119,7 +124,7 @@ impl Flows {
             shared.streams.fetch_sub(1, Ordering::Relaxed);
             return Err(Status::unavailable("no node is known yet: the peer service does not answer"));
         }
-        let shape = Shape::of(&request, seen.nodes.len());
+        let shape = Shape::of(&request);
         let (say, heard) = mpsc::channel(BATCHES_MAX);
         let answer = Answer::new(shape, request.follow, shared.settings.bounds, now);
         let mut flows = Self {
@@ -181,7 +186,8 @@ impl Flows {
             let task = self.tasks.spawn(source::read(stream, channel.clone(), request, self.say.clone()));
             let place = id.index();
             self.places.resize_with(self.places.len().max(place + 1), || None);
-            self.places[place] = Some(Place { node: name.clone(), credits, owed: 0 });
+            let channel = channel.clone();
+            self.places[place] = Some(Place { node: name.clone(), credits, owed: 0, channel, probes: 0 });
             let source = Source { id, stream: self.streams, task };
             self.nodes.insert(name.clone(), Node { connection, state: State::Asked(source), resume });
             connected.push(name.clone());
@@ -293,7 +299,7 @@ impl Flows {
             State::Failed(again_at) if self.asked.follow => again_at,
             _ => None,
         });
-        let due = again.chain(due).chain(self.failures.next_deadline()).chain(self.answer.gives_up_at()).min();
+        let due = again.chain(due).chain(self.failures.next_deadline()).chain(self.answer.silent_at()).min();
         let (clock, closing) = (self.shared.clock, self.shared.closing.clone());
         tokio::select! {
             biased;
@@ -314,16 +320,34 @@ impl Flows {
 
     fn on_time(&mut self) {
         let now = self.shared.clock.now();
-        for id in self.answer.given_up(now) {
-            let Some(Some(Place { node: name, .. })) = self.places.get(id.index()) else { continue };
-            let name = name.clone();
-            self.release(&name);
-            let within = self.shared.settings.bounds.answer_within;
-            self.failures.add(now, &name, &format!("no answer within {within:?}; flows of this node may be missing"));
+        for id in self.answer.silent(now) {
+            self.probe(now, id);
         }
         if self.asked.follow {
             self.look();
         }
+    }
+
+    /// A node says nothing. It may have much to look through: it is asked whether it is there, and is believed for a while.
+    fn probe(&mut self, now: Instant, id: SourceId) {
+        let Some(Some(place)) = self.places.get_mut(id.index()) else { return };
+        let State::Asked(Source { stream, .. }) = &self.nodes[&place.node].state else { return };
+        self.answer.heard(now, id);
+        place.probes += 1;
+        let within = self.shared.settings.bounds.answer_within;
+        let probe = source::probe(id, *stream, place.channel.clone(), within, self.say.clone());
+        if place.probes > PROBES_MAX {
+            let name = place.node.clone();
+            self.give_up(now, &name);
+        } else {
+            self.tasks.spawn(probe);
+        }
+    }
+
+    fn give_up(&mut self, now: Instant, name: &str) {
+        self.release(name);
+        let within = self.shared.settings.bounds.answer_within;
+        self.failures.add(now, name, &format!("no answer within {within:?}; flows of this node may be missing"));
     }
 
     fn look_for_the_end(&mut self) {
@@ -350,8 +374,14 @@ impl Flows {
             return;
         }
         match batch {
+            Batch::Alive(true) => {}
+            Batch::Alive(false) => {
+                let name = place.node.clone();
+                self.give_up(now, &name);
+            }
             Batch::Items(items) => {
                 place.owed += 1;
+                place.probes = 0;
                 for item in items {
                     if !self.asked.follow || node.resume.takes(&item) {
                         self.answer.push(now, id, item);

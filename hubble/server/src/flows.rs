@@ -6,6 +6,8 @@
 use crate::{
     losses::Concern,
     observer::{Shared, now_ns},
+    past::{Earlier, Step},
+    tap::Past,
 };
 use hubble_api::{
     Timestamp,
@@ -71,6 +73,10 @@ pub(crate) trait Select: Send + 'static {
     fn is_concerned(&self, _: &LostEvent, _: i64, _: &Window) -> bool {
         false
     }
+    /// What to ask history for; none of what history does not keep.
+    fn filters(&self) -> Option<Arc<FilterList>> {
+        None
+    }
 }
 
 fn timestamp(ns: i64) -> Option<Timestamp> {
@@ -79,7 +85,7 @@ fn timestamp(ns: i64) -> Option<Timestamp> {
 
 /// Flows through filters, thinned by a mask.
 pub(crate) struct Flows {
-    pub filters: FilterList,
+    pub filters: Arc<FilterList>,
     pub mask: Option<Mask>,
     pub concern: Concern,
 }
@@ -113,6 +119,10 @@ impl Select for Flows {
 
     fn is_concerned(&self, event: &LostEvent, at_ns: i64, window: &Window) -> bool {
         self.concern.is_told(event, at_ns, window)
+    }
+
+    fn filters(&self) -> Option<Arc<FilterList>> {
+        Some(Arc::clone(&self.filters))
     }
 }
 
@@ -171,6 +181,10 @@ pub(crate) struct Reader<S> {
     shared: Arc<Shared>,
     select: S,
     window: Window,
+    /// What is wanted of the time before the ring, while that is not read to its end.
+    earlier: Option<Earlier>,
+    /// A page of the time before.
+    page: VecDeque<Arc<Event>>,
     pending: VecDeque<Arc<Event>>,
     /// Ring position behind `pending`.
     next: u64,
@@ -189,6 +203,8 @@ impl<S: Select> Reader<S> {
             shared: Arc::clone(shared),
             select,
             window,
+            earlier: None,
+            page: VecDeque::new(),
             pending: VecDeque::new(),
             next: 0,
             delivered: 0,
@@ -232,6 +248,7 @@ impl<S: Select> Reader<S> {
         let length = usize::try_from(head - oldest).unwrap_or(usize::MAX);
         self.shared.read_batch(oldest, length, &mut self.pending);
         if first && since_ns.is_none() {
+            self.look_back(oldest, None);
             return;
         }
         let mut matched = 0;
@@ -247,9 +264,46 @@ impl<S: Select> Reader<S> {
                 }
             }
         });
-        if let Some(last_unwanted) = start {
-            self.pending.drain(..=last_unwanted);
+        match start {
+            Some(last_unwanted) => drop(self.pending.drain(..=last_unwanted)),
+            None => {
+                let bounded = since_ns.is_none() && number > 0;
+                let missing = number.saturating_sub(matched);
+                if !bounded || missing > 0 {
+                    self.look_back(oldest, bounded.then_some(missing));
+                }
+            }
         }
+    }
+
+    /// The ring does not reach far enough back: notes what history is to add before it.
+    fn look_back(&mut self, before: u64, last: Option<u64>) {
+        let history = self.shared.extras.history.clone().zip(self.select.filters());
+        self.earlier = history.map(|(history, filters)| {
+            let Window { since_ns, until_ns, .. } = self.window;
+            Earlier::NotBegun(history, Past { since_ns, until_ns, before, last, filters })
+        });
+    }
+
+    /// The next event of the time before the ring, then of the ring; none when it is not there yet.
+    async fn take(&mut self) -> Option<Arc<Event>> {
+        if let Some(event) = self.page.pop_front() {
+            return Some(event);
+        }
+        let Some(earlier) = &mut self.earlier else { return self.pending.pop_front() };
+        match earlier.step().await {
+            Step::Page(page, lost) => {
+                self.page = page;
+                if lost > 0 {
+                    self.losses.add(LostEventSource::UnknownLostEventSource.into(), lost, None, now_ns());
+                }
+            }
+            Step::Ended => {
+                self.earlier = None;
+                return self.pending.pop_front();
+            }
+        }
+        self.page.pop_front()
     }
 
     /// The next response; none when the stream is over.
@@ -270,12 +324,13 @@ impl<S: Select> Reader<S> {
             if self.ended {
                 return None;
             }
-            match self.pending.pop_front() {
+            match self.take().await {
                 Some(event) => {
                     if let Some(response) = self.deliver(&event) {
                         return Some(response);
                     }
                 }
+                None if self.earlier.is_some() => {}
                 None if self.window.follow => self.wait().await,
                 None => self.ended = true,
             }

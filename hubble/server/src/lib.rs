@@ -13,7 +13,9 @@ mod listen;
 mod losses;
 mod observer;
 mod peers;
+mod past;
 mod service;
+mod tap;
 
 pub use config::Config;
 pub use hubble_model as model;
@@ -21,3 +23,4 @@ pub use hubble_transport::tls;
 pub use listen::{BindError, DEFAULT_PORT, Listen, ServeError, Server, serve_incoming};
 pub use observer::Observer;
 pub use peers::{Alone, Peer, PeerFile, PeerFileError, PeerSource, PeerTable};
+pub use tap::{Extras, History, Page, Pages, Past, Tap};

@@ -100,7 +100,7 @@ impl ObserverRpc for Api {
             .map(|paths| Mask::new::<Flow>(&paths))
             .transpose()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.stream(Flows { filters, mask, concern }, window)
+        self.stream(Flows { filters: Arc::new(filters), mask, concern }, window)
     }
 
     async fn get_agent_events(

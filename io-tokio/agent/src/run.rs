@@ -15,6 +15,7 @@ use metrics::{Metrics, Outcome, Source};
 use runtime::{Handle, Supervisor, drive, queue};
 use tokio::sync::watch;
 
+use crate::cleanup::{self, Cleanup};
 use crate::config::Settings;
 use crate::delete_queue::{DeleteQueue, Deletion};
 use crate::events::{Outlets, hand_on};
@@ -24,14 +25,17 @@ use crate::news::News;
 use crate::replies::Replies;
 use crate::rest::Rest;
 use crate::scrape::{Gauges, KernelSource};
+use crate::sinks::Sinks;
 use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
-use crate::world::{AgentWorld, Bpf, Publisher};
-use crate::{process, publish, tasks};
+use crate::world::{AgentWorld, Bpf, HealthPorts, Publisher};
+use crate::{health, process, publish, sockets, tasks};
 
 /// Inputs that may wait for the core.
 const INPUTS_MAX: usize = 4096;
+/// Inputs that may wait for the collector of connections.
+const COLLECTOR_INPUTS_MAX: usize = 256;
 /// Records that may wait for Hubble, unless told otherwise: as many as the original lets on sixteen CPUs.
 const RECORDS_MAX: usize = 16_384;
 /// How long queued deletions may take before the API answers anyway.
@@ -51,6 +55,9 @@ pub enum RunError {
     /// Hubble's socket could not be opened.
     #[error(transparent)]
     Hubble(#[from] hubble_server::BindError),
+    /// Metrics of flows cannot be served.
+    #[error(transparent)]
+    Sinks(#[from] crate::sinks::SinkError),
     /// The ring of events cannot be read.
     #[error("cannot read the ring of events: {0}")]
     Events(String),
@@ -67,9 +74,11 @@ struct Shared {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     observer: Option<Observer>,
+    sinks: Arc<Sinks>,
     names: Names,
     gauges: Gauges,
     replies: Replies,
+    health: watch::Sender<HealthPorts>,
     stop: watch::Sender<bool>,
 }
 
@@ -96,21 +105,40 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let shared = Shared {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), sources)),
         status: Arc::default(),
-        observer: settings.hubble.as_ref().map(|hubble| observer(&settings, hubble)),
+        observer: settings
+            .hubble
+            .is_some()
+            .then(|| Observer::with(settings.observer(), started.sinks.extras(&settings.sinks))),
+        sinks: started.sinks.clone(),
         names: Names::default(),
         gauges,
         replies: Replies::default(),
+        health: watch::Sender::default(),
         stop: watch::Sender::new(false),
     };
     let mut signals = Signals::open().map_err(RunError::Signals)?;
     let mut parts = Supervisor::new();
-    let Started { pid, queue: deletions, state, store: (store, store_events), datapath, policies, snapshot, .. } =
-        started;
-    let (core, mut realized, drive) = spawn_core(&mut parts, &shared, &settings, state, store, datapath.clone())?;
+    let cleanup = Cleanup::default();
+    let Started {
+        pid,
+        queue: deletions,
+        state,
+        store: (store, store_events),
+        datapath,
+        policies,
+        services,
+        snapshot,
+        ..
+    } = started;
+    let (core, mut realized, drive) = {
+        let kernel = Bpf::new(datapath.clone(), &snapshot.maps, cleanup.clone()).map_err(StartError::Thread)?;
+        spawn_core(&mut parts, &shared, &settings, state, store, kernel)?
+    };
     parts.supervise("the store's events", tasks::store_events(store_events, core.clone()));
     let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
     parts.supervise("the watch of devices", tasks::vanished_links(core.clone(), watch));
     hear_events(&mut parts, &shared, &datapath, &settings).await?;
+    shared.sinks.start(&mut parts, &settings.sinks, shared.stopped()).await?;
 
     let lost = |_| RunError::Part(runtime::Ended { task: "the core", failure: None });
     core.send(Input::Restored(Box::new(snapshot))).await.map_err(lost)?;
@@ -121,6 +149,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         () = signals.asked() => return Ok(()),
     }
     Outside { datapath: &datapath }.attach(&settings)?;
+    sockets::attach(&datapath, &settings.sockets).map_err(StartError::Sockets)?;
     let settled = datapath.settle().map_err(StartError::Maps)?;
     shared.metrics.bootstrapped("restore", Outcome::Success, began.elapsed());
     tracing::info!(took = ?began.elapsed(), settled, "everything wanted is in the kernel");
@@ -128,7 +157,8 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     delete_queued(&deletions, &core, &shared.replies).await;
     serve(&mut parts, &shared, &core, &settings, &datapath)?;
     drop(deletions);
-    background(&mut parts, &shared, &core, &settings, maps, policies);
+    clean_up(&mut parts, &shared, &settings, &maps, cleanup);
+    background(&mut parts, &shared, &core, &settings, maps, [policies, services]);
     if let Err(why) = process::notify("READY=1") {
         tracing::warn!(%why, "the service manager was not told");
     }
@@ -159,7 +189,7 @@ fn spawn_core(
     settings: &Settings,
     state: StateDir,
     store: Embedded,
-    datapath: Arc<loader::Datapath>,
+    kernel: Bpf,
 ) -> Result<Driven, StartError> {
     let (core, inputs) = queue::<Agent>(INPUTS_MAX);
     let kinds = settings.hubble.as_ref().map(|hubble| &hubble.kinds);
@@ -173,13 +203,15 @@ fn spawn_core(
     })
     .map_err(StartError::Thread)?;
     let mut world = AgentWorld {
-        kernel: Bpf::new(datapath).map_err(StartError::Thread)?,
+        kernel,
         store: Arc::new(store),
         files,
         replies: shared.replies.clone(),
         news,
         metrics: shared.metrics.clone(),
         publisher: publisher(shared),
+        tables: bpf::Tables::new(),
+        health: shared.health.clone(),
     };
     let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
     let stopped = shared.stopped();
@@ -190,16 +222,6 @@ fn spawn_core(
     Ok((core, realized, task))
 }
 
-fn observer(settings: &Settings, hubble: &crate::config::HubbleSettings) -> Observer {
-    Observer::new(hubble_server::Config {
-        node_name: settings.agent.node_name.to_string(),
-        cluster_name: settings.agent.cluster_name.to_string(),
-        node_ip: Some(hubble.node_ip),
-        ring_capacity: hubble.capacity,
-        ..hubble_server::Config::default()
-    })
-}
-
 /// How many batches may wait for Hubble, so that no more records wait than may.
 fn batches_max(settings: &Settings) -> usize {
     let records = settings.hubble.as_ref().map_or(0, |hubble| hubble.queue);
@@ -208,9 +230,11 @@ fn batches_max(settings: &Settings) -> usize {
 }
 
 fn publisher(shared: &Shared) -> Publisher<Agent> {
-    let (names, gauges) = (shared.names.clone(), shared.gauges.clone());
+    let (names, gauges, sinks) = (shared.names.clone(), shared.gauges.clone(), shared.sinks.clone());
     Publisher::new(move |agent| {
-        names.publish(publish::names(agent));
+        let snapshot = publish::names(agent);
+        sinks.pods(&snapshot);
+        names.publish(snapshot);
         gauges.publish(publish::gauges(agent));
     })
 }
@@ -331,6 +355,7 @@ fn serve(
         metrics: shared.metrics.clone(),
         maps: datapath.maps().clone(),
         observer: shared.observer.clone(),
+        sinks: shared.sinks.clone(),
         attach_mode: match datapath.hook() {
             loader::Hook::Tcx => "tcx",
             loader::Hook::Clsact => "tc",
@@ -343,19 +368,40 @@ fn serve(
     Ok(())
 }
 
+/// Sweeps connections and translations, and ends sockets whose backend went.
+fn clean_up(parts: &mut Supervisor, shared: &Shared, settings: &Settings, maps: &Arc<loader::Maps>, cleanup: Cleanup) {
+    let (collector, inputs) = queue::<gc::Collector>(COLLECTOR_INPUTS_MAX);
+    let mut sweeper = cleanup::Sweeper {
+        maps: maps.clone(),
+        metrics: shared.metrics.clone(),
+        status: shared.status.clone(),
+        collector: collector.clone(),
+    };
+    let (machine, stopped) = (gc::Collector::new(&settings.gc, runtime::now()), shared.stopped());
+    parts.supervise::<String>("sweeps", async move {
+        drive(machine, &mut sweeper, inputs, stopped).await;
+        Ok(())
+    });
+    parts.supervise("the watch of ports", cleanup::pressure(maps.clone(), collector.clone()));
+    let (protocols, status) = (settings.sockets.ended.clone(), shared.status.clone());
+    parts.supervise("departures", cleanup::departures(cleanup, collector, maps.clone(), protocols, status));
+}
+
 fn background(
     parts: &mut Supervisor,
     shared: &Shared,
     core: &Handle<Agent>,
     settings: &Settings,
     maps: Arc<loader::Maps>,
-    policies: Option<crate::policy_dir::Watch>,
+    [policies, services]: [Option<crate::policy_dir::Watch>; 2],
 ) {
     if let Some(watch) = policies {
         parts.supervise("the watch of policies", tasks::policies(watch, core.clone(), shared.status.clone()));
     }
-    let (metrics, status) = (shared.metrics.clone(), shared.status.clone());
-    parts.supervise("sweeps", tasks::sweeps(maps.clone(), settings.sweep_interval, metrics, status));
+    if let Some(watch) = services {
+        parts.supervise("the watch of services", tasks::services(watch, core.clone()));
+    }
+    parts.supervise("health-check node ports", health::serve(shared.health.subscribe()));
     parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
     if let Some(address) = settings.prometheus {
         parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));
@@ -376,6 +422,7 @@ async fn shut_down(mut parts: Supervisor, shared: &Shared, drive: tokio::task::A
     if tokio::time::timeout(SHUTDOWN_WITHIN, finished).await.is_err() {
         tracing::warn!("the core did not end in time");
     }
+    shared.sinks.close().await;
 }
 
 /// SIGTERM and SIGINT.

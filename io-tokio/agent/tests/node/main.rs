@@ -6,5 +6,7 @@
 mod bad_input;
 mod hubble;
 mod life;
+mod questions;
 mod restart;
+mod sinks;
 mod support;
