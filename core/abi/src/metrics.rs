@@ -45,6 +45,12 @@ pub const DIR_EGRESS: u8 = 2;
 /// Service translation.
 pub const DIR_SERVICE: u8 = 3;
 
+/// Under this key the programs count event records for which the ring had no room. User space makes the entry; without
+/// one nothing is counted. It is no reason a packet can have: nothing else names this file.
+pub const EVENTS_LOST: MetricsKey = MetricsKey { file: EVENTS_LOST_FILE, ..MetricsKey::new(0, DIR_UNKNOWN) };
+/// File id of [`EVENTS_LOST`].
+pub const EVENTS_LOST_FILE: u8 = u8::MAX;
+
 impl MetricsKey {
     /// The key of a reason and direction, no source line.
     #[inline(always)]

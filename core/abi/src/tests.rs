@@ -1,5 +1,8 @@
+extern crate std;
+
 use core::mem::size_of;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::vec;
 
 use zerocopy::IntoBytes;
 

@@ -20,7 +20,7 @@ use abi::{
         LbSourceRange6, MAGLEV_SIZE_DEFAULT, RateBucket, RateKey,
     },
     maps::{self, MapSpec},
-    metrics::{MetricsKey, MetricsValue},
+    metrics::{EVENTS_LOST, MetricsKey, MetricsValue},
     nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6},
     policy::{PolicyEntry, PolicyKey},
 };
@@ -196,6 +196,20 @@ impl Maps {
     /// Sets a value that moves while the programs run.
     pub fn set_runtime(&self, index: Runtime, value: u64) -> Result<(), MapError> {
         self.runtime.insert(&(index as u32), &value)
+    }
+
+    /// From now on the programs count the event records the ring had no room for; a count that is there goes on.
+    pub fn count_lost_events(&self) -> Result<(), MapError> {
+        match self.metrics.get(&EVENTS_LOST)? {
+            Some(_) => Ok(()),
+            None => self.metrics.insert(&EVENTS_LOST, &[]),
+        }
+    }
+
+    /// Event records the ring had no room for, over all CPUs, since they are counted.
+    pub fn events_lost(&self) -> Result<u64, MapError> {
+        let by_cpu = self.metrics.get(&EVENTS_LOST)?.unwrap_or_default();
+        Ok(by_cpu.iter().fold(0, |sum, value| sum.wrapping_add(value.count)))
     }
 }
 

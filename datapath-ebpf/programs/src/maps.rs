@@ -10,7 +10,7 @@ use abi::lb::{
     LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService,
 };
 use abi::maps as spec;
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::{EVENTS_LOST, MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
 use abi::stage::CALLS_ENTRIES;
 use datapath::Kept;
@@ -75,3 +75,11 @@ pub static EVENTS: RingBuf<{ spec::EVENTS.max_entries as usize }> = RingBuf::new
 /// What the loader sets when it loads the programs.
 #[unsafe(no_mangle)]
 pub static NODE_CONFIG: NodeConfig = abi::config::NODE_CONFIG_ZERO;
+
+/// Counts a record the ring had no room for, if user space wants to know.
+#[inline(always)]
+pub fn count_lost_event() {
+    if let Some(lost) = METRICS.get_mut(&EVENTS_LOST) {
+        lost.count = lost.count.wrapping_add(1);
+    }
+}

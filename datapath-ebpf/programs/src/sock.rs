@@ -109,7 +109,7 @@ impl SockEnv for Call {
     }
     #[inline(always)]
     fn event(&mut self, notification: &TraceSockNotify) {
-        let Some(mut record) = maps::EVENTS.reserve::<TraceSockRecord>() else { return };
+        let Some(mut record) = maps::EVENTS.reserve::<TraceSockRecord>() else { return maps::count_lost_event() };
         // SAFETY: the record has room for prefix and notification, one after the other.
         unsafe {
             let (time_ns, cpu) = (helpers::bpf_ktime_get_ns(), helpers::bpf_get_smp_processor_id());

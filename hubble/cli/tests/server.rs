@@ -1,5 +1,8 @@
 //! The command against a server in the same process, and what it says when things are wrong.
 
+mod common;
+
+use common::Lab;
 use hubble_api::{
     Timestamp,
     flow::{
@@ -8,58 +11,12 @@ use hubble_api::{
     },
 };
 use hubble_cli::{Io, run, settings::Environment};
-use hubble_server::{Config, Listen, Observer, Server};
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
-
-struct Lab {
-    observer: Observer,
-    folder: tempfile::TempDir,
-    stop: CancellationToken,
-}
-
-impl Lab {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = Config { node_name: "node-1".into(), cluster_name: "c1".into(), ..Config::default() };
-        let observer = Observer::new(config);
-        let listen = Listen { unix: Some(folder.path().join("hubble.sock")), tcp: None };
-        let server = Server::bind(&listen, observer.clone()).await.expect("a fresh path");
-        let stop = CancellationToken::new();
-        tokio::spawn(server.run(stop.clone().cancelled_owned()));
-        Self { observer, folder, stop }
-    }
-
-    fn server(&self) -> String {
-        format!("unix://{}", self.folder.path().join("hubble.sock").display())
-    }
-
-    async fn hubble(&self, line: &str) -> (i32, String, String) {
-        let words = format!("--server {} {line}", self.server());
-        hubble(&words, "", &self.environment()).await
-    }
-
-    fn environment(&self) -> Environment {
-        let home = self.folder.path().display().to_string();
-        let variables = BTreeMap::from([("HOME".to_owned(), home)]);
-        Environment { variables, directory: PathBuf::from("/nonexistent") }
-    }
-}
 
 /// Exit code, output and error output of a command.
 async fn hubble(line: &str, input: &str, env: &Environment) -> (i32, String, String) {
-    let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = {
-        let mut io = Io { input: &mut input.as_bytes(), out: &mut out, err: &mut err, terminal: false };
-        run(&args, env, &mut io).await
-    };
-    (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
+    common::hubble(&line.split_whitespace().collect::<Vec<_>>(), input, env).await
 }
 
 fn flow(second: i64, pod: &str, verdict: Verdict) -> Flow {
@@ -108,6 +65,11 @@ async fn flows_come_out_as_the_server_has_them() {
         ("observe --from-pod shop/a", [&a1, &a3][..].concat_all()),
         ("observe -n shop --not --verdict FORWARDED", b4.clone()),
         ("observe --all --verdict DROPPED", b4.clone()),
+        (
+            "observe --where _flow.verdict==Verdict.DROPPED||_flow.source.pod_name=='a'",
+            [&a1, &a3, &b4][..].concat_all(),
+        ),
+        ("observe --not --cel-expression _flow.source.pod_name.startsWith('a')", [&b2, &b4][..].concat_all()),
     ] {
         assert_eq!(lab.hubble(args).await, (0, want, String::new()), "{args}");
     }
@@ -237,6 +199,18 @@ async fn what_is_wrong_is_named() {
         ("observe --http-path [", "invalid http path filter: failed to compile regexp \"[\""),
         ("observe --port http", "invalid source port filter: invalid port \"http\": want a number from 0 to 65535"),
         ("observe --frobnicate", "unknown flag: --frobnicate"),
+        (
+            "observe --where _flow.uuid",
+            "invalid argument \"_flow.uuid\" for \"--where\" flag: column 7: the expression must be a bool",
+        ),
+        (
+            "observe --cel-expression _flow.uuid",
+            "invalid CEL expression filter \"_flow.uuid\": column 7: the expression must be a bool",
+        ),
+        (
+            "observe --input-file - --cel-expression 1",
+            "invalid CEL expression filter \"1\": column 1: the expression must be a bool",
+        ),
         ("observe --output", "flag needs an argument: --output"),
         ("observe -o yaml", "invalid output format: yaml"),
         ("observe nonsense", "unknown command \"nonsense\" for \"hubble observe\""),
@@ -327,6 +301,22 @@ async fn settings_come_from_flag_environment_file_and_default() {
     assert_eq!(hubble("config reset", "", &env).await.0, 0);
     let (code, _, err) = hubble("config reset port-forward-port", "", &env).await;
     assert_eq!((code, err.as_str()), (1, "unhandeld type uint16, please open an issue\n"));
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_server_tells_what_it_speaks() {
+    let lab = Lab::start().await;
+    let (code, out, err) = lab.hubble("reflect").await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let files = all["file"].as_array().expect("files");
+    let find = |name: &str| files.iter().find(|file| file["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!(find("observer/observer.proto")["service"][0]["name"], "Observer");
+    let verdict = find("flow/flow.proto")["message_type"][0]["field"].as_array().expect("fields");
+    assert!(verdict.iter().any(|field| field["name"] == "verdict" && field["number"] == 2), "{out}");
+    find("google/protobuf/timestamp.proto");
+    assert!(!files.iter().any(|file| file["package"] == "recorder"), "nobody serves that");
     lab.stop.cancel();
 }
 

@@ -1,11 +1,13 @@
 //! Records of the kernel's ring on their way to Hubble and to the event feed.
 
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use bpf::Batch;
 use hubble_api::flow::LostEventSource;
 use hubble_model::Decoder;
 use hubble_server::Observer;
+use loader::Maps;
 use metrics::Metrics;
 use tokio::sync::mpsc;
 
@@ -21,21 +23,71 @@ pub struct Outlets {
     pub feed: Feed,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Where the programs count what they had no room for.
+    pub maps: Arc<Maps>,
+    /// Which records Hubble takes.
+    pub kinds: Kinds,
 }
 
-/// Hands batches on until there are no more.
+/// Kinds of records (`--hubble-monitor-events`).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Kinds(Option<Vec<u8>>);
+
+impl Kinds {
+    /// The kinds with these names; all when there are none.
+    ///
+    /// # Errors
+    /// The first name that is none.
+    pub fn named(names: &[String]) -> Result<Self, String> {
+        let kind = |name: &String| match name.as_str() {
+            "drop" => Ok(vec![abi::event::NOTIFY_DROP]),
+            "trace" => Ok(vec![abi::event::NOTIFY_TRACE]),
+            "policy-verdict" => Ok(vec![abi::event::NOTIFY_POLICY_VERDICT]),
+            // They do not come through the ring of these programs yet, or not at all.
+            "debug" | "capture" | "trace-sock" | "l7" | "agent" => Ok(Vec::new()),
+            other => Err(other.to_owned()),
+        };
+        let kinds: Result<Vec<_>, _> = names.iter().map(kind).collect();
+        Ok(Self((!names.is_empty()).then_some(kinds?.concat())))
+    }
+
+    fn has(&self, record: &[u8]) -> bool {
+        self.0
+            .as_ref()
+            .is_none_or(|kinds| record.get(size_of::<abi::event::Prefix>()).is_some_and(|kind| kinds.contains(kind)))
+    }
+}
+
+/// How often the programs are asked how many records they had no room for.
+const LOST_EVERY: Duration = Duration::from_secs(1);
+
+/// Hands batches on until there are no more, and tells of records the ring had no room for.
 pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
     let mut complained = false;
-    while let Some(batch) = batches.recv().await {
+    let mut overflow = Overflow::new(&outlets.maps);
+    let mut ask = tokio::time::interval(LOST_EVERY);
+    ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let batch = tokio::select! {
+            biased;
+            _ = ask.tick() => {
+                overflow.tell(&outlets);
+                continue;
+            }
+            batch = batches.recv() => match batch {
+                Some(batch) => batch,
+                None => return,
+            },
+        };
         if batch.lost > 0 {
-            outlets.metrics.lost_events("perf_event_ring_buffer", batch.lost);
+            outlets.metrics.lost_events("observer_events_queue", batch.lost);
         }
         outlets.feed.publish(batch.lost, batch.records());
         let Some((observer, decoder)) = &outlets.hubble else { continue };
         if batch.lost > 0 {
-            observer.publish_lost(LostEventSource::PerfEventRingBuffer, batch.lost, None);
+            observer.publish_lost(LostEventSource::ObserverEventsQueue, batch.lost, None);
         }
-        for record in batch.records() {
+        for record in batch.records().filter(|record| outlets.kinds.has(record)) {
             if let Err(why) = observer.publish_record(decoder, record) {
                 outlets.metrics.lost_events("observer_events_queue", 1);
                 if !complained {
@@ -43,6 +95,34 @@ pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
                     complained = true;
                 }
             }
+        }
+    }
+}
+
+/// Records the programs had no room for, as far as they were told of.
+struct Overflow {
+    told: u64,
+    asked: SystemTime,
+}
+
+impl Overflow {
+    /// What was lost before is an earlier agent's, or nobody's.
+    fn new(maps: &Maps) -> Self {
+        Self { told: maps.events_lost().unwrap_or(0), asked: SystemTime::now() }
+    }
+
+    fn tell(&mut self, outlets: &Outlets) {
+        let since = std::mem::replace(&mut self.asked, SystemTime::now());
+        let Ok(total) = outlets.maps.events_lost() else { return };
+        let lost = total.saturating_sub(self.told);
+        self.told = total;
+        if lost == 0 {
+            return;
+        }
+        outlets.metrics.lost_events("perf_event_ring_buffer", lost);
+        outlets.feed.publish(lost, std::iter::empty());
+        if let Some((observer, _)) = &outlets.hubble {
+            observer.publish_lost_since(LostEventSource::PerfEventRingBuffer, lost, since);
         }
     }
 }

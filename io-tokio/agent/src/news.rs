@@ -92,6 +92,13 @@ impl News {
             AgentEvent::PolicyFileRefused { path, why } => {
                 tracing::error!(file = %path, why, "policy file not taken up; what it last said stays in force");
             }
+            AgentEvent::ServiceFileRefused { path, why } => {
+                tracing::error!(file = %path, why, "file of services not taken up whole");
+            }
+            AgentEvent::ServiceProblem(problem) => {
+                let (object, field, why) = (&problem.object, &problem.field, &problem.why);
+                tracing::warn!(%object, field, why, "part of an object does not count");
+            }
             AgentEvent::StateFileUnusable { file, why, consequence } => {
                 tracing::error!(file = %file.path(), why, consequence, "state file not usable");
             }

@@ -7,7 +7,7 @@ use agent_core::{Agent, EndpointRequest, Input, Request};
 use api::server::SocketOwner;
 use bpf::EventReader;
 use hubble_model::Decoder;
-use hubble_server::{Listen, Observer};
+use hubble_server::{Listen, Observer, tls::WATCH_EVERY};
 use kvstore::Embedded;
 use loader::{Direction, Interface, Program};
 use metrics::{Metrics, Outcome, Source};
@@ -24,18 +24,19 @@ use crate::news::News;
 use crate::replies::Replies;
 use crate::rest::Rest;
 use crate::scrape::{Gauges, KernelSource};
+use crate::sinks::Sinks;
 use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
-use crate::world::{AgentWorld, Bpf, Publisher};
-use crate::{process, publish, sockets, tasks};
+use crate::world::{AgentWorld, Bpf, HealthPorts, Publisher};
+use crate::{health, process, publish, sockets, tasks};
 
 /// Inputs that may wait for the core.
 const INPUTS_MAX: usize = 4096;
 /// Inputs that may wait for the collector of connections.
 const COLLECTOR_INPUTS_MAX: usize = 256;
-/// Batches of records that may wait for Hubble.
-const BATCHES_MAX: usize = 64;
+/// Records that may wait for Hubble, unless told otherwise: as many as the original lets on sixteen CPUs.
+const RECORDS_MAX: usize = 16_384;
 /// How long queued deletions may take before the API answers anyway.
 const DELETIONS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a shutdown may take.
@@ -53,6 +54,9 @@ pub enum RunError {
     /// Hubble's socket could not be opened.
     #[error(transparent)]
     Hubble(#[from] hubble_server::BindError),
+    /// Metrics of flows cannot be served.
+    #[error(transparent)]
+    Sinks(#[from] crate::sinks::SinkError),
     /// The ring of events cannot be read.
     #[error("cannot read the ring of events: {0}")]
     Events(String),
@@ -69,9 +73,11 @@ struct Shared {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     observer: Option<Observer>,
+    sinks: Arc<Sinks>,
     names: Names,
     gauges: Gauges,
     replies: Replies,
+    health: watch::Sender<HealthPorts>,
     stop: watch::Sender<bool>,
 }
 
@@ -98,17 +104,31 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let shared = Shared {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), sources)),
         status: Arc::default(),
-        observer: settings.hubble.as_ref().map(|hubble| observer(&settings, hubble)),
+        observer: settings
+            .hubble
+            .is_some()
+            .then(|| Observer::with(settings.observer(), started.sinks.extras(&settings.sinks))),
+        sinks: started.sinks.clone(),
         names: Names::default(),
         gauges,
         replies: Replies::default(),
+        health: watch::Sender::default(),
         stop: watch::Sender::new(false),
     };
     let mut signals = Signals::open().map_err(RunError::Signals)?;
     let mut parts = Supervisor::new();
     let cleanup = Cleanup::default();
-    let Started { pid, queue: deletions, state, store: (store, store_events), datapath, policies, snapshot, .. } =
-        started;
+    let Started {
+        pid,
+        queue: deletions,
+        state,
+        store: (store, store_events),
+        datapath,
+        policies,
+        services,
+        snapshot,
+        ..
+    } = started;
     let (core, mut realized, drive) = {
         let kernel = Bpf::new(datapath.clone(), &snapshot.maps, cleanup.clone()).map_err(StartError::Thread)?;
         spawn_core(&mut parts, &shared, &settings, state, store, kernel)?
@@ -117,6 +137,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
     parts.supervise("the watch of devices", tasks::vanished_links(core.clone(), watch));
     hear_events(&mut parts, &shared, &datapath, &settings).await?;
+    shared.sinks.start(&mut parts, &settings.sinks, shared.stopped()).await?;
 
     let lost = |_| RunError::Part(runtime::Ended { task: "the core", failure: None });
     core.send(Input::Restored(Box::new(snapshot))).await.map_err(lost)?;
@@ -136,7 +157,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     serve(&mut parts, &shared, &core, &settings, &datapath)?;
     drop(deletions);
     clean_up(&mut parts, &shared, &settings, &maps, cleanup);
-    background(&mut parts, &shared, &core, &settings, maps, policies);
+    background(&mut parts, &shared, &core, &settings, maps, [policies, services]);
     if let Err(why) = process::notify("READY=1") {
         tracing::warn!(%why, "the service manager was not told");
     }
@@ -186,6 +207,8 @@ fn spawn_core(
         news,
         metrics: shared.metrics.clone(),
         publisher: publisher(shared),
+        tables: bpf::Tables::new(),
+        health: shared.health.clone(),
     };
     let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
     let stopped = shared.stopped();
@@ -196,20 +219,19 @@ fn spawn_core(
     Ok((core, realized, task))
 }
 
-fn observer(settings: &Settings, hubble: &crate::config::HubbleSettings) -> Observer {
-    Observer::new(hubble_server::Config {
-        node_name: settings.agent.node_name.to_string(),
-        cluster_name: settings.agent.cluster_name.to_string(),
-        node_ip: Some(settings.agent.node_ip),
-        ring_capacity: hubble.capacity,
-        ..hubble_server::Config::default()
-    })
+/// How many batches may wait for Hubble, so that no more records wait than may.
+fn batches_max(settings: &Settings) -> usize {
+    let records = settings.hubble.as_ref().map_or(0, |hubble| hubble.queue);
+    let records = if records == 0 { RECORDS_MAX } else { records };
+    records.div_ceil(bpf::BATCH_RECORDS_MAX)
 }
 
 fn publisher(shared: &Shared) -> Publisher<Agent> {
-    let (names, gauges) = (shared.names.clone(), shared.gauges.clone());
+    let (names, gauges, sinks) = (shared.names.clone(), shared.gauges.clone(), shared.sinks.clone());
     Publisher::new(move |agent| {
-        names.publish(publish::names(agent));
+        let snapshot = publish::names(agent);
+        sinks.pods(&snapshot);
+        names.publish(snapshot);
         gauges.publish(publish::gauges(agent));
     })
 }
@@ -252,14 +274,15 @@ async fn hear_events(
 ) -> Result<(), RunError> {
     let unreadable = |why: String| RunError::Events(why);
     let ring = datapath.events().map_err(|why| unreadable(why.to_string()))?;
-    let (reader, batches) = EventReader::new(ring, BATCHES_MAX).map_err(|why| unreadable(why.to_string()))?;
+    let (reader, batches) = EventReader::new(ring, batches_max(settings)).map_err(|why| unreadable(why.to_string()))?;
     let feed = Feed::default();
     if let Some(path) = settings.places.monitor.clone() {
         let owner = SocketOwner { group: settings.socket_group };
         parts.supervise("the event feed", feed.clone().serve(path, owner));
     }
     let hubble = shared.observer.clone().map(|observer| (observer, Decoder::new(shared.names.clone())));
-    let outlets = Outlets { hubble, feed, metrics: shared.metrics.clone() };
+    let kinds = settings.hubble.as_ref().map(|hubble| hubble.kinds.clone()).unwrap_or_default();
+    let outlets = Outlets { hubble, feed, metrics: shared.metrics.clone(), maps: datapath.maps().clone(), kinds };
     parts.supervise("the ring of events", reader.run());
     parts.supervise::<String>("events to Hubble", async move {
         hand_on(batches, outlets).await;
@@ -267,7 +290,23 @@ async fn hear_events(
     });
     if let (Some(observer), Some(hubble)) = (shared.observer.clone(), &settings.hubble) {
         let listen = Listen { unix: Some(settings.places.hubble.clone()), tcp: hubble.tcp };
-        let server = hubble_server::Server::bind(&listen, observer).await?;
+        let mut server = hubble_server::Server::bind(&listen, observer).await?;
+        if let Some(tls) = hubble.tls.clone() {
+            server = server.with_tls(tls.clone());
+            parts.supervise::<String>("the watch of Hubble's certificates", async move {
+                tls.watch(WATCH_EVERY).await;
+                Err("it ended".into())
+            });
+        } else if let Some(address) = hubble.tcp {
+            tracing::warn!(%address, "Hubble listens without TLS, as told: anybody who reaches it sees all flows");
+        }
+        if let Some(peers) = hubble.peers.clone() {
+            server = server.with_peers(Arc::new(peers.clone()));
+            parts.supervise::<String>("the watch of Hubble's peers", async move {
+                peers.watch(WATCH_EVERY).await;
+                Err("it ended".into())
+            });
+        }
         parts.supervise("Hubble", server.run(shared.stopped()));
     }
     Ok(())
@@ -313,6 +352,7 @@ fn serve(
         metrics: shared.metrics.clone(),
         maps: datapath.maps().clone(),
         observer: shared.observer.clone(),
+        sinks: shared.sinks.clone(),
         attach_mode: match datapath.hook() {
             loader::Hook::Tcx => "tcx",
             loader::Hook::Clsact => "tc",
@@ -350,11 +390,15 @@ fn background(
     core: &Handle<Agent>,
     settings: &Settings,
     maps: Arc<loader::Maps>,
-    policies: Option<crate::policy_dir::Watch>,
+    [policies, services]: [Option<crate::policy_dir::Watch>; 2],
 ) {
     if let Some(watch) = policies {
         parts.supervise("the watch of policies", tasks::policies(watch, core.clone(), shared.status.clone()));
     }
+    if let Some(watch) = services {
+        parts.supervise("the watch of services", tasks::services(watch, core.clone()));
+    }
+    parts.supervise("health-check node ports", health::serve(shared.health.subscribe()));
     parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
     if let Some(address) = settings.prometheus {
         parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));
@@ -375,6 +419,7 @@ async fn shut_down(mut parts: Supervisor, shared: &Shared, drive: tokio::task::A
     if tokio::time::timeout(SHUTDOWN_WITHIN, finished).await.is_err() {
         tracing::warn!("the core did not end in time");
     }
+    shared.sinks.close().await;
 }
 
 /// SIGTERM and SIGINT.

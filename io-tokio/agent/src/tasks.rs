@@ -70,6 +70,18 @@ pub async fn policies(mut watch: Watch, core: Handle<Agent>, status: Arc<Status>
     }
 }
 
+/// Hands changes of the directory of services to the core.
+///
+/// # Errors
+/// When the core is gone.
+pub async fn services(mut watch: Watch, core: Handle<Agent>) -> Result<(), Closed> {
+    loop {
+        let files = watch.changed().await;
+        tracing::info!(files = files.changes.len(), "services changed");
+        core.send(Input::ServiceFiles(files)).await?;
+    }
+}
+
 /// Notes in the maps that the agent lives, and how far the clocks are apart.
 ///
 /// # Errors

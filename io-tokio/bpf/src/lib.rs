@@ -14,5 +14,5 @@ mod writes;
 
 pub use attachments::Attachments;
 pub use departures::{Departed, Departures};
-pub use events::{Batch, EventReader, EventSource};
-pub use writes::{apply, dump};
+pub use events::{BATCH_RECORDS_MAX, Batch, EventReader, EventSource};
+pub use writes::{Tables, apply, dump};

@@ -90,8 +90,8 @@ fn writes_of_all_kinds_are_applied_and_read_back_as_the_same_values() {
         MapWrite::RevNat4(Port::new(5), Some(LbRevNat4 { address: address(9), ..Default::default() })),
         MapWrite::Runtime(2, Some(41)),
     ];
-    bpf::apply(&maps, &writes).expect("room for all");
-    bpf::apply(&maps, &writes).expect("a second time changes nothing");
+    bpf::apply(&maps, &writes, &bpf::Tables::new()).expect("room for all");
+    bpf::apply(&maps, &writes, &bpf::Tables::new()).expect("a second time changes nothing");
     let dump = bpf::dump(&maps).expect("reading");
     for write in &writes {
         assert!(dump.contains(write), "{write:?}");
@@ -100,8 +100,8 @@ fn writes_of_all_kinds_are_applied_and_read_back_as_the_same_values() {
     assert_eq!(dump.len() - of_array, writes.len() - 1, "and nothing else");
 
     let deletions: Vec<_> = writes.iter().map(MapWrite::deletion).collect();
-    bpf::apply(&maps, &deletions).expect("all are there");
-    bpf::apply(&maps, &deletions).expect("deleting what is not there is no error");
+    bpf::apply(&maps, &deletions, &bpf::Tables::new()).expect("all are there");
+    bpf::apply(&maps, &deletions, &bpf::Tables::new()).expect("deleting what is not there is no error");
     let left: Vec<_> =
         bpf::dump(&maps).expect("reading").into_iter().filter(|w| !matches!(w, MapWrite::Runtime(..))).collect();
     assert_eq!(left, []);
@@ -115,13 +115,14 @@ fn the_first_write_that_does_not_fit_is_named_and_those_before_it_are_in_force()
     let mut writes = vec![MapWrite::Device(1, Some(Device::default()))];
     writes.extend((0..65).map(endpoint));
     writes.push(MapWrite::Device(2, Some(Device::default())));
-    let refused = bpf::apply(&maps, &writes).expect_err("the map has room for 64");
+    let refused = bpf::apply(&maps, &writes, &bpf::Tables::new()).expect_err("the map has room for 64");
     assert_eq!(refused, WriteError { index: 65, kind: WriteErrorKind::Full });
     assert_eq!(maps.lxc.entries().expect("reading").len(), 64);
     assert_eq!(maps.devices.get(&1).expect("reading"), Some(Device::default()));
     assert_eq!(maps.devices.get(&2).expect("reading"), None, "what comes after it is not tried");
 
-    bpf::apply(&maps, &[endpoint(0).deletion(), endpoint(64)]).expect("deleting makes room, in order");
+    bpf::apply(&maps, &[endpoint(0).deletion(), endpoint(64)], &bpf::Tables::new())
+        .expect("deleting makes room, in order");
 }
 
 #[test]

@@ -226,7 +226,11 @@ pub enum PolicyCommand {
 pub enum ServiceCommand {
     /// List services
     #[command(alias = "ls")]
-    List,
+    List {
+        /// With their attributes
+        #[arg(long)]
+        verbose: bool,
+    },
     /// Show one service
     Get { id: i64 },
     /// Add or change a service
@@ -257,7 +261,7 @@ pub struct ServiceUpdate {
     /// State of each backend: active, terminating, quarantined or maintenance
     #[arg(long, value_delimiter = ',')]
     pub states: Vec<String>,
-    /// Weight of each backend
+    /// Weight of each backend in a Maglev table [default: 100 each; 0: in maintenance]
     #[arg(long, value_delimiter = ',')]
     pub backend_weights: Vec<u16>,
     /// tcp, udp, sctp or any
@@ -281,6 +285,27 @@ pub struct ServiceUpdate {
     /// HostPort
     #[arg(long)]
     pub k8s_host_port: bool,
+    /// LocalRedirect: traffic stays on the node
+    #[arg(long)]
+    pub local_redirect: bool,
+    /// Which clients: external, or internal where those outside go elsewhere
+    #[arg(long, default_value = "external")]
+    pub scope: String,
+    /// Seconds a client keeps its backend; 0: it does not
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub session_affinity: u32,
+    /// Who may come from outside [default: everybody]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub source_ranges: Vec<String>,
+    /// How traffic to backends on other nodes is forwarded: snat or dsr [default: as the node does]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub forwarding_mode: String,
+    /// Port at which the node says whether it has a backend
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "PORT")]
+    pub health_check_node_port: u16,
+    /// Node of each backend
+    #[arg(long, value_delimiter = ',', value_name = "NODE")]
+    pub backend_nodes: Vec<String>,
     /// Traffic from outside: Cluster or Local
     #[arg(long, default_value = "Cluster")]
     pub k8s_ext_traffic_policy: String,

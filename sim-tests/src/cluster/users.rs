@@ -308,17 +308,11 @@ fn spec(name: &str, pod: &Pod) -> EndpointSpec {
 fn service_spec(name: &str, service: &Service) -> lb::ServiceSpec {
     let protocol = if service.protocol == "TCP" { lb::Transport::Tcp } else { lb::Transport::Udp };
     let addr = |(ip, port): (IpAddr, u16)| lb::L4Addr { ip, port, protocol };
-    let backend = |end: &(IpAddr, u16)| lb::Backend {
-        addr: addr(*end),
-        state: lb::BackendState::Active,
-        weight: 0,
-        node_name: "".into(),
-    };
+    let backend = |end: &(IpAddr, u16)| lb::Backend::new(addr(*end));
     let number = name.trim_start_matches("service-").parse::<u16>().map_or(0, |number| number + 1);
     lb::ServiceSpec {
         id: lb::ServiceId::new(number),
-        frontend: addr(service.frontend),
-        backends: service.backends.iter().map(backend).collect(),
         name: lb::ServiceName { namespace: "default".into(), name: name.into() },
+        ..lb::ServiceSpec::new(addr(service.frontend), service.backends.iter().map(backend).collect())
     }
 }

@@ -5,11 +5,11 @@ use super::{
     peers::check_dns_selector,
     ports::Where,
 };
-use crate::schema;
 use crate::rule::{
     Direction, HttpRule, L7Parser, L7Rules, PortMatch, PortSpec,
     l7::{DnsRule, HeaderMatch, KafkaRule, Listener, Mismatch},
 };
+use crate::schema;
 use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
 use serde_json::{Map, Value};
 use types::Protocol;
@@ -52,6 +52,9 @@ const KAFKA_KEYS: &[&str] = &[
 ];
 const PRODUCE_KEYS: &[i16] = &[0, 3, 18];
 const CONSUME_KEYS: &[i16] = &[1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
+
+/// Longest expression: three bytes of one may stand for thousands of ranges of characters.
+const REGEX_BYTES_MAX: usize = 4096;
 
 /// Reads the L7 part of a port rule; `None` if there is none.
 pub(super) fn rules(
@@ -188,7 +191,9 @@ fn each(
 
 fn regex_field(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, name: &str) -> Box<str> {
     let text = cx.text_field(path, map, name);
-    if regex_syntax::parse(text).is_err() {
+    if text.len() > REGEX_BYTES_MAX {
+        cx.error(&path.field(name), Problem::TooMuch { limit: "policy-expression-bytes-max", allowed: REGEX_BYTES_MAX });
+    } else if regex_syntax::parse(text).is_err() {
         cx.invalid(&path.field(name), text, "this must be a regular expression in RE2 syntax");
     }
     text.into()

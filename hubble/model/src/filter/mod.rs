@@ -11,6 +11,7 @@ mod pattern;
 
 use crate::{
     FlowView,
+    cel::{CelError, Program, Subject},
     view::{End, flag_bits, proto},
 };
 use alloc::{
@@ -93,9 +94,14 @@ pub enum FilterError {
         /// The text given.
         port: String,
     },
-    /// Expressions are not evaluated yet.
-    #[error("invalid CEL expression filter {0:?}: CEL expressions are not supported by this server")]
-    Cel(String),
+    /// Not an expression over flows.
+    #[error("invalid CEL expression filter {expression:?}: {source}")]
+    Cel {
+        /// The expression.
+        expression: String,
+        /// What is wrong with it, and where.
+        source: CelError,
+    },
 }
 
 /// One populated field of a filter.
@@ -126,6 +132,7 @@ enum Check {
     TraceId(Box<[String]>),
     IpTraceId(Box<[u64]>),
     Encrypted(Box<[bool]>),
+    Cel(Box<[Program]>),
 }
 
 /// A compiled `FlowFilter`.
@@ -141,8 +148,10 @@ impl Filter {
         ends(filter, &mut checks)?;
         flow_fields(filter, &mut checks)?;
         http::compile(filter, &mut checks)?;
-        if let Some(expression) = filter.experimental.as_ref().and_then(|more| more.cel_expression.first()) {
-            return Err(FilterError::Cel(expression.clone()));
+        // Last, as all else is cheaper.
+        let expressions = filter.experimental.as_ref().map_or(&[][..], |more| &more.cel_expression);
+        if !expressions.is_empty() {
+            checks.push(Check::Cel(programs(expressions)?));
         }
         Ok(Self { checks: checks.into() })
     }
@@ -318,6 +327,17 @@ fn flow_fields(f: &FlowFilter, checks: &mut Vec<Check>) -> Result<(), FilterErro
     Ok(())
 }
 
+fn programs(list: &[String]) -> Result<Box<[Program]>, FilterError> {
+    let compile =
+        |text: &String| Program::new(text).map_err(|source| FilterError::Cel { expression: text.clone(), source });
+    list.iter().map(compile).collect()
+}
+
+/// One expression must be true; one that fails before that decides that the flow does not match.
+fn any_true(list: &[Program], subject: Subject<'_>) -> bool {
+    list.iter().map(|program| program.matches(subject)).find(|found| *found != Some(false)) == Some(Some(true))
+}
+
 fn selectors(list: &[String], field: &'static str) -> Result<Box<[Selector]>, FilterError> {
     list.iter().map(|text| Selector::parse(text).map_err(|source| FilterError::Label { field, source })).collect()
 }
@@ -340,7 +360,7 @@ fn regexes(list: &[String], field: &'static str) -> Result<Box<[regex::Regex]>, 
 }
 
 /// The parser draws a picture of several lines; the last one says what is wrong.
-fn last_line(error: &str) -> String {
+pub(crate) fn last_line(error: &str) -> String {
     let last = error.lines().last().unwrap_or_default();
     last.strip_prefix("error: ").unwrap_or(last).into()
 }
@@ -422,6 +442,7 @@ impl Check {
             Self::TraceId(list) => list.iter().any(|want| want == flow.trace_id()),
             Self::IpTraceId(list) => list.contains(&flow.ip_trace_id()),
             Self::Encrypted(list) => list.contains(&flow.encrypted()),
+            Self::Cel(list) => any_true(list, flow.subject()),
         }
     }
 }

@@ -78,7 +78,45 @@ fn each_mistake_is_named_by_its_option() {
         (&["--bpf-ct-timeout-regular-tcp=0"], host(), "--bpf-ct-timeout-regular-tcp"),
         (&["--hubble-event-buffer-capacity=4096"], host(), "--hubble-event-buffer-capacity"),
         (&["--hubble-listen-address=here"], host(), "--hubble-listen-address"),
+        (
+            &["--hubble-listen-address=:4244"],
+            host(),
+            "--hubble-tls-cert-file: it is needed with --hubble-listen-address",
+        ),
+        (&["--hubble-tls-cert-file=/c", "--hubble-listen-address=:1"], host(), "--hubble-tls-key-file: it is needed"),
+        (&["--hubble-tls-cert-file=/c", "--hubble-tls-key-file=/k"], host(), "--hubble-tls-cert-file: cannot read /c"),
+        (&["--hubble-disable-tls", "--hubble-tls-cert-file=/c"], host(), "--hubble-disable-tls: contradicts"),
+        (&["--hubble-peers-file=/nonexistent"], host(), "--hubble-peers-file: cannot read /nonexistent"),
+        (&["--hubble-monitor-events=drop,nonsense"], host(), "--hubble-monitor-events: \"nonsense\""),
+        (&["--hubble-event-queue-size=99999999"], host(), "--hubble-event-queue-size"),
         (&["--prometheus-serve-addr=9962"], host(), "--prometheus-serve-addr"),
+        (&["--hubble-metrics=dns:querry"], host(), "--hubble-metrics: dns: there is no option \"querry\""),
+        (&["--hubble-metrics-series-max=0"], host(), "--hubble-metrics-series-max"),
+        (&["--hubble-metrics-server=here"], host(), "--hubble-metrics-server"),
+        (&["--hubble-metrics=dns", "--hubble-dynamic-metrics-config-path=/x"], host(), "--hubble-dynamic-metrics"),
+        (&["--hubble-metrics-server-enable-tls"], host(), "--hubble-metrics-server-tls-cert-file"),
+        (
+            &["--hubble-metrics-server-enable-tls", "--hubble-metrics-server-tls-cert-file=/c"],
+            host(),
+            "--hubble-metrics-server-tls-key-file",
+        ),
+        (&["--hubble-metrics-server-tls-key-file=/k"], host(), "--hubble-metrics-server-enable-tls"),
+        (&["--hubble-export-file-path=x.log"], host(), "--hubble-export-file-path"),
+        (&["--hubble-export-file-max-size-mb=0"], host(), "--hubble-export-file-max-size-mb"),
+        (&["--hubble-export-fieldmask=verdict,pod"], host(), "--hubble-export-fieldmask"),
+        (&["--hubble-export-allowlist={\"pod\":[]}"], host(), "--hubble-export-allowlist: filter 1"),
+        (&["--hubble-export-denylist={\"source_ip\":[\"x\"]}"], host(), "--hubble-export-denylist"),
+        (&["--hubble-history-path=history"], host(), "--hubble-history-path"),
+        (&["--hubble-history-max-size-mb=0"], host(), "--hubble-history-max-size-mb"),
+        (&["--hubble-history-max-age=0"], host(), "--hubble-history-max-age"),
+        (&["--hubble-redact-http-urlquery"], host(), "--hubble-redact-http-urlquery: nothing is redacted"),
+        (
+            &["--hubble-redact-enabled", "--hubble-redact-http-headers-allow=a", "--hubble-redact-http-headers-deny=b"],
+            host(),
+            "--hubble-redact-http-headers-deny",
+        ),
+        (&["--hubble-drop-events"], host(), "--hubble-drop-events: events are Kubernetes objects"),
+        (&["--hubble-drop-events-reasons=bad_luck"], host(), "--hubble-drop-events-reasons: \"bad_luck\""),
         (&["--kvstore=etcd"], host(), "--kvstore"),
         (&["--kvstore-opt=file=x"], host(), "--kvstore-opt"),
     ] {
@@ -93,4 +131,34 @@ fn map_sizes_name_only_what_differs() {
     let sizes = settings(&["--bpf-ct-global-tcp-max=1024"], &host()).unwrap().map_sizes;
     let names: Vec<&str> = sizes.keys().map(String::as_str).collect();
     assert_eq!(names, ["cilium_ct4_global", "cilium_ct6_global"]);
+}
+
+#[test]
+fn what_becomes_of_flows_is_off_unless_asked_for() {
+    let sinks = settings(&[], &host()).unwrap().sinks;
+    assert!(sinks.export.is_none() && sinks.history.is_none() && sinks.redact.is_none());
+    assert_eq!((sinks.metrics_server, sinks.plugins().len(), sinks.series_max), (None, 0, 10_000));
+    let sinks = settings(
+        &[
+            "--hubble-metrics=dns drop",
+            "--hubble-metrics-server=:9965",
+            "--hubble-export-file-path=/var/log/events.log",
+            "--hubble-export-file-max-size-mb=3",
+            "--hubble-export-fieldmask=verdict,source.pod_name",
+            "--hubble-export-allowlist={\"verdict\":[\"DROPPED\"]},{\"protocol\":[\"dns\"]}",
+            "--hubble-history-path=/var/lib/flows",
+            "--hubble-history-max-age=1h",
+            "--hubble-redact-enabled",
+            "--hubble-redact-http-headers-deny=Cookie,Authorization",
+        ],
+        &host(),
+    )
+    .unwrap()
+    .sinks;
+    let export = sinks.export.as_ref().unwrap();
+    assert_eq!((export.rotation.bytes_max, export.mask.len(), export.include.len()), (3 << 20, 2, 2));
+    assert_eq!(sinks.history.as_ref().unwrap().1.age_max, Duration::from_secs(3_600));
+    let redact = sinks.redact.as_ref().unwrap();
+    assert!(redact.user_info && !redact.url_query && !redact.kafka_api_key, "as the reference has it");
+    assert_eq!(sinks.plugins().len(), 2);
 }

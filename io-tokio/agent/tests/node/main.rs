@@ -5,6 +5,8 @@
 
 mod bad_input;
 mod life;
+mod questions;
 mod restart;
+mod sinks;
 mod sockets;
 mod support;

@@ -1,0 +1,370 @@
+//! One `GetFlows` of one client: every node asked, the answers merged, and word of those that do not answer.
+
+mod request;
+mod source;
+
+use crate::{
+    Shared,
+    answer::{Answer, Next, Shape},
+    metrics::Call,
+    peers::ConnectionId,
+    pool::View,
+    status::{self, Failures},
+};
+use hubble_api::{observer::GetFlowsRequest, relay::NodeState};
+use hubble_model::merge::SourceId;
+use machine::Instant;
+use prost::bytes::Bytes;
+use request::Asked;
+use source::{Batch, CREDITS, Heard, Resume};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+use tokio::{
+    sync::{Semaphore, mpsc, watch},
+    task::JoinSet,
+};
+use tonic::{Code, Status, metadata::MetadataMap};
+
+/// How long after its stream failed a node that is still connected is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+/// Batches that may wait for the merge; each node has [`CREDITS`] at most.
+const BATCHES_MAX: usize = 256;
+/// Responses handed out before other tasks get a turn and the end of the relay is looked for.
+const TURN: u32 = 256;
+
+/// A node in this answer.
+struct Node {
+    connection: ConnectionId,
+    state: State,
+    resume: Resume,
+}
+
+enum State {
+    /// Its stream is open.
+    Asked(Source),
+    /// Its stream failed. It is asked again then, or, when it is not connected, once it is.
+    Failed(Option<Instant>),
+    /// It has said all that was asked for.
+    Done,
+}
+
+struct Source {
+    id: SourceId,
+    /// Tells streams apart that had the same place one after the other.
+    stream: u64,
+    credits: Arc<Semaphore>,
+    /// Credits it has used and not been given again.
+    owed: usize,
+    task: tokio::task::AbortHandle,
+}
+
+/// An answer under way.
+pub struct Flows {
+    shared: Arc<Shared>,
+    asked: Asked,
+    answer: Answer,
+    nodes: BTreeMap<String, Node>,
+    /// By place in the merge: whose stream it is.
+    places: Vec<Option<String>>,
+    view: watch::Receiver<Arc<View>>,
+    heard: mpsc::Receiver<Heard>,
+    say: mpsc::Sender<Heard>,
+    tasks: JoinSet<()>,
+    failures: Failures,
+    out: VecDeque<Bytes>,
+    streams: u64,
+    turn: u32,
+    call: Call,
+    ending: Option<Status>,
+    over: bool,
+}
+
+impl Drop for Flows {
+    fn drop(&mut self) {
+        self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Flows {
+    /// Asks every node that is there.
+    pub fn open(
+        shared: &Arc<Shared>,
+        request: GetFlowsRequest,
+        metadata: &MetadataMap,
+        mut call: Call,
+    ) -> Result<Self, Status> {
+        if request.first && request.follow {
+            call.ended(Code::InvalidArgument);
+            return Err(Status::invalid_argument("first cannot be specified with follow"));
+        }
+        let open = shared.streams.fetch_add(1, Ordering::Relaxed);
+        let mut view = shared.view.clone();
+        let now = shared.clock.now();
+        let seen = view.borrow_and_update().clone();
+        let shape = Shape::of(&request, seen.nodes.len());
+        let (say, heard) = mpsc::channel(BATCHES_MAX);
+        let answer = Answer::new(shape, request.follow, shared.settings.bounds, now);
+        let mut flows = Self {
+            shared: shared.clone(),
+            asked: Asked::new(request, metadata),
+            answer,
+            nodes: BTreeMap::new(),
+            places: Vec::new(),
+            view,
+            heard,
+            say,
+            tasks: JoinSet::new(),
+            failures: Failures::default(),
+            out: VecDeque::new(),
+            streams: 0,
+            turn: 0,
+            call,
+            ending: None,
+            over: false,
+        };
+        if open >= shared.settings.streams_max {
+            flows.call.ended(Code::ResourceExhausted);
+            return Err(Status::resource_exhausted(format!("{open} streams are open already: close some and retry")));
+        }
+        flows.attach(now, &seen, true);
+        let unavailable: Vec<_> = seen.unavailable().map(str::to_owned).collect();
+        if !unavailable.is_empty() {
+            flows.tell(NodeState::NodeUnavailable, unavailable, "");
+        }
+        Ok(flows)
+    }
+
+    fn tell(&mut self, state: NodeState, names: Vec<String>, message: &str) {
+        let at_ns = self.shared.clock.wall_ns();
+        self.out.push_back(status::node_status(&self.shared.settings.node_name, at_ns, state, names, message));
+    }
+
+    /// Asks nodes that are ready and not asked yet; lets go of those that are no longer there.
+    fn attach(&mut self, now: Instant, view: &View, at_start: bool) {
+        let mut connected = Vec::new();
+        for (node, connection, channel) in view.ready() {
+            let name = &node.peer.name;
+            let resume = match self.nodes.get(name) {
+                Some(Node { connection: same, state, .. }) if *same == connection => match state {
+                    State::Failed(Some(again_at)) if *again_at <= now => self.release(name).begin_again(),
+                    _ => continue,
+                },
+                Some(Node { state: State::Done, .. }) => continue,
+                Some(_) => self.release(name).begin_again(),
+                None => Resume::default(),
+            };
+            let id = self.answer.join(now);
+            self.streams += 1;
+            let credits = Arc::new(Semaphore::new(CREDITS));
+            let request = self.asked.request(at_start, &resume);
+            let stream = source::Stream { id, number: self.streams, credits: credits.clone(), strip: self.asked.strip };
+            let task = self.tasks.spawn(source::read(stream, channel.clone(), request, self.say.clone()));
+            let place = id.index();
+            self.places.resize(self.places.len().max(place + 1), None);
+            self.places[place] = Some(name.clone());
+            let source = Source { id, stream: self.streams, credits, owed: 0, task };
+            self.nodes.insert(name.clone(), Node { connection, state: State::Asked(source), resume });
+            connected.push(name.clone());
+        }
+        for name in &connected {
+            while let Some((message, names)) = self.failures.of(now, name) {
+                self.tell(NodeState::NodeError, names, &message);
+            }
+        }
+        if !connected.is_empty() {
+            self.tell(NodeState::NodeConnected, connected, "");
+        }
+        for node in self.nodes.values_mut() {
+            if let State::Failed(again) = &mut node.state {
+                *again = again.filter(|again_at| *again_at > now);
+            }
+        }
+        let known = |name: &String| view.nodes.iter().any(|node| node.peer.name == *name);
+        let gone: Vec<String> = self.nodes.keys().filter(|name| !known(name)).cloned().collect();
+        for name in &gone {
+            self.release(name);
+        }
+        if !gone.is_empty() {
+            self.tell(NodeState::NodeGone, gone, "");
+        }
+    }
+
+    /// Forgets a node's stream. What waits of it still goes out.
+    fn release(&mut self, name: &str) -> Resume {
+        let Some(Node { state, resume, .. }) = self.nodes.remove(name) else { return Resume::default() };
+        if let State::Asked(source) = state {
+            source.task.abort();
+            self.answer.leave(source.id);
+            self.places[source.id.index()] = None;
+        }
+        resume
+    }
+
+    /// The next response; none when the answer is over.
+    pub async fn next(&mut self) -> Option<Result<Bytes, Status>> {
+        loop {
+            if let Some(out) = self.out.pop_front() {
+                self.call.sent();
+                return Some(Ok(out));
+            }
+            if self.over {
+                let status = self.ending.take()?;
+                self.call.ended(status.code());
+                return Some(Err(status));
+            }
+            self.turn += 1;
+            if self.turn.is_multiple_of(TURN) {
+                tokio::task::yield_now().await;
+                self.look_for_the_end();
+            }
+            let now = self.shared.clock.now();
+            match self.answer.next(now) {
+                Next::Item(bytes, id) => {
+                    self.refill(id);
+                    self.call.sent();
+                    return Some(Ok(bytes));
+                }
+                Next::Lost(count) => {
+                    let at_ns = self.shared.clock.wall_ns();
+                    self.out.push_back(status::lost(&self.shared.settings.node_name, at_ns, count));
+                }
+                Next::End => self.finish(now),
+                Next::Wait(due) => {
+                    if let Ok(heard) = self.heard.try_recv() {
+                        self.take(now, heard);
+                    } else {
+                        self.tell_failures(now, false);
+                        if self.out.is_empty() {
+                            self.wait(now, due).await;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn tell_failures(&mut self, now: Instant, flush: bool) {
+        while let Some((message, names)) = self.failures.due(now, flush) {
+            self.tell(NodeState::NodeError, names, &message);
+        }
+    }
+
+    fn finish(&mut self, now: Instant) {
+        self.tell_failures(now, true);
+        self.over = true;
+        self.tasks.abort_all();
+        if self.ending.is_none() {
+            self.call.ended(Code::Ok);
+        }
+    }
+
+    /// Waits for a node, for time, or for a change among the nodes.
+    async fn wait(&mut self, now: Instant, due: Option<Instant>) {
+        let again = self.nodes.values().filter_map(|node| match node.state {
+            State::Failed(again_at) if self.asked.follow => again_at,
+            _ => None,
+        });
+        let due = again.chain(due).chain(self.failures.next_deadline()).chain(self.answer.gives_up_at()).min();
+        let (clock, closing) = (self.shared.clock, self.shared.closing.clone());
+        tokio::select! {
+            biased;
+            Some(heard) = self.heard.recv() => self.take(now, heard),
+            changed = self.view.changed(), if self.asked.follow => match changed {
+                Ok(()) => self.look(),
+                Err(_) => self.end(),
+            },
+            () = closing.cancelled(), if self.asked.follow && self.ending.is_none() => self.end(),
+            () = clock.sleep_until(due) => self.on_time(),
+        }
+    }
+
+    fn look(&mut self) {
+        let view = self.view.borrow_and_update().clone();
+        self.attach(self.shared.clock.now(), &view, false);
+    }
+
+    fn on_time(&mut self) {
+        let now = self.shared.clock.now();
+        for id in self.answer.given_up(now) {
+            let Some(name) = self.places.get(id.index()).cloned().flatten() else { continue };
+            self.release(&name);
+            let within = self.shared.settings.bounds.answer_within;
+            self.failures.add(now, &name, &format!("no answer within {within:?}; flows of this node may be missing"));
+        }
+        if self.asked.follow {
+            self.look();
+        }
+    }
+
+    fn look_for_the_end(&mut self) {
+        if self.asked.follow && self.ending.is_none() && self.shared.closing.is_cancelled() {
+            self.end();
+        }
+    }
+
+    /// The relay ends: what is held back goes out, then the client is told.
+    fn end(&mut self) {
+        self.answer.flush();
+        self.tasks.abort_all();
+        self.ending = Some(Status::unavailable("the relay is shutting down"));
+    }
+
+    fn take(&mut self, now: Instant, heard: Heard) {
+        let Heard { id, stream, batch } = heard;
+        let Some(name) = self.places.get(id.index()).cloned().flatten() else { return };
+        let Some(node) = self.nodes.get_mut(&name) else { return };
+        let State::Asked(source) = &mut node.state else { return };
+        if source.stream != stream {
+            return;
+        }
+        match batch {
+            Batch::Items(items) => {
+                source.owed += 1;
+                for item in items {
+                    if !self.asked.follow || node.resume.takes(&item) {
+                        self.answer.push(now, id, item);
+                    }
+                }
+                if self.answer.wants(id) {
+                    source.credits.add_permits(std::mem::take(&mut source.owed));
+                }
+            }
+            Batch::End(ended) => self.ended(now, &name, ended),
+        }
+    }
+
+    /// A node's stream ended: by itself, or with an error.
+    fn ended(&mut self, now: Instant, name: &str, ended: Result<(), String>) {
+        let connection = self.nodes[name].connection;
+        let resume = self.release(name);
+        let again_at = now + ASK_AGAIN;
+        let state = match ended {
+            Ok(()) if !self.asked.follow || self.asked.has_end => State::Done,
+            Ok(()) => {
+                self.tell(NodeState::NodeGone, vec![name.to_owned()], "the node ended its stream");
+                State::Failed(Some(again_at))
+            }
+            Err(message) => {
+                self.failures.add(now, name, &message);
+                State::Failed(Some(again_at))
+            }
+        };
+        self.nodes.insert(name.to_owned(), Node { connection, state, resume });
+        let done = |node: &Node| matches!(node.state, State::Done);
+        if self.asked.has_end && self.nodes.values().all(done) {
+            self.answer.flush();
+        }
+    }
+
+    /// A response went out: its node may be read on when it has room again.
+    fn refill(&mut self, id: Option<SourceId>) {
+        let Some(name) = id.and_then(|id| self.places.get(id.index())).and_then(Option::as_ref) else { return };
+        let Some(Node { state: State::Asked(source), .. }) = self.nodes.get_mut(name) else { return };
+        if source.owed > 0 && self.answer.wants(source.id) {
+            source.credits.add_permits(std::mem::take(&mut source.owed));
+        }
+    }
+}
