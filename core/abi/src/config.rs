@@ -55,6 +55,10 @@ shared! {
         pub lifetimes: [u32; 8],
         /// Mixed into every hash.
         pub seed: u32,
+        /// Ticks of the kernel a second; 0: not known, the clock is asked for. Set by the loader.
+        pub ticks_per_second: u32,
+        /// The kernel's count of ticks when the monotonic clock stood at zero, low word first. Set by the loader.
+        pub ticks_base: [u32; 2],
     }
 }
 
@@ -94,3 +98,5 @@ pub const NODE_ALLOW_LOCALHOST: u32 = 1 << 2;
 pub const NODE_AUDIT: u32 = 1 << 3;
 /// Deliver to local pods by `redirect_peer`, past the host's network stack.
 pub const NODE_HOST_ROUTING: u32 = 1 << 4;
+/// Carry every packet through all stages, also those of connections about which nothing is new. For tests.
+pub const NODE_NO_SHORT_WAY: u32 = 1 << 5;

@@ -23,6 +23,7 @@ use crate::{
         AtHook, Attacher, Attachment, Direction, Hook, Interface, Outcome, PinnedLink, Site, attached, list_pins,
     },
     calls::{self, calls_directory},
+    clock,
     error::{AttachError, LoadError, MapError, Missing, TestRunError},
     events::Events,
     kernel,
@@ -122,7 +123,7 @@ impl Datapath {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
         let prepared = schema::prepare(&pins, &config.map_sizes)?;
-        let mut node = config.node;
+        let mut node = clock::with_ticks(config.node);
         let mut loaded = load(&object, &pins, &node);
         // The verifier of 6.1 tells fewer paths apart and gives up on the one program with everything in it. Packets between
         // pods then go through the host's stack, where the other hook polices them.

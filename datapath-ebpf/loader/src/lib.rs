@@ -10,6 +10,7 @@
 mod attach;
 mod batch;
 mod calls;
+mod clock;
 mod datapath;
 mod error;
 mod events;
@@ -34,6 +35,6 @@ pub use maps::{Access, Maps};
 pub use program::{Program, UnknownProgram};
 pub use schema::{Mismatch, Property};
 pub use sys::kernel_release;
-pub use table::{PerCpuTable, Table};
+pub use table::{Counters, Table};
 pub use test_run::{SkBuff, TestRun};
 pub use verifier::{Figures, Rejection};

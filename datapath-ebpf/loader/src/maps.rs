@@ -16,14 +16,13 @@ use abi::{
     ipcache::{IpcacheEntry, IpcacheKey},
     lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService},
     maps::{self, MapSpec},
-    metrics::{MetricsKey, MetricsValue},
     policy::{PolicyEntry, PolicyKey},
 };
 
 use crate::{
     error::{MapError, Operation},
     schema, sys,
-    table::{PerCpuTable, Table},
+    table::{Counters, Table},
 };
 
 /// What a handle may be used for.
@@ -71,7 +70,7 @@ pub struct Maps {
     /// `cilium_ipv6_frag_datagrams`
     pub frag6: Table<FragKey6, FragPorts>,
     /// `cilium_metrics`
-    pub metrics: PerCpuTable<MetricsKey, MetricsValue>,
+    pub metrics: Counters,
     /// `cilium_runtime_config`
     pub runtime: Table<u32, u64>,
     directory: PathBuf,
@@ -118,7 +117,7 @@ impl Maps {
             lb6_reverse_nat: table!(LB6_REVERSE_NAT),
             frag4: table!(FRAG4),
             frag6: table!(FRAG6),
-            metrics: PerCpuTable::new(open(&maps::METRICS)?, &maps::METRICS)?,
+            metrics: Counters::new(open(&maps::METRICS)?, &maps::METRICS)?,
             directory: directory.to_owned(),
         })
     }

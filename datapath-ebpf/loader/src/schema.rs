@@ -103,7 +103,8 @@ pub(crate) fn prepare(directory: &Path, sizes: &BTreeMap<String, u32>) -> Result
     let version = version_map(directory)?;
     drop(version);
     let maps = Maps::assemble(directory, |spec| {
-        let entries = if spec.kind == MapKind::Array { spec.max_entries } else { wanted(spec, sizes) };
+        let fixed = matches!(spec.kind, MapKind::Array | MapKind::PerCpuArray);
+        let entries = if fixed { spec.max_entries } else { wanted(spec, sizes) };
         one(directory, spec, entries, &mut moved)
     })?;
     one(directory, &maps::EVENTS, wanted(&maps::EVENTS, sizes), &mut moved)?;
@@ -178,7 +179,7 @@ fn resize(spec: &'static MapSpec, old: BorrowedFd<'_>, entries: u32, path: &Path
 /// Copies all entries; with `NOEXIST` those that are not there yet. Returns how many were written.
 fn copy(spec: &'static MapSpec, from: BorrowedFd<'_>, to: BorrowedFd<'_>, flags: u64) -> Result<usize, MapError> {
     let cpus = match spec.kind {
-        MapKind::PerCpuHash => aya::util::nr_cpus().map_err(|(_, e)| MapError::system(spec, Operation::Inspect, e))?,
+        MapKind::PerCpuArray => aya::util::nr_cpus().map_err(|(_, e)| MapError::system(spec, Operation::Inspect, e))?,
         _ => 1,
     };
     let failed = |operation| move |e| MapError::system(spec, operation, e);

@@ -7,12 +7,12 @@ use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService};
 use abi::maps as spec;
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::MetricsValue;
 use abi::policy::{PolicyEntry, PolicyKey};
 use abi::stage::CALLS_ENTRIES;
 use datapath::Kept;
 
-use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
+use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
 
 /// Declares one static for each map; the number of entries comes from the list the loader and the simulator read.
 macro_rules! maps {
@@ -41,7 +41,6 @@ maps! {
     LB6_REVERSE_NAT = "cilium_lb6_reverse_nat": Hash<u16, LbRevNat6>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
-    METRICS = "cilium_metrics": PerCpuHash<MetricsKey, MetricsValue>;
 }
 
 /// `cilium_runtime_config`
@@ -58,6 +57,11 @@ pub static KEPT: PerCpuArray<Kept, 1> = PerCpuArray::new();
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_calls")]
 pub static CALLS: Calls<{ CALLS_ENTRIES as usize }> = Calls::new();
+
+/// `cilium_metrics`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_metrics")]
+pub static METRICS: PerCpuArray<MetricsValue, { spec::METRICS.max_entries as usize }> = PerCpuArray::new();
 
 /// `cilium_events`
 #[unsafe(link_section = ".maps")]
