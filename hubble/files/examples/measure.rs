@@ -73,6 +73,7 @@ fn events() -> Vec<Arc<Event>> {
         proxy_port: 0,
         auth_type: 0,
         file: (0, 0),
+        socket: None,
         policies: None,
     };
     (0..16_384).map(|n| Arc::new(Event::Record(record(n)))).collect()
