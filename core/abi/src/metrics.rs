@@ -27,6 +27,15 @@ shared! {
     }
 }
 
+/// A service's slot is gone (reference: `LB, sock cgroup: No backend slot entry found`).
+pub const REASON_LB_NO_BACKEND_SLOT: u8 = 5;
+/// A service's backend is gone.
+pub const REASON_LB_NO_BACKEND: u8 = 6;
+/// The frontend of a translated socket could not be remembered.
+pub const REASON_LB_REVNAT_UPDATE: u8 = 7;
+/// The frontend of a translated socket is no longer that service.
+pub const REASON_LB_REVNAT_STALE: u8 = 8;
+
 /// Direction not known.
 pub const DIR_UNKNOWN: u8 = 0;
 /// Towards an endpoint.
@@ -35,6 +44,12 @@ pub const DIR_INGRESS: u8 = 1;
 pub const DIR_EGRESS: u8 = 2;
 /// Service translation.
 pub const DIR_SERVICE: u8 = 3;
+
+/// Under this key the programs count event records for which the ring had no room. User space makes the entry; without
+/// one nothing is counted. It is no reason a packet can have: nothing else names this file.
+pub const EVENTS_LOST: MetricsKey = MetricsKey { file: EVENTS_LOST_FILE, ..MetricsKey::new(0, DIR_UNKNOWN) };
+/// File id of [`EVENTS_LOST`].
+pub const EVENTS_LOST_FILE: u8 = u8::MAX;
 
 impl MetricsKey {
     /// The key of a reason and direction, no source line.

@@ -20,7 +20,7 @@ use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Env, Family, FamilyMaps, NodeFields, Notification, V4, V6};
+use datapath::{Env, Family, FamilyMaps, Kept, NodeFields, Notification, V4, V6};
 
 use crate::maps;
 use crate::words::{self, OnStack};
@@ -227,6 +227,19 @@ impl Env for Packet {
     }
 
     #[inline(always)]
+    fn keep(&mut self, kept: &Kept) -> Option<()> {
+        let to = maps::KEPT.get_mut(&0)?;
+        // SAFETY: a live reference.
+        unsafe { words::copy(kept, to) };
+        Some(())
+    }
+
+    #[inline(always)]
+    fn kept(&self) -> Option<&Kept> {
+        maps::KEPT.get(&0)
+    }
+
+    #[inline(always)]
     fn device(&self, ifindex: u32) -> Option<&Device> {
         maps::DEVICES.get(&ifindex)
     }
@@ -260,7 +273,9 @@ impl Env for Packet {
     fn event<N: Notification>(&mut self, cookie: u32, notification: &N) {
         let payload = size_of::<Prefix>() + size_of::<N>();
         let mut captured = notification.captured() as usize;
-        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else { return };
+        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else {
+            return maps::count_lost_event();
+        };
         // SAFETY: prefix, notification and payload lie one after the other in every record, and the record has room
         // for all three; `captured` is brought between 1 and `PAYLOAD_LEN` by instructions LLVM cannot reorder.
         unsafe {

@@ -1,5 +1,8 @@
 //! Messages encoded by hand from the published field numbers, not by our encoder.
 
+mod common;
+
+use common::{both_ways, bytes, number, varint};
 use hubble_api::{
     flow::{Flow, FlowFilter, IpVersion, Verdict},
     json,
@@ -7,38 +10,6 @@ use hubble_api::{
     peer::ChangeNotification,
 };
 use prost::Message as _;
-
-/// A varint.
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    loop {
-        let low = u8::try_from(value & 0x7f).expect("seven bits");
-        value >>= 7;
-        if value == 0 {
-            out.push(low);
-            return out;
-        }
-        out.push(low | 0x80);
-    }
-}
-
-/// A field with a number as its value.
-fn number(field: u64, value: u64) -> Vec<u8> {
-    [varint(field << 3), varint(value)].concat()
-}
-
-/// A field with bytes as its value: text, or a message.
-fn bytes(field: u64, value: impl AsRef<[u8]>) -> Vec<u8> {
-    let value = value.as_ref();
-    [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
-}
-
-fn both_ways<M: prost::Message + Default + PartialEq + std::fmt::Debug>(wire: &[u8]) -> M {
-    let message = M::decode(wire).expect("decodes");
-    assert_eq!(M::decode(&message.encode_to_vec()[..]).expect("our own"), message);
-    assert_eq!(message.encoded_len(), wire.len(), "nothing was dropped");
-    message
-}
 
 #[test]
 fn a_flow_with_a_field_of_every_range() {

@@ -44,6 +44,8 @@ pub enum L4 {
         source: u16,
         /// Destination port.
         destination: u16,
+        /// Type of the first chunk, when the capture reaches it.
+        chunk: Option<u8>,
     },
     /// ICMP for IPv4.
     Icmp4 {
@@ -83,7 +85,7 @@ impl L4 {
         match *self {
             Self::Tcp { source, destination, .. }
             | Self::Udp { source, destination }
-            | Self::Sctp { source, destination } => Some((source, destination)),
+            | Self::Sctp { source, destination, .. } => Some((source, destination)),
             _ => None,
         }
     }
@@ -173,10 +175,11 @@ fn transport(protocol: u8, bytes: &[u8]) -> L4 {
             .zip(port(2))
             .filter(|_| bytes.len() >= 8)
             .map(|(source, destination)| L4::Udp { source, destination }),
-        132 => port(0)
-            .zip(port(2))
-            .filter(|_| bytes.len() >= 12)
-            .map(|(source, destination)| L4::Sctp { source, destination }),
+        132 => port(0).zip(port(2)).filter(|_| bytes.len() >= 12).map(|(source, destination)| L4::Sctp {
+            source,
+            destination,
+            chunk: bytes.get(12).copied(),
+        }),
         1 => bytes.get(..2).map(|b| L4::Icmp4 { kind: b[0], code: b[1] }),
         2 => bytes.first_chunk::<8>().map(|b| L4::Igmp { kind: b[0], group: Ipv4Addr::new(b[4], b[5], b[6], b[7]) }),
         58 => bytes.get(..2).map(|b| L4::Icmp6 { kind: b[0], code: b[1] }),

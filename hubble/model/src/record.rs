@@ -271,7 +271,7 @@ impl FlowRecord {
             L4::Udp { source, destination } => {
                 Protocol::Udp(flow::Udp { source_port: source.into(), destination_port: destination.into() })
             }
-            L4::Sctp { source, destination } => {
+            L4::Sctp { source, destination, .. } => {
                 Protocol::Sctp(flow::Sctp { source_port: source.into(), destination_port: destination.into() })
             }
             L4::Icmp4 { kind, code } => Protocol::IcmPv4(flow::IcmPv4 { r#type: kind.into(), code: code.into() }),

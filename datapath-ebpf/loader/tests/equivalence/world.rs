@@ -178,6 +178,7 @@ impl World {
             capture_len: 96,
             lifetimes: DEFAULT_LIFETIMES,
             seed: 0xc111_0517,
+            ..NodeConfig::default()
         }
     }
 
