@@ -1,5 +1,7 @@
 //! A writer is killed without warning, in the middle of its work; what it said was written is there for the next.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use hubble_api::{Timestamp, flow::Flow};
 use hubble_files::history::{Limits, Recorder};
 use hubble_model::{Event, FilterList, NodeInfo};

@@ -1,5 +1,7 @@
 //! Exports as those see them who read the files.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use hubble_api::{
     Timestamp,
     flow::{AgentEvent, Endpoint, Flow, FlowFilter, LostEvent, Verdict},

@@ -33,18 +33,17 @@ pub enum ConfigError {
     #[error("{path}: there is no field {field:?}: there are {known}")]
     Field { path: String, field: String, known: &'static str },
     #[error("{path}: {source}")]
-    Option { path: String, source: OptionError },
+    Option { path: String, source: Box<OptionError> },
     #[error("{path}: {why}")]
     Json { path: String, why: String },
     #[error("{path}: {source}")]
-    Filter { path: String, source: FilterError },
+    Filter { path: String, source: Box<FilterError> },
     #[error(transparent)]
     Together(#[from] OptionError),
 }
 
 /// Bounds of a configuration, far above what anybody writes.
-const LIMITS: Limits =
-    Limits { bytes_max: 1 << 20, depth_max: 16, nodes_max: 1 << 16, expanded_bytes_max: 1 << 20 };
+const LIMITS: Limits = Limits { bytes_max: 1 << 20, depth_max: 16, nodes_max: 1 << 16, expanded_bytes_max: 1 << 20 };
 
 /// Reads a YAML text that holds one document; an empty text is none.
 ///
@@ -104,7 +103,7 @@ fn plugin(value: &Value, path: &str) -> Result<PluginConfig, ConfigError> {
     const FIELDS: [&str; 4] = ["name", "contextOptions", "includeFilters", "excludeFilters"];
     let metric = object(value, path)?;
     known(metric, path, &FIELDS, "name, contextOptions, includeFilters, excludeFilters")?;
-    let at = |source| ConfigError::Option { path: path.into(), source };
+    let at = |why| ConfigError::Option { path: path.into(), source: Box::new(why) };
     let name = text(metric.get("name"), &format!("{path}.name"))?;
     let mut builder = Builder::new(name).map_err(at)?;
     let options = match metric.get("contextOptions") {
@@ -125,14 +124,17 @@ fn plugin(value: &Value, path: &str) -> Result<PluginConfig, ConfigError> {
             }
         };
         let values: Vec<String> = values.into_iter().filter(|value| !value.is_empty()).collect();
-        builder.option(name, &values).map_err(|source| ConfigError::Option { path, source })?;
+        builder.option(name, &values).map_err(|why| ConfigError::Option { path, source: Box::new(why) })?;
     }
     let (include, exclude) = (format!("{path}.includeFilters"), format!("{path}.excludeFilters"));
     let allow = filters(metric.get("includeFilters"), &include)?;
     let deny = filters(metric.get("excludeFilters"), &exclude)?;
     if !(allow.is_empty() && deny.is_empty()) {
         let list = FilterList::new(&allow, &deny);
-        let list = list.map_err(|source| ConfigError::Filter { path: format!("{path}: filters"), source })?;
+        let list = list.map_err(|why| {
+            let path = format!("{path}: filters");
+            ConfigError::Filter { path, source: Box::new(why) }
+        })?;
         builder.config.filters = Some(list);
     }
     Ok(builder.config)

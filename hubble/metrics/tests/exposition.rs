@@ -1,5 +1,7 @@
 //! What a scrape shows, to the byte: flows in, text out.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use hubble_api::{
     Timestamp,
     flow::{

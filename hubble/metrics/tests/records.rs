@@ -1,5 +1,7 @@
 //! Small records count like the messages made of them, and the option readers take any text.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
+
 use abi::event::{NOTIFY_TRACE, PAYLOAD_LEN, Prefix, TraceNotify, TraceRecord};
 use hubble_api::flow::{TrafficDirection, Verdict};
 use hubble_metrics::{Format, Metrics, config, options};
@@ -41,7 +43,8 @@ impl Lookup for Names {
 
 /// A forwarded packet as the datapath reports it.
 fn base() -> FlowRecord {
-    let notify = TraceNotify { kind: NOTIFY_TRACE, version: 1, src_label: 1001, dst_label: 2, ..TraceNotify::default() };
+    let notify =
+        TraceNotify { kind: NOTIFY_TRACE, version: 1, src_label: 1001, dst_label: 2, ..TraceNotify::default() };
     let prefix = Prefix { time_ns: 1, cookie: 0, cpu: 0 };
     let record = TraceRecord { prefix, notify, payload: [0; PAYLOAD_LEN] };
     let stamp = Stamp { wall_minus_monotonic_ns: 0, uuid: 0 };
@@ -95,7 +98,8 @@ fn changed([event, sub, verdict, l4, bits, reply, direction, matched, drop, fami
 #[test]
 fn a_record_counts_like_its_message() {
     let node = NodeInfo { name: "default/n".into(), labels: Vec::new() };
-    let every = ALL.split(',').map(|plugin| format!("{plugin}{}{CONTEXTS}", if plugin.contains(':') { ";" } else { ":" }));
+    let every =
+        ALL.split(',').map(|plugin| format!("{plugin}{}{CONTEXTS}", if plugin.contains(':') { ";" } else { ":" }));
     let options: String = every.collect::<Vec<_>>().join(" ");
     bolero::check!().with_type::<[u8; 12]>().for_each(|bytes: &[u8; 12]| {
         let count = |event: &Event| {

@@ -52,9 +52,9 @@ pub enum ConfigError {
     #[error("{path}: {why}")]
     Json { path: String, why: String },
     #[error("{path}: {source}")]
-    Mask { path: String, source: MaskError },
+    Mask { path: String, source: Box<MaskError> },
     #[error("{path}: {source}")]
-    Filter { path: String, source: FilterError },
+    Filter { path: String, source: Box<FilterError> },
 }
 
 impl FlowLog {
@@ -65,9 +65,10 @@ impl FlowLog {
     pub fn compile(&self) -> Result<(FilterList, Option<Mask>), ConfigError> {
         let name = || self.name.clone();
         let list = FilterList::new(&self.include, &self.exclude)
-            .map_err(|source| ConfigError::Filter { path: name(), source })?;
+            .map_err(|why| ConfigError::Filter { path: name(), source: Box::new(why) })?;
         let mask = (!self.mask.is_empty()).then(|| Mask::new::<Flow>(&self.mask)).transpose();
-        Ok((list, mask.map_err(|source| ConfigError::Mask { path: format!("{}: fieldMask", name()), source })?))
+        let failed = |why| ConfigError::Mask { path: format!("{}: fieldMask", name()), source: Box::new(why) };
+        Ok((list, mask.map_err(failed)?))
     }
 }
 
