@@ -2,6 +2,7 @@
 
 mod bare;
 mod bpf;
+mod crds;
 mod forward;
 mod kernels;
 mod lab;
@@ -71,6 +72,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Write the custom resource definitions in deploy/crds
+    Crds {
+        /// Write nothing; fail if one is not current
+        #[arg(long)]
+        check: bool,
+    },
     /// Evaluate published conformance corpora
     Conformance {
         /// The folder that holds them
@@ -109,6 +116,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Test => test::all(),
         Task::Ci => test::ci(),
         Task::Sim { arguments } => forward::sim(&arguments),
+        Task::Crds { check } => crds::write(check),
         Task::Conformance { dir, names } => forward::conformance(&dir.unwrap_or_else(forward::corpora_dir), &names),
     }
 }

@@ -20,6 +20,7 @@ pub mod ipcache;
 pub mod lb;
 pub mod maps;
 pub mod metrics;
+pub mod nat;
 pub mod policy;
 pub mod stage;
 pub mod write;

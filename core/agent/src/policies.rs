@@ -215,6 +215,18 @@ impl Agent {
         Ok(())
     }
 
+    /// Reads documents as if they were imported, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::Policy`] with every mistake.
+    pub fn read_policies(&self, documents: Vec<Value>) -> Result<Vec<PolicyObject>, Refusal> {
+        let mut objects = Vec::new();
+        for value in documents {
+            objects.extend(self.read_value(value)?.into_iter().map(|(object, _)| object));
+        }
+        Ok(objects)
+    }
+
     fn replaced(&self, add: &[(PolicyObject, Value)], replace: &Replace) -> BTreeSet<ObjectKey> {
         let imported = self.documents.by_key.iter().filter(|(_, doc)| doc.origin == Origin::Imported);
         match replace {

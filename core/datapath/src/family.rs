@@ -164,7 +164,7 @@ impl Family for V4 {
     }
     #[inline(always)]
     fn ct_entry(connection: Connection, nat: &End<Addr4>) -> CtEntry4 {
-        CtEntry4 { connection, nat_addr: nat.addr, nat_port: nat.port, pad: 0 }
+        CtEntry4 { connection, nat_addr: nat.addr, nat_port: nat.port, snat_port: Port::from_raw(0) }
     }
     #[inline(always)]
     fn connection(entry: &mut CtEntry4) -> &mut Connection {
@@ -288,7 +288,7 @@ impl Family for V6 {
     }
     #[inline(always)]
     fn ct_entry(connection: Connection, nat: &End<Wide6>) -> CtEntry6 {
-        CtEntry6 { connection, nat_addr: nat.addr.into(), nat_port: nat.port, pad: 0 }
+        CtEntry6 { connection, nat_addr: nat.addr.into(), nat_port: nat.port, snat_port: Port::from_raw(0) }
     }
     #[inline(always)]
     fn connection(entry: &mut CtEntry6) -> &mut Connection {

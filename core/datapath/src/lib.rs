@@ -22,6 +22,7 @@ pub mod neighbour;
 pub mod parse;
 pub mod policy;
 pub mod side;
+pub mod sock;
 pub mod stages;
 pub mod verdict;
 

@@ -36,6 +36,9 @@ fn rate(ticks: u64, ns: u64) -> Option<(u32, u64)> {
     if another.is_some() { None } else { Some((hz, ticks.checked_sub(since)?)) }
 }
 
+/// Any kind that has test runs.
+const KIND: sys::ProgKind = sys::ProgKind { kind: sys::PROG_TYPE_SCHED_CLS, attach_type: 0 };
+
 /// The count of ticks and the monotonic clock at one tick.
 fn read() -> io::Result<(u64, u64)> {
     // call jiffies64; r0 >>= SHIFT; exit
@@ -43,7 +46,7 @@ fn read() -> io::Result<(u64, u64)> {
         let [s0, s1, s2, s3] = shift.to_le_bytes();
         [[0x85, 0, 0, 0, 118, 0, 0, 0], [0x77, 0, 0, 0, s0, s1, s2, s3], [0x95, 0, 0, 0, 0, 0, 0, 0]].concat()
     };
-    let load = |shift| sys::prog_load("cilium_ticks", &program(shift), LICENCE, 0, &mut []);
+    let load = |shift| sys::prog_load("cilium_ticks", KIND, &program(shift), LICENCE, 0, &mut []);
     let (low, high) = (load(0)?, load(32)?);
     loop {
         let (before, above) = (sys::coarse_clock(), sys::test_run(high.as_fd())?);

@@ -10,6 +10,7 @@ use std::{
 
 use abi::{
     config::{NODE_HOST_ROUTING, NodeConfig},
+    lb::MAGLEV_SIZE_DEFAULT,
     stage::Stage,
 };
 use aya::{
@@ -30,6 +31,7 @@ use crate::{
     maps::Maps,
     program::Program,
     schema::{self, Moved},
+    sock::{self, SockAttached, SockError, SockProgram, sock_links_directory},
     sys,
     test_run::{self, SkBuff, TestRun},
     verifier::Rejection,
@@ -66,6 +68,8 @@ pub struct LoaderConfig {
     pub node: NodeConfig,
     /// Which hook to use.
     pub hook: HookChoice,
+    /// Whether to load the programs of control groups, for [`Datapath::attach_sockets`].
+    pub sockets: bool,
 }
 
 impl LoaderConfig {
@@ -77,6 +81,7 @@ impl LoaderConfig {
             map_sizes: BTreeMap::new(),
             node,
             hook: HookChoice::Auto,
+            sockets: false,
         }
     }
 }
@@ -98,6 +103,8 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     host_routing: bool,
     programs: BTreeMap<Program, OwnedFd>,
+    sockets: BTreeMap<SockProgram, OwnedFd>,
+    sock_links: PathBuf,
     maps: Arc<Maps>,
     moved: Mutex<Vec<Moved>>,
     attacher: Attacher,
@@ -122,8 +129,11 @@ impl Datapath {
         for path in [&pins, &links] {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
-        let prepared = schema::prepare(&pins, &config.map_sizes)?;
         let mut node = clock::with_ticks(config.node);
+        if node.maglev_size == 0 {
+            node.maglev_size = MAGLEV_SIZE_DEFAULT;
+        }
+        let prepared = schema::prepare(&pins, &config.map_sizes, node.maglev_size)?;
         let mut loaded = load(&object, &pins, &node);
         // The verifier of 6.1 tells fewer paths apart and gives up on the one program with everything in it. Packets between
         // pods then go through the host's stack, where the other hook polices them.
@@ -132,6 +142,7 @@ impl Datapath {
             loaded = load(&object, &pins, &node);
         }
         let mut ebpf = loaded?;
+        let sockets = if config.sockets { sock::load_all(&mut ebpf)? } else { BTreeMap::new() };
         let programs = descriptors(&ebpf)?;
         let calls = calls_directory(&config.bpffs);
         let generation = calls::establish(&mut ebpf, &calls)?;
@@ -140,6 +151,8 @@ impl Datapath {
             ebpf: Mutex::new(ebpf),
             host_routing: node.flags & NODE_HOST_ROUTING != 0,
             programs,
+            sockets,
+            sock_links: sock_links_directory(&config.bpffs),
             maps: Arc::new(prepared.maps),
             moved: Mutex::new(prepared.moved),
             attacher,
@@ -223,6 +236,20 @@ impl Datapath {
     /// Nothing in here is left half-changed by a panic, so a poisoned lock is as good as another.
     fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
         self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches the socket programs to a control group (version 2), each in place of what an earlier agent left there. From then
+    /// on sockets that are made in the group or below it name services by themselves.
+    pub fn attach_sockets(&self, cgroup: &Path) -> Result<SockAttached, SockError> {
+        if self.sockets.is_empty() {
+            return Err(SockError::NotLoaded);
+        }
+        sock::attach_all(&self.sock_links, cgroup, |which| self.sockets.get(&which).map(AsFd::as_fd))
+    }
+
+    /// Detaches the socket programs, wherever they are attached; returns how many were.
+    pub fn detach_sockets(&self) -> Result<usize, SockError> {
+        sock::detach_all(&self.sock_links)
     }
 
     /// Detaches a program; says whether it was attached.
@@ -324,8 +351,9 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
         }
         _ => Ok(()),
     };
-    let links = links_directory(bpffs);
-    removed(&links, fs::remove_dir_all(&links))?;
+    for links in [sock_links_directory(bpffs), links_directory(bpffs)] {
+        removed(&links, fs::remove_dir_all(&links))?;
+    }
     let calls = calls_directory(bpffs);
     removed(&calls, calls::remove_all(&calls))?;
     for path in schema::pinned(&maps_directory(bpffs)) {

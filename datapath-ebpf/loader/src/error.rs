@@ -44,6 +44,22 @@ pub enum MapError {
         /// Its size.
         max_entries: u32,
     },
+    /// A Maglev table is not as long as the map was made for.
+    #[error("a table of {given} entries does not fit map {map}, whose tables have {size}")]
+    TableSize {
+        /// Which map.
+        map: &'static str,
+        /// Entries of the table.
+        given: usize,
+        /// Entries of every table of the map.
+        size: u32,
+    },
+    /// The number of entries of a Maglev table is none that may be configured.
+    #[error("a Maglev table cannot have {size} entries; choose one of {:?}", abi::lb::MAGLEV_SIZES)]
+    MaglevSize {
+        /// What was asked for.
+        size: u32,
+    },
     /// The new size of a map does not hold what the old one holds.
     #[error("map {map} holds more than {max_entries} entries, the size it should get; choose a larger one")]
     TooSmall {
@@ -173,6 +189,14 @@ pub enum Missing {
     /// Not supported by the kernel although it is asked for.
     #[error("kernel {release} has no TCX (Linux 6.6 and later); let the loader choose, or use clsact")]
     Tcx {
+        /// The running kernel's release.
+        release: String,
+    },
+    /// The kernel runs no programs at control groups.
+    #[error(
+        "kernel {release} was built without CONFIG_CGROUP_BPF: set --bpf-lb-sock=false, and packets are balanced one by one"
+    )]
+    CgroupBpf {
         /// The running kernel's release.
         release: String,
     },

@@ -11,6 +11,7 @@
 mod map;
 mod maps;
 mod packet;
+mod sock;
 mod words;
 
 use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT};

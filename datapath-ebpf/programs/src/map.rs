@@ -94,6 +94,27 @@ impl<K: Plain, V: Plain, const KIND: usize, const ENTRIES: usize, const FLAGS: u
         if status == 0 { Some(()) } else { None }
     }
 
+    /// Writes a value that, with its key, is put together on the stack: for programs that may be interrupted by
+    /// others that use the scratch memory. `None` when the kernel refuses.
+    #[inline(always)]
+    pub fn put(&self, key: &K, value: &V) -> Option<()> {
+        let (mut key_at, mut value_at) = (OnStack::new(), OnStack::new());
+        // SAFETY: both copies are live and of the map's own sizes.
+        let status = unsafe {
+            let (key, value) = (key_at.fill(key).cast(), value_at.fill(value).cast());
+            helpers::bpf_map_update_elem(self.address(), key, value, BPF_ANY as u64)
+        };
+        if status == 0 { Some(()) } else { None }
+    }
+
+    /// Removes an entry, if it is there.
+    #[inline(always)]
+    pub fn remove(&self, key: &K) {
+        let mut copy = OnStack::new();
+        // SAFETY: the copy is live and of the map's own size.
+        unsafe { helpers::bpf_map_delete_elem(self.address(), copy.fill(key).cast()) };
+    }
+
     #[inline(always)]
     fn address(&self) -> *mut core::ffi::c_void {
         ptr::from_ref(self).cast_mut().cast()

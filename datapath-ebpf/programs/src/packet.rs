@@ -294,7 +294,9 @@ impl Env for Packet {
     fn event<N: Notification>(&mut self, cookie: u32, notification: &N) {
         let payload = size_of::<Prefix>() + size_of::<N>();
         let mut captured = notification.captured() as usize;
-        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else { return };
+        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else {
+            return maps::count_lost_event();
+        };
         // SAFETY: prefix, notification and payload lie one after the other in every record, and the record has room
         // for all three; `captured` is brought between 1 and `PAYLOAD_LEN` by instructions LLVM cannot reorder.
         unsafe {
