@@ -246,7 +246,9 @@ impl<S: Select> Reader<S> {
             return;
         }
         let length = usize::try_from(head - oldest).unwrap_or(usize::MAX);
-        self.shared.read_batch(oldest, length, &mut self.pending);
+        // The oldest may have been overwritten meanwhile; what is older than what was read, history has.
+        let oldest = oldest + self.shared.read_batch(oldest, length, &mut self.pending);
+        self.next = oldest + u64::try_from(self.pending.len()).expect("lengths fit 64 bits");
         if first && since_ns.is_none() {
             self.look_back(oldest, None);
             return;

@@ -27,8 +27,6 @@ pub use sinks::SinkSettings;
 const WORLD: u32 = 2;
 const WORLD_IPV4: u32 = 9;
 const WORLD_IPV6: u32 = 10;
-/// First and last node port (reference: `node-port-range`).
-const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 /// The smallest MTU IPv6 allows, and the largest a device takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 1280..=65_535;
 
@@ -376,8 +374,8 @@ fn node_config(options: &Options, agent: &agent_core::Config, mtu: u32) -> Resul
         report_tcp_flags: tcp_flags(&options.events.monitor_aggregation_flags)?,
         capture_len: options.events.trace_payloadlen,
         lifetimes: lifetimes(options)?,
-        node_port_min: NODE_PORTS.0,
-        node_port_max: NODE_PORTS.1,
+        node_port_min: agent.lb.node.ports.0,
+        node_port_max: agent.lb.node.ports.1,
         ..NodeConfig::default()
     };
     if let Some(IpAddr::V4(router)) = agent.ipv4.as_ref().map(|family| family.router) {

@@ -8,5 +8,7 @@ mod hubble;
 mod life;
 mod questions;
 mod restart;
+mod services;
 mod sinks;
+mod sockets;
 mod support;

@@ -185,6 +185,11 @@ impl Node {
         }
     }
 
+    /// The node's namespace.
+    pub fn net(&self) -> &Net {
+        &self.net
+    }
+
     /// Whether the agent answers and has restored everything.
     pub fn is_ready(&self) -> bool {
         let status = self.client.get::<StatusResponse>("/healthz").ok().and_then(|status| status.cilium);
