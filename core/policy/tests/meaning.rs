@@ -245,7 +245,11 @@ fn lint_finds_what_was_probably_not_meant() {
     assert!(has("spec.ingress[3]", |s| matches!(s, Suspicion::Denied { .. })), "{found:?}");
     // What other objects in force say counts, too.
     put(&mut engine, "wide", "  ingress:\n  - fromEndpoints: [{matchLabels: {app: foo}}]\n");
-    put(&mut engine, "deny", "  ingressDeny:\n  - fromEntities: [all]\n    toPorts: [{ports: [{port: '443', protocol: TCP}]}]\n");
+    put(
+        &mut engine,
+        "deny",
+        "  ingressDeny:\n  - fromEntities: [all]\n    toPorts: [{ports: [{port: '443', protocol: TCP}]}]\n",
+    );
     let narrow = "  ingress:\n  - fromEndpoints: [{matchLabels: {app: foo}}]\n    toPorts: [{ports: [{port: 'PORT', protocol: TCP}]}]\n";
     let found = |port: &str| lint(&engine, &objects("narrow", &narrow.replace("PORT", port)));
     let by = |found: &[policy::lint::Finding]| found.iter().map(|f| f.what.to_string()).collect::<Vec<_>>().join("; ");

@@ -106,8 +106,7 @@ fn each_constraint_of_the_schema_is_demanded_by_the_reader() {
         if !path.starts_with("spec.") && path != "spec" {
             continue;
         }
-        let holders: Vec<&Value> =
-            documents.iter().filter(|d| place_mut(&mut (*d).clone(), path).is_some()).collect();
+        let holders: Vec<&Value> = documents.iter().filter(|d| place_mut(&mut (*d).clone(), path).is_some()).collect();
         let Some(holder) = holders.first() else {
             if !REFUSED_WHOLE.iter().any(|whole| path.starts_with(whole)) {
                 uncovered.push(path.to_owned());
@@ -120,9 +119,14 @@ fn each_constraint_of_the_schema_is_demanded_by_the_reader() {
                 lenient.insert(format!("{path} {} ({what})", constraint.keyword));
                 continue;
             };
-            let parent = path.rsplit_once('.').map_or(path, |(parent, _)| parent).replace("[]", "[0]").replace("{}", "");
+            let parent =
+                path.rsplit_once('.').map_or(path, |(parent, _)| parent).replace("[]", "[0]").replace("{}", "");
             let at = parent.trim_end_matches('.');
-            assert!(errors.iter().any(|e| e.path.starts_with(at)), "{path} {} ({what}): {errors:?}", constraint.keyword);
+            assert!(
+                errors.iter().any(|e| e.path.starts_with(at)),
+                "{path} {} ({what}): {errors:?}",
+                constraint.keyword
+            );
             checked += 1;
         }
     }
@@ -135,7 +139,11 @@ fn each_constraint_of_the_schema_is_demanded_by_the_reader() {
 /// Where our definitions say something else than the original's: part of the path, keyword, reason.
 const DIFFERENT: &[(&str, &str, &str)] = &[
     (".port", "pattern", "the original's is anchored at one end of each half, so that it takes 80abc and 99999"),
-    (".icmps[].fields[].type", "pattern", "the original's lacks ExtendedEchoReply (it has a space in it) and names two twice"),
+    (
+        ".icmps[].fields[].type",
+        "pattern",
+        "the original's lacks ExtendedEchoReply (it has a space in it) and names two twice",
+    ),
     (".matchName", "pattern", "the same names without nested repetition, which takes exponential time in some engines"),
     (".matchPattern", "pattern", "as for matchName"),
     (".endPort", "format", "the bounds say more than int32"),

@@ -2,7 +2,7 @@
 
 use api::models::{ConsideredRule, ExplainAnswer, ExplainRequest, Explained};
 use policy::{
-    Direction, Engine, Enforcement, MatchType, Verdict,
+    Direction, Enforcement, Engine, MatchType, Verdict,
     engine::{Explanation, Question},
     preview::Outcome,
     rule::Action,
@@ -18,11 +18,7 @@ use crate::{
 ///
 /// # Errors
 /// [`BadQuestion`] names the field that cannot be understood or is not known.
-pub fn explain(
-    engine: &Engine,
-    known: &dyn Workloads,
-    request: &ExplainRequest,
-) -> Result<ExplainAnswer, BadQuestion> {
+pub fn explain(engine: &Engine, known: &dyn Workloads, request: &ExplainRequest) -> Result<ExplainAnswer, BadQuestion> {
     let from = end("from", &request.from, known)?;
     let to = end("to", &request.to, known)?;
     let protocol = protocol("protocol", &request.protocol)?;

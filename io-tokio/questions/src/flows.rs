@@ -134,8 +134,9 @@ pub fn question_of_flow(text: &str) -> Result<ExplainRequest, BadQuestion> {
     if flow.is_reply == Some(true) {
         return Err(bad("flow", "it is a reply; what policy judged is the flow it answers"));
     }
-    let ((protocol, port), (source, destination)) =
-        layer4(&flow).zip(ends(&flow)).ok_or_else(|| bad("flow", "it has no addresses, or no transport policy judges"))?;
+    let ((protocol, port), (source, destination)) = layer4(&flow)
+        .zip(ends(&flow))
+        .ok_or_else(|| bad("flow", "it has no addresses, or no transport policy judges"))?;
     let party = |workload: Workload| match workload.labels.is_empty() {
         true => Party { ip: workload.ip, ..Party::default() },
         false => Party { labels: workload.labels, ip: workload.ip, ..Party::default() },

@@ -16,8 +16,7 @@ pub fn lint(engine: &Engine, objects: &[PolicyObject], alone: bool) -> Result<Ve
     for object in objects {
         let found = |path: &str, what: String| LintFinding { object: object.key.to_string(), path: path.into(), what };
         for finding in policy::lint::lint(&then, object) {
-            let needs_workloads =
-                matches!(finding.what, Suspicion::SelectsNobody | Suspicion::PeerIsNobody { .. });
+            let needs_workloads = matches!(finding.what, Suspicion::SelectsNobody | Suspicion::PeerIsNobody { .. });
             if !(alone && needs_workloads) {
                 findings.push(found(&finding.path, finding.what.to_string()));
             }
@@ -26,4 +25,3 @@ pub fn lint(engine: &Engine, objects: &[PolicyObject], alone: bool) -> Result<Ve
     }
     Ok(findings)
 }
-

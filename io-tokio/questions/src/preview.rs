@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use api::models::{PreviewAnswer, Traffic, VerdictChange};
 use policy::{
-    Direction, Engine, EndpointFacts, ObjectKey, PolicyObject,
+    Direction, EndpointFacts, Engine, ObjectKey, PolicyObject,
     engine::{PeerQuestion, Question},
     preview::{Outcome, RecordedFlow, changed, preview as compare},
     rule::{Peer, Peers},

@@ -54,7 +54,7 @@ fn labels_recorded_with_a_flow_count_and_not_who_has_the_address_now() {
     engine.upsert_identity(NumericIdentity::new(1000), &now).expect("room");
     let addr = "10.0.0.1/32".parse().expect("a prefix");
     engine.upsert_address(addr, NumericIdentity::new(1000), &[]).expect("room");
-    let text = "[{endpointSelector: {matchLabels: {app: b}}, ingress: [{fromEndpoints: [{matchLabels: {app: a}}]}]}]";
+    let text = "- endpointSelector: {matchLabels: {app: b}}\n  ingress: [{fromEndpoints: [{matchLabels: {app: a}}]}]";
     let documents = policy::parse::documents(text, &policy::parse::Limits::default()).expect("YAML");
     let objects = read("put", &documents, &policy::parse::Options::default()).expect("valid");
     let mut tally = Tally::default();

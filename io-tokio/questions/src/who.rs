@@ -163,7 +163,12 @@ pub(crate) fn end(field: &str, party: &Party, known: &dyn Workloads) -> Result<E
     match ways.into_iter().filter(|way| *way).count() {
         1 => {}
         0 => return Err(bad(field, "nobody is named; give labels, a pod, an endpoint, an identity or an address")),
-        _ => return Err(bad(field, "it is named in several ways; one of labels, pod, endpoint, identity and ip is enough")),
+        _ => {
+            return Err(bad(
+                field,
+                "it is named in several ways; one of labels, pod, endpoint, identity and ip is enough",
+            ));
+        }
     }
     if !party.labels.is_empty() {
         return said(field, party);

@@ -186,7 +186,8 @@ impl Engine {
                 }
             }
         }
-        if let Some((_, ports)) = addr.and_then(|a| self.facts.prefixes.get(&Cidr::host(a))).and_then(|s| s.told.as_ref())
+        if let Some((_, ports)) =
+            addr.and_then(|a| self.facts.prefixes.get(&Cidr::host(a))).and_then(|s| s.told.as_ref())
         {
             answers.extend(ports.iter().filter_map(|p| self.terms.named_port(p)));
         }

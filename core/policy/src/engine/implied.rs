@@ -151,7 +151,8 @@ impl Statements {
         let lengths = (cidr.cidr.is_ipv4(), 0)..=(cidr.cidr.is_ipv4(), cidr.cidr.bits());
         let mut left: Vec<Plain> = said.to_vec();
         for &(_, bits) in self.lengths.range(lengths).map(|(length, _)| length) {
-            let outer = Cidr::containing(cidr.cidr.addr(), bits).expect("the length is no longer than the prefix's own");
+            let outer =
+                Cidr::containing(cidr.cidr.addr(), bits).expect("the length is no longer than the prefix's own");
             for (wider, list) in self.by_prefix.get(&outer).into_iter().flatten() {
                 let says = |plain: &Plain| wider.contains(plain);
                 if left.iter().any(says) && list.iter().any(|(wider, _)| stands_for(wider, cidr)) {

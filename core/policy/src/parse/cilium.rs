@@ -6,8 +6,8 @@ use super::{
     peers, ports,
     selectors::{self, Keys, Scoping, is_dns_name},
 };
-use crate::schema;
 use crate::rule::{Action, AuthMode, Direction, ObjectKey, ObjectKind, PeerRule, Place, PolicyObject, Rule, Subject};
+use crate::schema;
 use alloc::{
     format,
     string::{String, ToString},

@@ -5,11 +5,11 @@ use super::{
     peers::check_dns_selector,
     ports::Where,
 };
-use crate::schema;
 use crate::rule::{
     Direction, HttpRule, L7Parser, L7Rules, PortMatch, PortSpec,
     l7::{DnsRule, HeaderMatch, KafkaRule, Listener, Mismatch},
 };
+use crate::schema;
 use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
 use serde_json::{Map, Value};
 use types::Protocol;
@@ -192,7 +192,10 @@ fn each(
 fn regex_field(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, name: &str) -> Box<str> {
     let text = cx.text_field(path, map, name);
     if text.len() > REGEX_BYTES_MAX {
-        cx.error(&path.field(name), Problem::TooMuch { limit: "policy-expression-bytes-max", allowed: REGEX_BYTES_MAX });
+        cx.error(
+            &path.field(name),
+            Problem::TooMuch { limit: "policy-expression-bytes-max", allowed: REGEX_BYTES_MAX },
+        );
     } else if regex_syntax::parse(text).is_err() {
         cx.invalid(&path.field(name), text, "this must be a regular expression in RE2 syntax");
     }

@@ -4,8 +4,8 @@ use super::{
     ctx::{Ctx, Path, Problem},
     selectors::{self, Keys, Scoping, is_dns_name},
 };
-use crate::schema;
 use crate::rule::{CidrRule, CidrScope, Direction, Entity, Peer, Peers, ServicePeer};
+use crate::schema;
 use alloc::{string::ToString, vec::Vec};
 use core::net::IpAddr;
 use serde_json::{Map, Value};

@@ -4,8 +4,8 @@ use super::{
     ctx::{Ctx, Path, Problem},
     l7,
 };
-use crate::schema;
 use crate::rule::{Direction, IcmpFamily, PortMatch, PortRange, PortRule, PortSpec, Ports};
+use crate::schema;
 use alloc::{
     string::{String, ToString},
     sync::Arc,

@@ -138,9 +138,11 @@ impl Constraint {
             },
             "anyOf" => vec![set(true.into()), set(json!([1]))],
             // For API servers: how objects are merged, what is filled in. A format without a check is a comment.
-            "default" | "format" | "x-kubernetes-map-type" | "x-kubernetes-list-type" | "x-kubernetes-int-or-string" => {
-                Vec::new()
-            }
+            "default"
+            | "format"
+            | "x-kubernetes-map-type"
+            | "x-kubernetes-list-type"
+            | "x-kubernetes-int-or-string" => Vec::new(),
             other => panic!("{}: the keyword {other} is not tested", self.path),
         }
     }
@@ -156,9 +158,10 @@ impl Constraint {
         for name in &names {
             // What only makes sense in the other direction is taken from there.
             let paths = [self.path.clone(), self.path.replace("ingress", "egress").replace("from", "to")];
-            let value = paths.iter().flat_map(|path| documents.iter().map(move |d| (path, d))).find_map(|(path, d)| {
-                place_mut(&mut d.clone(), &format!("{path}.{name}")).cloned()
-            });
+            let value = paths
+                .iter()
+                .flat_map(|path| documents.iter().map(move |d| (path, d)))
+                .find_map(|(path, d)| place_mut(&mut d.clone(), &format!("{path}.{name}")).cloned());
             let mut two = holder.clone();
             let place = place_mut(&mut two, &self.path).unwrap().as_object_mut().unwrap();
             if place.contains_key(name) {
@@ -191,8 +194,7 @@ pub fn documents_of_everything() -> Vec<Value> {
     let custom = json!({ "l7proto": "memcache", "l7": [{ "command": "get" }] });
     let name = json!({ "dns": [{ "matchName": "a.example" }] });
     let pattern = json!({ "dns": [{ "matchPattern": "*.example" }] });
-    let listener =
-        json!({ "envoyConfig": { "kind": "CiliumEnvoyConfig", "name": "e" }, "name": "l", "priority": 5 });
+    let listener = json!({ "envoyConfig": { "kind": "CiliumEnvoyConfig", "name": "e" }, "name": "l", "priority": 5 });
     let port_rules = [
         json!({ "ports": ports.clone() }),
         l7(http, "80"),
@@ -225,9 +227,9 @@ pub fn documents_of_everything() -> Vec<Value> {
                 entries.push(json!({ "toPorts": [{ "ports": ports }] }));
             } else {
                 entries.push(json!({ format!("{word}Entities"): ["all"], "authentication": { "mode": "disabled" } }));
-                let usable = port_rules.iter().filter(|r| {
-                    direction == "egress" || (r["listener"].is_null() && r["rules"]["dns"].is_null())
-                });
+                let usable = port_rules
+                    .iter()
+                    .filter(|r| direction == "egress" || (r["listener"].is_null() && r["rules"]["dns"].is_null()));
                 entries.extend(usable.map(|rule| json!({ "toPorts": [rule] })));
             }
             if direction == "egress" {
@@ -239,7 +241,9 @@ pub fn documents_of_everything() -> Vec<Value> {
                     entries.push(json!({ "toFQDNs": [{ "matchPattern": "*.example" }] }));
                 }
             }
-            rules.extend(entries.into_iter().map(|entry| json!({ "endpointSelector": selector, list.clone(): [entry] })));
+            rules.extend(
+                entries.into_iter().map(|entry| json!({ "endpointSelector": selector, list.clone(): [entry] })),
+            );
         }
     }
     rules.push(json!({

@@ -177,11 +177,15 @@ fn question_routes() -> Router<Arc<App>> {
     Router::new()
         .route(
             "/policy/explain",
-            post(|app: Shared, body: Body| with_body(app, body, |question| Ok(Request::PolicyExplain(Box::new(question))))),
+            post(|app: Shared, body: Body| {
+                with_body(app, body, |question| Ok(Request::PolicyExplain(Box::new(question))))
+            }),
         )
         .route(
             "/policy/preview",
-            post(|app: Shared, body: Body| with_body(app, body, |question| Ok(Request::PolicyPreview(Box::new(question))))),
+            post(|app: Shared, body: Body| {
+                with_body(app, body, |question| Ok(Request::PolicyPreview(Box::new(question))))
+            }),
         )
         .route(
             "/policy/lint",

@@ -112,7 +112,8 @@ fn object_ref(text: &str) -> Result<ObjectRef, String> {
         namespace: namespace.into(),
         name: name.into(),
     };
-    let clusterwide = |kind: &str| matches!(kind.to_ascii_lowercase().as_str(), "ccnp" | "ciliumclusterwidenetworkpolicy");
+    let clusterwide =
+        |kind: &str| matches!(kind.to_ascii_lowercase().as_str(), "ccnp" | "ciliumclusterwidenetworkpolicy");
     let found = match parts.as_slice() {
         [kind, name] if clusterwide(kind) => of(kind, "", name),
         [namespace, name] => of("cnp", namespace, name),
@@ -151,7 +152,8 @@ mod tests {
 
     #[test]
     fn lengths_of_time_have_units() {
-        for (text, want) in [("90s", Some(90)), ("1h30m", Some(5400)), ("2d", Some(172_800)), ("1", None), ("h", None)] {
+        for (text, want) in [("90s", Some(90)), ("1h30m", Some(5400)), ("2d", Some(172_800)), ("1", None), ("h", None)]
+        {
             assert_eq!(duration(text).ok().map(|d| d.as_secs()), want, "{text}");
         }
         for text in ["", "0s", "1w", "-1h", "99999999999999999999h", "1h ", "ñ"] {

@@ -7,7 +7,7 @@ use api::models::{
     ExplainAnswer, ExplainRequest, Explained, LintFinding, LintRequest, PreviewAnswer, PreviewRequest, RuleRef,
     VerdictChange,
 };
-use policy::{Config, Engine, Enforcement, ObjectKey};
+use policy::{Config, Enforcement, Engine, ObjectKey};
 
 use super::files;
 use super::options::{Enforcing, ExplainOptions, LintOptions, PreviewOptions, RulesInForce};

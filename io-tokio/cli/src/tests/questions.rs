@@ -56,14 +56,21 @@ fn flow(from: &str, to: &str, port: u16, direction: &str) -> Value {
 #[test]
 fn an_explanation_from_files_names_the_rule_that_decides() {
     let (_dir, policy) = folder();
-    let ask = |from: &str, port: &str| json_of(&format!("policy explain -f {policy} --from {from} --to {WEB} --port {port}"));
+    let ask =
+        |from: &str, port: &str| json_of(&format!("policy explain -f {policy} --from {from} --to {WEB} --port {port}"));
     let allowed = ask(FRONT, "80/TCP");
     assert_eq!(allowed["verdict"], "allowed");
     let rule = &allowed["ingress"]["deciding"][0];
-    assert_eq!((&rule["name"], &rule["namespace"], &rule["path"]), (&"web".into(), &"shop".into(), &"spec.ingress[0]".into()));
+    assert_eq!(
+        (&rule["name"], &rule["namespace"], &rule["path"]),
+        (&"web".into(), &"shop".into(), &"spec.ingress[0]".into())
+    );
     assert!(allowed["egress"]["reason"].as_str().expect("a reason").contains("speaks of egress"), "{allowed}");
     let denied = ask(&format!("{FRONT},k8s:canary=yes"), "80");
-    assert_eq!((&denied["verdict"], &denied["ingress"]["deciding"][0]["path"]), (&"denied".into(), &"spec.ingressDeny[0]".into()));
+    assert_eq!(
+        (&denied["verdict"], &denied["ingress"]["deciding"][0]["path"]),
+        (&"denied".into(), &"spec.ingressDeny[0]".into())
+    );
     assert_eq!(denied["ingress"]["considered"][0]["rule"]["path"], "spec.ingress[0]");
     let nobody = ask("10.1.2.3", "80/TCP");
     assert_eq!(nobody["verdict"], "denied");
@@ -71,8 +78,12 @@ fn an_explanation_from_files_names_the_rule_that_decides() {
     assert_eq!(nobody["ingress"]["default-deny"][0]["name"], "web");
     assert_eq!(ask(FRONT, "81/TCP")["ingress"]["considered"][0]["why"], "the peer fits, the port does not");
 
-    let text = cilium("/nowhere", &format!("policy explain -f {policy} --from k8s:app=front --to {WEB} --port 80")).expect("explained");
-    assert!(text.starts_with("Verdict: denied\n") && text.contains("io.kubernetes.pod.namespace, so policies"), "{text}");
+    let text = cilium("/nowhere", &format!("policy explain -f {policy} --from k8s:app=front --to {WEB} --port 80"))
+        .expect("explained");
+    assert!(
+        text.starts_with("Verdict: denied\n") && text.contains("io.kubernetes.pod.namespace, so policies"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -124,23 +135,33 @@ fn a_preview_counts_what_would_newly_be_denied_and_says_so_by_its_exit_code() {
     let flows = file(&dir, "flows.json", &lines.join("\n"));
     let line = format!("policy preview -f {policy} --flows {flows} --offline");
     let mut out = Vec::new();
-    let arguments = clap::Parser::try_parse_from(format!("cilium {line} -o json").split_whitespace()).expect("a command");
+    let arguments =
+        clap::Parser::try_parse_from(format!("cilium {line} -o json").split_whitespace()).expect("a command");
     let error = crate::run(&arguments, &mut out).expect_err("something would be denied");
     assert!(matches!(&error, CliError::Found(why) if why == "2 of 8 flows would newly be denied"), "{error}");
     assert_eq!((error.exit_code(), CliError::Invalid(String::new()).exit_code()), (3, 1));
     let answer: Value = serde_json::from_slice(&out).expect("json");
-    assert_eq!((&answer["newly-denied"], &answer["flows-judged"], &answer["flows-skipped"]), (&2.into(), &8.into(), &1.into()));
+    assert_eq!(
+        (&answer["newly-denied"], &answer["flows-judged"], &answer["flows-skipped"]),
+        (&2.into(), &8.into(), &1.into())
+    );
     let changes = answer["changes"].as_array().expect("changes");
-    let of = |from: &str, port: u16| changes.iter().find(|c| c["source"] == *from && c["port"] == port).cloned().expect(from);
+    let of = |from: &str, port: u16| {
+        changes.iter().find(|c| c["source"] == *from && c["port"] == port).cloned().expect(from)
+    };
     let other = of("shop/other", 80);
-    assert_eq!((&other["destination"], &other["before"], &other["after"], &other["count"]), (&"shop/web".into(), &"allowed".into(), &"denied".into(), &1.into()));
+    assert_eq!(
+        (&other["destination"], &other["before"], &other["after"], &other["count"]),
+        (&"shop/web".into(), &"allowed".into(), &"denied".into(), &1.into())
+    );
     assert_eq!(other["rules"][0]["name"], "web", "who switches default deny on is responsible");
     assert_eq!((of("shop/front", 8080)["count"].as_u64(), changes.len()), (Some(1), 2));
 
     // The same policy in force already changes nothing; taking it away allows what it denied.
     let same = format!("policy preview -f {policy} --rules {policy} --flows {flows}");
     assert!(cilium("/nowhere", &same).expect("nothing changes").contains("0 newly denied, 0 newly allowed"));
-    let gone = cilium("/nowhere", &format!("policy preview --delete shop/web --rules {policy} --flows {flows}")).expect("nothing is denied");
+    let gone = cilium("/nowhere", &format!("policy preview --delete shop/web --rules {policy} --flows {flows}"))
+        .expect("nothing is denied");
     assert!(gone.contains("0 newly denied, 2 newly allowed") && gone.contains("no rule"), "{gone}");
 }
 
@@ -177,12 +198,18 @@ fn the_agent_is_sent_the_change_and_the_traffic_alike_flows_together() {
     let body: Value = serde_json::from_str(request.split("\r\n\r\n").nth(1).expect("a body")).expect("json");
     assert_eq!(body["put"][0]["metadata"]["name"], "web");
     assert_eq!(body["delete"][0], json!({"kind": "knp", "namespace": "shop", "name": "old"}));
-    assert_eq!((body["traffic"]["flows"].as_array().map(Vec::len), &body["traffic"]["flows"][0]["count"]), (Some(1), &2.into()));
+    assert_eq!(
+        (body["traffic"]["flows"].as_array().map(Vec::len), &body["traffic"]["flows"][0]["count"]),
+        (Some(1), &2.into())
+    );
     cilium(&socket, &format!("policy preview -f {policy} --since 1h30m")).expect("answered");
     assert!(asked.recv().expect("a request").contains("\"since-seconds\":5400"));
     cilium(&socket, "policy explain --from shop/front-1 --to 10.0.0.9 --port 53/UDP").expect("answered");
     let request = asked.recv().expect("a request");
-    assert!(request.contains(r#""from":{"pod":"shop/front-1"}"#) && request.contains(r#""to":{"ip":"10.0.0.9"}"#), "{request}");
+    assert!(
+        request.contains(r#""from":{"pod":"shop/front-1"}"#) && request.contains(r#""to":{"ip":"10.0.0.9"}"#),
+        "{request}"
+    );
 }
 
 #[test]
@@ -194,7 +221,11 @@ fn validation_names_every_mistake_of_every_file() {
     assert!(error.contains("one.yaml") && error.contains("two.yaml") && error.contains("ports[0].port"), "{error}");
     let valid = json_of(&format!("policy validate {policy}"));
     assert_eq!((&valid["valid"], valid["policies"].as_array().map(Vec::len)), (&true.into(), Some(1)));
-    let auth = file(&dir, "auth.yaml", &POLICY.replace("  ingressDeny", "    authentication: {mode: required}\n  ingressDeny"));
+    let auth = file(
+        &dir,
+        "auth.yaml",
+        &POLICY.replace("  ingressDeny", "    authentication: {mode: required}\n  ingressDeny"),
+    );
     let warned = json_of(&format!("policy validate {auth}"));
     assert!(warned["not-enforced"][0].as_str().expect("a warning").contains("authentication"), "{warned}");
 }
@@ -202,7 +233,10 @@ fn validation_names_every_mistake_of_every_file() {
 #[test]
 fn lint_without_an_agent_finds_what_needs_no_workloads() {
     let (dir, policy) = folder();
-    assert_eq!(cilium("/nowhere", &format!("policy lint --offline {policy}")).expect("nothing"), "Nothing was found.\n");
+    assert_eq!(
+        cilium("/nowhere", &format!("policy lint --offline {policy}")).expect("nothing"),
+        "Nothing was found.\n"
+    );
     let open = file(&dir, "open.yaml", &POLICY.replace("fromEndpoints: [{matchLabels: {app: front}}]\n    ", ""));
     let error = cilium("/nowhere", &format!("policy lint --offline {open}")).expect_err("a finding");
     assert_eq!((error.exit_code(), error.to_string().as_str()), (3, "1 finding"));
