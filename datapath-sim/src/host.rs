@@ -223,6 +223,8 @@ impl Host {
             Action::RedirectPeer => Step::Done(Fate::Pod(verdict.argument, packet.to_vec())),
             Action::Redirect => Step::Egress(verdict.argument),
             Action::Proxy => Step::Done(Fate::Lost(Lost::NoProxy)),
+            // The chains of `datapath::stages` never end so.
+            Action::Continue => Step::Done(Fate::Dropped(DropReason::MissedTailCall.into())),
         }
     }
 

@@ -11,7 +11,7 @@ use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService};
 use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
-use datapath::{Env, FamilyMaps, Notification, V4, V6};
+use datapath::{Env, FamilyMaps, Kept, Notification, V4, V6};
 use zerocopy::IntoBytes;
 
 use crate::map::Update;
@@ -72,6 +72,13 @@ impl<'a> Env for Run<'a> {
     }
     fn runtime(&self, value: Runtime) -> u64 {
         self.maps.runtime(value)
+    }
+    fn keep(&mut self, kept: &Kept) -> Option<()> {
+        self.maps.kept = *kept;
+        Some(())
+    }
+    fn kept(&self) -> Option<&Kept> {
+        Some(&self.maps.kept)
     }
     fn device(&self, ifindex: u32) -> Option<&Device> {
         self.maps.devices.lookup(&ifindex)

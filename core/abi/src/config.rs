@@ -1,6 +1,6 @@
 //! What the programs are told: constants set when they are loaded, and values that move while they run.
 
-use crate::be::{Addr4, Addr6};
+use crate::be::{Addr4, Addr6, Port};
 use crate::shared;
 
 /// Index into `cilium_runtime_config` (array of u64).
@@ -17,6 +17,8 @@ pub enum Runtime {
     LbRevision = 3,
     /// Layout version of all pinned maps ([`crate::SCHEMA_VERSION`]).
     SchemaVersion = 4,
+    /// Entries of the Maglev tables for which the pinned `cilium_lb{4,6}_maglev` were made; 0: they were not made yet.
+    MaglevSize = 5,
 }
 
 /// Entries of `cilium_runtime_config`.
@@ -55,6 +57,64 @@ shared! {
         pub lifetimes: [u32; 8],
         /// Mixed into every hash.
         pub seed: u32,
+        /// `LB_*` bits.
+        pub lb_flags: u32,
+        /// First node port (30000).
+        pub node_port_min: u16,
+        /// Last node port (32767).
+        pub node_port_max: u16,
+        /// First source port that is allocated (32768: the first above the node ports).
+        pub nat_port_min: u16,
+        /// Last source port that is allocated (65535).
+        pub nat_port_max: u16,
+        /// Entries of a Maglev table, one of [`crate::lb::MAGLEV_SIZES`].
+        pub maglev_size: u32,
+        /// Seed of the hash of an IPv4 flow.
+        pub maglev_seed_v4: u32,
+        /// Seed of the hash of an IPv6 flow.
+        pub maglev_seed_v6: u32,
+        /// Interface by which backends on other nodes are reached; 0: whatever the routing table says.
+        pub direct_routing_ifindex: u32,
+        /// Its MTU; 0: not checked.
+        pub direct_routing_mtu: u32,
+        /// Its IPv4 address.
+        pub direct_routing_ipv4: Addr4,
+        /// Its IPv6 address.
+        pub direct_routing_ipv6: Addr6,
+        /// Source of north-south IPv4 traffic to backends on other nodes (SNAT mode).
+        pub snat_ipv4: Addr4,
+        /// Source of north-south IPv6 traffic to backends on other nodes (SNAT mode).
+        pub snat_ipv6: Addr6,
+        /// Source of masqueraded IPv4 traffic of pods; 0: not masqueraded.
+        pub masquerade_ipv4: Addr4,
+        /// Source of masqueraded IPv6 traffic of pods; zero: not masqueraded.
+        pub masquerade_ipv6: Addr6,
+        /// IPv4 destinations within which pods' addresses are routed, never masqueraded.
+        pub native_routing_ipv4: Addr4,
+        /// Mask of [`Self::native_routing_ipv4`]; 0: no such range.
+        pub native_routing_mask_ipv4: Addr4,
+        /// IPv6 destinations within which pods' addresses are routed, never masqueraded.
+        pub native_routing_ipv6: Addr6,
+        /// Mask of [`Self::native_routing_ipv6`]; zero: no such range.
+        pub native_routing_mask_ipv6: Addr6,
+        /// Prefix of the outer source of DSR with IPIP (`bpf-lb-rss-ipv4-src-cidr`).
+        pub rss_ipv4: Addr4,
+        /// Mask of [`Self::rss_ipv4`]; 0: the node's address is the source.
+        pub rss_mask_ipv4: Addr4,
+        /// Prefix of the outer source of DSR with IP6IP6 (`bpf-lb-rss-ipv6-src-cidr`).
+        pub rss_ipv6: Addr6,
+        /// Mask of [`Self::rss_ipv6`]; zero: the node's address is the source.
+        pub rss_mask_ipv6: Addr6,
+        /// UDP port of Geneve.
+        pub geneve_port: Port,
+        /// Zero.
+        pub pad: u16,
+        /// Cookie of the network namespace that is the host, low half first.
+        pub host_netns_cookie: [u32; 2],
+        /// Ticks of the kernel a second; 0: not known, the clock is asked for. Set by the loader.
+        pub ticks_per_second: u32,
+        /// The kernel's count of ticks when the monotonic clock stood at zero, low word first. Set by the loader.
+        pub ticks_base: [u32; 2],
     }
 }
 
@@ -94,3 +154,44 @@ pub const NODE_ALLOW_LOCALHOST: u32 = 1 << 2;
 pub const NODE_AUDIT: u32 = 1 << 3;
 /// Deliver to local pods by `redirect_peer`, past the host's network stack.
 pub const NODE_HOST_ROUTING: u32 = 1 << 4;
+/// Services are translated at sockets of the host only; pods' packets are balanced one by one (`bpf-lb-sock-hostns-only`).
+pub const NODE_SOCK_HOST_ONLY: u32 = 1 << 16;
+/// Sockets of the host may not be bound to node ports (`node-port-bind-protection`).
+pub const NODE_BIND_PROTECTION: u32 = 1 << 17;
+/// Translated socket calls are reported (`trace-sock`).
+pub const NODE_TRACE_SOCK: u32 = 1 << 18;
+
+/// North-south traffic is balanced on network devices.
+pub const LB_NODE_PORT: u32 = 1 << 0;
+/// North-south backends are chosen by Maglev tables; without it at random.
+pub const LB_MAGLEV: u32 = 1 << 1;
+/// Direct server return for everything (mode `dsr`).
+pub const LB_DSR: u32 = 1 << 2;
+/// Direct server return for TCP, SNAT for the rest (mode `hybrid`).
+pub const LB_HYBRID: u32 = 1 << 3;
+/// [`crate::lb::SERVICE_FORWARD_DSR`] decides for each service (mode `annotation`).
+pub const LB_MODE_BY_SERVICE: u32 = 1 << 4;
+/// Direct server return by IPIP or IP6IP6.
+pub const LB_DSR_IPIP: u32 = 1 << 5;
+/// Direct server return by Geneve. Neither this nor [`LB_DSR_IPIP`]: by IPv4 option or IPv6 destination option.
+pub const LB_DSR_GENEVE: u32 = 1 << 6;
+/// ClusterIPs may be reached from outside.
+pub const LB_EXTERNAL_CLUSTER_IP: u32 = 1 << 7;
+/// A service without backends is dropped in silence (`service-no-backend-response=drop`); without it the client is told.
+pub const LB_NO_BACKEND_DROP: u32 = 1 << 8;
+/// Session affinity is honoured.
+pub const LB_AFFINITY: u32 = 1 << 9;
+/// Source ranges are honoured.
+pub const LB_SOURCE_RANGES: u32 = 1 << 10;
+/// IPv4 traffic of pods to the world is masqueraded.
+pub const LB_MASQUERADE_IPV4: u32 = 1 << 11;
+/// IPv6 traffic of pods to the world is masqueraded.
+pub const LB_MASQUERADE_IPV6: u32 = 1 << 12;
+/// `cilium_ipmasq_v4` and `cilium_ipmasq_v6` say what is not masqueraded (`enable-ip-masq-agent`).
+pub const LB_IP_MASQ_AGENT: u32 = 1 << 13;
+/// Other nodes' pods are reached by tunnel: their nodes are masqueraded for.
+pub const LB_TUNNEL: u32 = 1 << 14;
+/// DSR by IPIP puts the backend's port in the frontend's place (`bpf-lb-dsr-l4-xlate=backend`).
+pub const LB_DSR_XLATE_BACKEND: u32 = 1 << 15;
+/// Carry every packet through all stages, also those of connections about which nothing is new. For tests.
+pub const NODE_NO_SHORT_WAY: u32 = 1 << 5;

@@ -70,12 +70,13 @@ macro_rules! family {
             pub struct $entry {
                 /// What does not depend on the family.
                 pub connection: Connection,
-                /// Backend address a [`CT_SERVICE`] entry translates to; otherwise zero.
+                /// Backend address a [`CT_SERVICE`] entry translates to; frontend address of a [`CT_DSR`] entry; otherwise zero.
                 pub nat_addr: $addr,
-                /// Backend port of a [`CT_SERVICE`] entry; ICMP type that opened an ICMP entry, as policy keys hold it; otherwise zero.
+                /// Backend port of a [`CT_SERVICE`] entry; frontend port of a [`CT_DSR`] entry; ICMP type that opened an ICMP
+                /// entry, as policy keys hold it; otherwise zero.
                 pub nat_port: Port,
-                /// Zero.
-                pub pad: u16,
+                /// Source port that a [`CT_SERVICE`] entry of north-south traffic translates to (SNAT mode); 0: the source stays.
+                pub snat_port: Port,
             }
         }
     };
@@ -96,11 +97,12 @@ pub const CT_TX_CLOSING: u16 = 1 << 1;
 pub const CT_LB_LOOPBACK: u16 = 1 << 3;
 /// More than a SYN was seen.
 pub const CT_SEEN_NON_SYN: u16 = 1 << 4;
-/// Opened through a NodePort.
+/// Opened from outside through a service. With [`CT_SERVICE`]: an entry of client (remote end) and frontend (local end).
+/// Without: an entry at the side of a backend of this node, whose replies get the frontend of `rev_nat_index` as their source.
 pub const CT_NODE_PORT: u16 = 1 << 5;
 /// Redirected to a proxy.
 pub const CT_PROXY_REDIRECT: u16 = 1 << 6;
-/// Arrived with direct server return.
+/// Arrived with direct server return: replies get `nat_addr` and `nat_port` as their source.
 pub const CT_DSR: u16 = 1 << 7;
 /// Came from an L7 load balancer.
 pub const CT_FROM_L7LB: u16 = 1 << 8;
@@ -112,3 +114,5 @@ pub const CT_INBOUND: u16 = 1 << 11;
 pub const CT_SERVICE: u16 = 1 << 12;
 /// The verdict was a denial that is only audited.
 pub const CT_AUDITED: u16 = 1 << 13;
+/// The far end was no address of this node when the opener's side was last reported: it need not be looked for among them.
+pub const CT_FAR_AWAY: u16 = 1 << 14;

@@ -20,11 +20,13 @@ pub mod ipcache;
 pub mod lb;
 pub mod maps;
 pub mod metrics;
+pub mod nat;
 pub mod policy;
+pub mod stage;
 pub mod write;
 
 /// Version of all layouts in this crate together, stored in [`config::Runtime::SchemaVersion`].
-pub const SCHEMA_VERSION: u64 = 1;
+pub const SCHEMA_VERSION: u64 = 2;
 
 /// What every shared type is: plain bytes, no padding, any bit pattern valid.
 pub trait Plain:

@@ -2,7 +2,7 @@
 
 use core::mem::size_of;
 
-use crate::{config, ct, endpoint, frag, ipcache, lb, metrics, policy};
+use crate::{config, ct, endpoint, frag, ipcache, lb, metrics, nat, policy};
 
 /// Kernel map types in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,12 +13,14 @@ pub enum MapKind {
     LruHash,
     /// `BPF_MAP_TYPE_LPM_TRIE`
     LpmTrie,
-    /// `BPF_MAP_TYPE_PERCPU_HASH`
-    PerCpuHash,
     /// `BPF_MAP_TYPE_ARRAY`
     Array,
-    /// `BPF_MAP_TYPE_PERCPU_ARRAY` (only the programs' own scratch memory, which is not listed here)
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`
     PerCpuArray,
+    /// `BPF_MAP_TYPE_HASH_OF_MAPS`: each value (an id of four bytes) is an array of one value, [`MaglevSize`] words long.
+    ///
+    /// [`MaglevSize`]: config::Runtime::MaglevSize
+    HashOfMaps,
     /// `BPF_MAP_TYPE_RINGBUF` (`max_entries` is its size in bytes)
     RingBuf,
 }
@@ -77,12 +79,40 @@ maps! {
     LB4_REVERSE_NAT = "cilium_lb4_reverse_nat", Hash, size_of::<u16>(), size_of::<lb::LbRevNat4>(), 65_536;
     /// Reverse NAT, IPv6.
     LB6_REVERSE_NAT = "cilium_lb6_reverse_nat", Hash, size_of::<u16>(), size_of::<lb::LbRevNat6>(), 65_536;
+    /// Maglev tables, IPv4: reverse NAT index (u16, network order) to backend ids.
+    LB4_MAGLEV = "cilium_lb4_maglev", HashOfMaps, size_of::<u16>(), size_of::<u32>(), 65_536;
+    /// Maglev tables, IPv6.
+    LB6_MAGLEV = "cilium_lb6_maglev", HashOfMaps, size_of::<u16>(), size_of::<u32>(), 65_536;
+    /// Session affinity, IPv4.
+    LB4_AFFINITY = "cilium_lb4_affinity", LruHash, size_of::<lb::LbAffinityKey4>(), size_of::<lb::LbAffinity>(), 65_536;
+    /// Session affinity, IPv6.
+    LB6_AFFINITY = "cilium_lb6_affinity", LruHash, size_of::<lb::LbAffinityKey6>(), size_of::<lb::LbAffinity>(), 65_536;
+    /// Backends that serve services with session affinity.
+    LB_AFFINITY_MATCH = "cilium_lb_affinity_match", Hash, size_of::<lb::LbAffinityMatch>(), size_of::<u8>(), 65_536;
+    /// Source ranges, IPv4.
+    LB4_SOURCE_RANGE = "cilium_lb4_source_range", LpmTrie, size_of::<lb::LbSourceRange4>(), size_of::<u8>(), 65_536;
+    /// Source ranges, IPv6.
+    LB6_SOURCE_RANGE = "cilium_lb6_source_range", LpmTrie, size_of::<lb::LbSourceRange6>(), size_of::<u8>(), 65_536;
+    /// Frontends of translated sockets, IPv4.
+    LB4_REVERSE_SK = "cilium_lb4_reverse_sk", LruHash, size_of::<lb::LbRevSkKey4>(), size_of::<lb::LbRevSk4>(), 262_144;
+    /// Frontends of translated sockets, IPv6.
+    LB6_REVERSE_SK = "cilium_lb6_reverse_sk", LruHash, size_of::<lb::LbRevSkKey6>(), size_of::<lb::LbRevSk6>(), 262_144;
+    /// Source NAT, IPv4.
+    SNAT4 = "cilium_snat_v4_external", LruHash, size_of::<nat::SnatKey4>(), size_of::<nat::SnatEntry4>(), 524_288;
+    /// Source NAT, IPv6.
+    SNAT6 = "cilium_snat_v6_external", LruHash, size_of::<nat::SnatKey6>(), size_of::<nat::SnatEntry6>(), 524_288;
+    /// Destinations that are not masqueraded, IPv4.
+    IPMASQ4 = "cilium_ipmasq_v4", LpmTrie, size_of::<lb::IpMasqKey4>(), size_of::<u8>(), 16_384;
+    /// Destinations that are not masqueraded, IPv6.
+    IPMASQ6 = "cilium_ipmasq_v6", LpmTrie, size_of::<lb::IpMasqKey6>(), size_of::<u8>(), 16_384;
+    /// How often the node answers by itself.
+    RATELIMIT = "cilium_ratelimit", LruHash, size_of::<lb::RateKey>(), size_of::<lb::RateBucket>(), 1_024;
     /// Fragments, IPv4.
     FRAG4 = "cilium_ipv4_frag_datagrams", LruHash, size_of::<frag::FragKey4>(), size_of::<frag::FragPorts>(), 8_192;
     /// Fragments, IPv6.
     FRAG6 = "cilium_ipv6_frag_datagrams", LruHash, size_of::<frag::FragKey6>(), size_of::<frag::FragPorts>(), 8_192;
-    /// Counters.
-    METRICS = "cilium_metrics", PerCpuHash, size_of::<metrics::MetricsKey>(), size_of::<metrics::MetricsValue>(), 1_024;
+    /// Counters, by [`metrics::MetricsKey::index`].
+    METRICS = "cilium_metrics", PerCpuArray, size_of::<u32>(), size_of::<metrics::MetricsValue>(), metrics::METRICS_ENTRIES;
     /// Values that move while the programs run.
     RUNTIME_CONFIG = "cilium_runtime_config", Array, size_of::<u32>(), size_of::<u64>(), config::RUNTIME_CONFIG_ENTRIES;
     /// Event records.

@@ -1,15 +1,22 @@
+extern crate std;
+
 use core::mem::size_of;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::vec;
 
 use zerocopy::IntoBytes;
 
 use crate::be::{Addr4, Addr6, Port};
 use crate::endpoint::{EndpointInfo, EndpointKey};
-use crate::event::{DropNotify, PolicyVerdictNotify, TraceNotify};
+use crate::event::{DropNotify, PolicyVerdictNotify, TraceNotify, TraceSockNotify, xlate};
 use crate::ipcache::IpcacheKey;
-use crate::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbService};
+use crate::lb::{
+    LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevSk4,
+    LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService, LbSourceRange4, LbSourceRange6,
+};
 use crate::maps;
 use crate::metrics::{MetricsKey, MetricsValue};
+use crate::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use crate::policy::PolicyKey;
 
 #[test]
@@ -23,6 +30,20 @@ fn sizes_that_the_reference_fixes() {
         ("lb_service", size_of::<LbService>(), 12),
         ("lb4_backend", size_of::<LbBackend4>(), 12),
         ("lb6_backend", size_of::<LbBackend6>(), 24),
+        ("snat v4 key", size_of::<SnatKey4>(), 16),
+        ("snat v4 entry", size_of::<SnatEntry4>(), 40),
+        ("snat v6 key", size_of::<SnatKey6>(), 40),
+        ("snat v6 entry", size_of::<SnatEntry6>(), 56),
+        ("lb4_affinity_key", size_of::<LbAffinityKey4>(), 16),
+        ("lb6_affinity_key", size_of::<LbAffinityKey6>(), 24),
+        ("lb_affinity_val", size_of::<LbAffinity>(), 16),
+        ("lb_affinity_match", size_of::<LbAffinityMatch>(), 8),
+        ("lb4_src_range_key", size_of::<LbSourceRange4>(), 12),
+        ("lb6_src_range_key", size_of::<LbSourceRange6>(), 24),
+        ("ipv4_revnat_tuple", size_of::<LbRevSkKey4>(), 16),
+        ("ipv4_revnat_entry", size_of::<LbRevSk4>(), 8),
+        ("ipv6_revnat_tuple", size_of::<LbRevSkKey6>(), 32),
+        ("ipv6_revnat_entry", size_of::<LbRevSk6>(), 20),
         ("metrics_key", size_of::<MetricsKey>(), 8),
         ("metrics_value", size_of::<MetricsValue>(), 16),
         ("drop", size_of::<DropNotify>(), 36),
@@ -31,6 +52,23 @@ fn sizes_that_the_reference_fixes() {
     ] {
         assert_eq!(is, should, "{what}");
     }
+}
+
+#[test]
+fn a_socket_record_lies_as_the_reference_says() {
+    let ip: Ipv6Addr = "fd00:1:2:3:4:5:6:7".parse().expect("a literal");
+    let Addr6 { words } = ip.into();
+    let (cookie, cgroup) = (0x0102_0304_0506_0708, 0x1112_1314_1516_1718);
+    let record = TraceSockNotify::new(xlate::POST_FORWARD, words, 8080, cookie, cgroup, 2, true);
+    let mut bytes = vec![7, 2];
+    bytes.extend(ip.octets());
+    bytes.extend(8080_u16.to_ne_bytes());
+    bytes.extend(cookie.to_ne_bytes());
+    bytes.extend(cgroup.to_ne_bytes());
+    bytes.extend([2, 1]);
+    assert_eq!(bytes.len(), 38);
+    assert_eq!(record.as_bytes(), [bytes, vec![0; 2]].concat());
+    assert_eq!((record.cookie(), record.cgroup(), record.dst_ip), (cookie, cgroup, ip.octets()));
 }
 
 #[test]

@@ -2,13 +2,19 @@
 //!
 //! The writes of a batch are applied in order, each idempotent: an upsert of what is already there and a delete of
 //! what is not there both succeed. The first failure ends the batch ([`WriteError::index`]).
+//!
+//! A Maglev table is no small plain value, and lies in a map of its own: a write names it by a number
+//! ([`MaglevTable`](crate::lb::MaglevTable)), and whoever carries the write out is told what is in the table.
 
 use zerocopy::{FromBytes, IntoBytes};
 
 use crate::be::Port;
 use crate::endpoint::{Device, EndpointInfo, EndpointKey};
 use crate::ipcache::{IpcacheEntry, IpcacheKey};
-use crate::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService};
+use crate::lb::{
+    IpMasqKey4, IpMasqKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService,
+    LbSourceRange4, LbSourceRange6, MaglevTable,
+};
 use crate::maps::{self, MapSpec};
 use crate::policy::{PolicyEntry, PolicyKey};
 
@@ -84,6 +90,20 @@ writes! {
     RevNat4(Port, LbRevNat4) in LB4_REVERSE_NAT;
     /// The frontend of an IPv6 service, by reverse NAT index.
     RevNat6(Port, LbRevNat6) in LB6_REVERSE_NAT;
+    /// A backend serves a service with session affinity.
+    AffinityMatch(LbAffinityMatch, u8) in LB_AFFINITY_MATCH;
+    /// Clients that may reach an IPv4 service.
+    SourceRange4(LbSourceRange4, u8) in LB4_SOURCE_RANGE;
+    /// Clients that may reach an IPv6 service.
+    SourceRange6(LbSourceRange6, u8) in LB6_SOURCE_RANGE;
+    /// The Maglev table of an IPv4 service, by reverse NAT index.
+    Maglev4(Port, MaglevTable) in LB4_MAGLEV;
+    /// The Maglev table of an IPv6 service, by reverse NAT index.
+    Maglev6(Port, MaglevTable) in LB6_MAGLEV;
+    /// IPv4 destinations that are not masqueraded.
+    IpMasq4(IpMasqKey4, u8) in IPMASQ4;
+    /// IPv6 destinations that are not masqueraded.
+    IpMasq6(IpMasqKey6, u8) in IPMASQ6;
     /// A value the programs read while they run, by [`crate::config::Runtime`] as a number. Never deleted.
     Runtime(u32, u64) in RUNTIME_CONFIG;
 }

@@ -30,6 +30,7 @@ mod policies;
 mod query;
 mod reconcile;
 mod restore;
+mod services;
 mod unenforced;
 
 pub use agent::{Agent, Phase};

@@ -2,7 +2,7 @@
 
 use abi::be::Port;
 use abi::config::NODE_HOST_ROUTING;
-use abi::ct::{CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
+use abi::ct::{CT_FAR_AWAY, CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
 use abi::endpoint::{DEVICE_ANY_SOURCE, ENDPOINT_HOST};
 use abi::event::{point, reason};
 
@@ -13,12 +13,14 @@ use crate::events::{self, Outcome, Report};
 use crate::family::{End, Family};
 use crate::icmp;
 use crate::ingress;
+use crate::kept::Kept;
 use crate::lb::{self, Target};
 use crate::maps;
 use crate::nat;
 use crate::parse::{self, Flow, Network};
-use crate::policy::{self, Local, Peer};
+use crate::policy::{self, Local};
 use crate::side::{self, Side};
+use crate::stages;
 use crate::verdict::{DropReason, Verdict};
 
 /// Mark of packets whose identity is in the mark (reference: marks).
@@ -26,7 +28,7 @@ const MARK_IDENTITY: u32 = 0x0f00;
 
 /// The mark that carries `identity` into the host's stack.
 #[inline(always)]
-const fn identity_mark(identity: u32) -> u32 {
+pub(crate) const fn identity_mark(identity: u32) -> u32 {
     (identity & 0xffff) << 16 | (identity >> 16) & 0xff | MARK_IDENTITY
 }
 
@@ -36,16 +38,16 @@ pub fn source_is_valid<F: Family>(local: &Local, own: &F::Addr, src: &F::Addr) -
     local.flags & DEVICE_ANY_SOURCE != 0 || (src == own && *own != F::UNSPECIFIED)
 }
 
-/// Carries a packet with network header `network` from the pod `local`, whose only address is `own`.
+/// Carries a packet with network header `network` from the pod `local`. `kept` is what the first stage has found.
 #[inline(always)]
 pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
-    own: &F::Addr,
+    kept: &Kept,
     network: &Network<F>,
     report: &mut Report,
 ) -> Result<Verdict, DropReason> {
-    if !source_is_valid::<F>(local, own, &network.src) {
+    if !source_is_valid::<F>(local, &kept.own::<F>(), &network.src) {
         return Err(DropReason::InvalidSource);
     }
     let mut flow = parse::transport::<F, E>(env, network)?;
@@ -55,24 +57,24 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
     }
     let now = Moment::read(env);
     if flow.is_icmp_error() {
-        let related = icmp::related(env, &flow, local, true, &now)?;
-        if related.known {
-            report.set_dst_identity(related.peer_identity);
-            icmp::translate(env, &mut flow, &related, true)?;
-            return route(env, local, &mut flow, report, &now, reason::RELATED, true);
-        }
+        Kept::of(&flow, report, &now).leave(env)?;
+        return Ok(Verdict::go_on(stages::of::<F>().error));
     }
     let mut key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
-    let mut found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
+    let mut found = Found::nothing();
+    if !kept.absent() {
+        found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
+    }
+    found.forget(env);
     if found.has(CT_LB_LOOPBACK) {
-        return loopback_reply(env, local, &mut flow, &found, report);
+        return to_itself(env, &flow, report, &now, Loop::reply(&found));
     }
     if may_be_service(env, &flow, &key, &mut found, &now) {
         let target = lb::resolve(env, &flow, &key, &found, &now)?;
         found = Found::nothing();
         if target.service {
             if target.backend.addr == flow.src.addr {
-                return loopback(env, local, &mut flow, &target, report, &now);
+                return to_itself(env, &flow, report, &now, Loop::request(&target));
             }
             nat::rewrite(env, &mut flow, nat::Which::Destination, &target.backend)?;
             key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
@@ -86,11 +88,14 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
         }
     }
     flow.forget(env);
+    let way = known_way(env, &flow, &key, &mut found);
+    let way = env.forget(way as u64) as u32;
+    found.forget(env);
     let proxy = police(env, local, &flow, &key, &found, report, &now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
-    route(env, local, &mut flow, report, &now, found.state(), found.report())
+    route(env, local, &flow, report, &now, Route { way, state: found.state(), news: found.report() })
 }
 
 /// Whether the service map must be asked: the connection is new, is a service's, or was last checked before services moved.
@@ -141,53 +146,160 @@ fn police<F: Family, E: Env + FamilyMaps<F>>(
     Ok(proxy.raw)
 }
 
-/// Finds the way to the destination: a pod of this node, this node, or the rest of the world.
+/// The way to an address that is none of this node.
+const FAR_AWAY: u32 = 0;
+/// The way to an address of the node itself. Any other way is the interface of a pod of this node.
+const TO_HOST: u32 = u32::MAX;
+
+/// The way to a packet's destination.
+#[inline(always)]
+fn way<F: Family, E: Env>(env: &E, flow: &Flow<F>) -> u32 {
+    match env.endpoint(&F::endpoint_key(&flow.dst.addr)) {
+        Some(endpoint) if endpoint.flags & ENDPOINT_HOST != 0 => TO_HOST,
+        Some(endpoint) => endpoint.ifindex,
+        None => FAR_AWAY,
+    }
+}
+
+/// The way, asked for only where the connection does not know it. Of a destination that is not on this node the entry keeps
+/// that until the connection is reported next; should a pod of this node get that address meanwhile, the host's
+/// stack finds it, and `to_pod` polices.
+#[inline(always)]
+fn known_way<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    flow: &Flow<F>,
+    key: &F::CtKey,
+    found: &mut Found<F>,
+) -> u32 {
+    let known_far = found.has(CT_FAR_AWAY);
+    if known_far && !found.report() {
+        return FAR_AWAY;
+    }
+    let way = way::<F, E>(env, flow);
+    if (way == FAR_AWAY) != known_far {
+        if found.is_new() {
+            *found = found.with_far_away();
+        } else if let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), key) {
+            F::connection(entry).flags ^= CT_FAR_AWAY;
+        }
+    }
+    way
+}
+
+/// Where a packet goes, and what is told of it.
+#[derive(Clone, Copy)]
+struct Route {
+    way: u32,
+    state: u8,
+    news: bool,
+}
+
+/// Sends a packet on its way: to a pod of this node, this node, or the rest of the world.
 #[inline(always)]
 fn route<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
-    flow: &mut Flow<F>,
+    flow: &Flow<F>,
     report: &mut Report,
     now: &Moment,
-    state: u8,
-    news: bool,
+    route: Route,
 ) -> Result<Verdict, DropReason> {
-    flow.forget(env);
-    let mut at = point::TO_STACK;
-    let mut ifindex = 0;
-    if let Some(endpoint) = env.endpoint(&F::endpoint_key(&flow.dst.addr)) {
-        if endpoint.flags & ENDPOINT_HOST != 0 {
-            at = point::TO_HOST;
-        } else {
-            ifindex = endpoint.ifindex;
-        }
-    }
-    if ifindex != 0 && config::enabled(env.node(), NODE_HOST_ROUTING) {
+    let Route { way, state, news } = route;
+    let far = way == FAR_AWAY || way == TO_HOST;
+    if !far && config::enabled(env.node(), NODE_HOST_ROUTING) {
         let peer = policy::local_peer::<F, E>(env, &flow.src.addr, local.identity);
-        return deliver_local(env, flow, &peer, report, now, ifindex);
+        Kept::of(flow, report, now).towards(&peer, way).leave(env)?;
+        return Ok(Verdict::go_on(stages::of::<F>().deliver));
     }
+    let at = if way == TO_HOST { point::TO_HOST } else { point::TO_STACK };
     env.set_mark(identity_mark(local.identity));
     report.set_outcome(Outcome::at(at, state, news));
     Ok(Verdict::PASS)
 }
 
-/// Polices the packet at the side of a pod of this node and delivers it.
+/// Carries an ICMP error from a pod: with the connection it is about, or else by policy alone.
 #[inline(always)]
-pub fn deliver_local<F: Family, E: Env + FamilyMaps<F>>(
+pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
+    local: &Local,
     flow: &mut Flow<F>,
-    peer: &Peer,
     report: &mut Report,
     now: &Moment,
-    ifindex: u32,
 ) -> Result<Verdict, DropReason> {
-    let Some(device) = env.device(ifindex) else { return Err(DropReason::NotReady) };
-    let local = Local::of(device);
-    let proxy = ingress::admit(env, &local, flow, peer, report, now)?;
+    let related = icmp::related(env, flow, local, true, now)?;
+    if related.known {
+        report.set_dst_identity(related.peer_identity);
+        icmp::translate(env, flow, &related, true)?;
+        let way = way::<F, E>(env, flow);
+        return route(env, local, flow, report, now, Route { way, state: reason::RELATED, news: true });
+    }
+    let key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
+    let found = Found::nothing();
+    let proxy = police(env, local, flow, &key, &found, report, now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
-    ingress::deliver(env, flow, ifindex)
+    let way = way::<F, E>(env, flow);
+    route(env, local, flow, report, now, Route { way, state: found.state(), news: found.report() })
+}
+
+/// What the stage of packets to their own pod must know.
+#[derive(Clone, Copy, Debug)]
+struct Loop {
+    /// Backend port (high half) and reverse NAT index.
+    ports: u32,
+    /// State (8 bits), whether the connection is news, whether it is a reply.
+    bits: u32,
+}
+
+/// Bit of [`Loop`]: something about the connection is new.
+const LOOP_NEWS: u32 = 1 << 8;
+/// Bit of [`Loop`]: the packet answers one that went this way.
+const LOOP_REPLY: u32 = 1 << 9;
+
+impl Loop {
+    #[inline(always)]
+    fn request<F: Family>(target: &Target<F>) -> Self {
+        Self { ports: (target.backend.port.raw as u32) << 16 | target.rev_nat.raw as u32, bits: 0 }
+    }
+    #[inline(always)]
+    fn reply<F: Family>(found: &Found<F>) -> Self {
+        let news = if found.report() { LOOP_NEWS } else { 0 };
+        Self { ports: found.rev_nat().raw as u32, bits: found.state() as u32 | news | LOOP_REPLY }
+    }
+}
+
+/// Goes on in the stage of packets to their own pod.
+#[inline(always)]
+fn to_itself<F: Family, E: Env>(
+    env: &mut E,
+    flow: &Flow<F>,
+    report: &Report,
+    now: &Moment,
+    way: Loop,
+) -> Result<Verdict, DropReason> {
+    Kept::of(flow, report, now).with(way.ports, way.bits).leave(env)?;
+    Ok(Verdict::go_on(stages::of::<F>().hairpin))
+}
+
+/// Carries a packet to the pod it came from, through a service or back from it.
+#[inline(always)]
+pub fn hairpin<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    local: &Local,
+    kept: &Kept,
+    report: &mut Report,
+) -> Result<Verdict, DropReason> {
+    let mut flow = kept.flow::<F>();
+    let way = Loop { ports: kept.identity, bits: kept.number };
+    let rev_nat = Port::from_raw(way.ports as u16);
+    if way.bits & LOOP_REPLY != 0 {
+        let outcome = Outcome::at(point::TO_ENDPOINT, way.bits as u8, way.bits & LOOP_NEWS != 0);
+        return loopback_reply(env, local, &mut flow, rev_nat, outcome, report);
+    }
+    let backend = End { addr: flow.src.addr, port: Port::from_raw((way.ports >> 16) as u16) };
+    let target = Target { service: true, backend, rev_nat };
+    loopback(env, local, &mut flow, &target, report, &kept.moment())
 }
 
 /// A pod reaches itself through a service: the packet comes back to it from the loopback address of services.
@@ -226,15 +338,16 @@ fn loopback_reply<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
     flow: &mut Flow<F>,
-    found: &Found<F>,
+    rev_nat: Port,
+    outcome: Outcome,
     report: &mut Report,
 ) -> Result<Verdict, DropReason> {
     let own = End { addr: flow.src.addr, port: flow.dst.port };
-    let Some(entry) = maps::reverse_nat::<F, E>(env, found.rev_nat()) else { return Err(DropReason::NoBackend) };
+    let Some(entry) = maps::reverse_nat::<F, E>(env, rev_nat) else { return Err(DropReason::NoBackend) };
     let frontend = F::frontend(entry);
     nat::rewrite(env, flow, nat::Which::Source, &frontend)?;
     nat::rewrite(env, flow, nat::Which::Destination, &own)?;
-    report.set_outcome(Outcome::at(point::TO_ENDPOINT, found.state(), found.report()));
+    report.set_outcome(outcome);
     deliver_to_itself(env, local, flow, report)
 }
 

@@ -4,7 +4,7 @@ use abi::Plain;
 use abi::be::{Addr4, Addr6, Port, Wide6};
 use abi::config::NodeConfig;
 use abi::ct::{Connection, CtEntry4, CtEntry6, CtKey4, CtKey6, SIDE_A, SIDE_B};
-use abi::endpoint::EndpointKey;
+use abi::endpoint::{Device, EndpointKey};
 use abi::frag::{FragKey4, FragKey6};
 use abi::ipcache::IpcacheKey;
 use abi::lb::{
@@ -15,6 +15,7 @@ use wire::{header, protocol};
 
 use crate::checksum;
 use crate::env::{Env, NodeFields};
+use crate::neighbour::{self, Discovery};
 use crate::parse::{self, Network};
 use crate::verdict::DropReason;
 
@@ -56,6 +57,8 @@ pub trait Family: Copy + 'static {
     const IPV6: bool;
     /// Protocol number of this family's ICMP.
     const ICMP: u8;
+    /// Offset of the transport header behind a network header without options or extension headers.
+    const FIXED: u32;
     /// Offset of the source address in the IP header.
     const SRC: u32;
     /// Offset of the destination address in the IP header.
@@ -91,9 +94,19 @@ pub trait Family: Copy + 'static {
     fn mix(addr: &Self::Addr) -> u32;
     /// Reads the network header at `offset`.
     fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason>;
+    /// Reads the network header behind the Ethernet header, without extension headers; `None`: there is none.
+    fn fixed<E: Env>(env: &E) -> Option<Network<Self>>;
     /// Reads the network header of a packet quoted in an ICMP error. IPv6 extension headers are not followed there: an
     /// error about a packet that had some is about no connection we can name.
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason>;
+    /// The only address of this family the pod behind a device may use.
+    fn own(device: &Device) -> Self::Addr;
+    /// What neighbour discovery makes of a packet. (IPv4's is ARP, which is no IP.)
+    fn discovery<E: Env>(env: &E, network: &Network<Self>) -> Discovery;
+    /// An address as two long words.
+    fn widen(addr: &Self::Addr) -> [u64; 2];
+    /// The address of two long words.
+    fn narrow(words: &[u64; 2]) -> Self::Addr;
     /// Identity of addresses outside the cluster.
     fn world<E: Env>(env: &E) -> u32;
     /// The router's address, [`Family::UNSPECIFIED`] when the family is off.
@@ -130,6 +143,7 @@ impl Family for V4 {
 
     const IPV6: bool = false;
     const ICMP: u8 = protocol::ICMP;
+    const FIXED: u32 = parse::L3 + 20;
     const SRC: u32 = offset_of!(header::Ipv4, src) as u32;
     const DST: u32 = offset_of!(header::Ipv4, dst) as u32;
     const LOOPBACK: Addr4 = Addr4::new(SERVICE_LOOPBACK_IPV4.to_bits());
@@ -150,7 +164,7 @@ impl Family for V4 {
     }
     #[inline(always)]
     fn ct_entry(connection: Connection, nat: &End<Addr4>) -> CtEntry4 {
-        CtEntry4 { connection, nat_addr: nat.addr, nat_port: nat.port, pad: 0 }
+        CtEntry4 { connection, nat_addr: nat.addr, nat_port: nat.port, snat_port: Port::from_raw(0) }
     }
     #[inline(always)]
     fn connection(entry: &mut CtEntry4) -> &mut Connection {
@@ -197,8 +211,29 @@ impl Family for V4 {
         parse::ipv4(env, offset)
     }
     #[inline(always)]
+    fn fixed<E: Env>(env: &E) -> Option<Network<Self>> {
+        parse::ipv4(env, parse::L3).ok()
+    }
+    #[inline(always)]
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
         parse::ipv4(env, offset)
+    }
+    #[inline(always)]
+    fn own(device: &Device) -> Addr4 {
+        device.ipv4
+    }
+    #[inline(always)]
+    fn discovery<E: Env>(_: &E, _: &Network<Self>) -> Discovery {
+        Discovery::No
+    }
+    #[inline(always)]
+    fn widen(addr: &Addr4) -> [u64; 2] {
+        [addr.raw as u64, 0]
+    }
+    #[inline(always)]
+    fn narrow(words: &[u64; 2]) -> Addr4 {
+        let [low, _] = *words;
+        Addr4::from_raw(low as u32)
     }
     #[inline(always)]
     fn world<E: Env>(env: &E) -> u32 {
@@ -221,6 +256,7 @@ impl Family for V6 {
 
     const IPV6: bool = true;
     const ICMP: u8 = protocol::ICMPV6;
+    const FIXED: u32 = parse::L3 + 40;
     const SRC: u32 = offset_of!(header::Ipv6, src) as u32;
     const DST: u32 = offset_of!(header::Ipv6, dst) as u32;
     const LOOPBACK: Wide6 = zerocopy::transmute!(SERVICE_LOOPBACK_IPV6.octets());
@@ -252,7 +288,7 @@ impl Family for V6 {
     }
     #[inline(always)]
     fn ct_entry(connection: Connection, nat: &End<Wide6>) -> CtEntry6 {
-        CtEntry6 { connection, nat_addr: nat.addr.into(), nat_port: nat.port, pad: 0 }
+        CtEntry6 { connection, nat_addr: nat.addr.into(), nat_port: nat.port, snat_port: Port::from_raw(0) }
     }
     #[inline(always)]
     fn connection(entry: &mut CtEntry6) -> &mut Connection {
@@ -305,8 +341,28 @@ impl Family for V6 {
         parse::ipv6(env, offset)
     }
     #[inline(always)]
+    fn fixed<E: Env>(env: &E) -> Option<Network<Self>> {
+        parse::ipv6_fixed(env, parse::L3).ok()
+    }
+    #[inline(always)]
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
         parse::ipv6_fixed(env, offset)
+    }
+    #[inline(always)]
+    fn own(device: &Device) -> Wide6 {
+        device.ipv6.into()
+    }
+    #[inline(always)]
+    fn discovery<E: Env>(env: &E, network: &Network<Self>) -> Discovery {
+        neighbour::discovery(env, network)
+    }
+    #[inline(always)]
+    fn widen(addr: &Wide6) -> [u64; 2] {
+        addr.halves
+    }
+    #[inline(always)]
+    fn narrow(words: &[u64; 2]) -> Wide6 {
+        Wide6 { halves: *words }
     }
     #[inline(always)]
     fn world<E: Env>(env: &E) -> u32 {

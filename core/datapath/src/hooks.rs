@@ -1,26 +1,25 @@
-//! The entry points: one function for each hook, from the bare packet to the verdict.
+//! The first stage of each hook: who is at the interface, and which stage is the packet's.
 //!
-//! Whatever goes wrong is dropped, counted and reported here, in one place.
+//! In the kernel these are the programs that are attached. Natively, whole chains are in [`crate::stages`].
 
-use abi::endpoint::ENDPOINT_HOST;
+use abi::endpoint::{DEVICE_CLOSED, ENDPOINT_HOST};
 use wire::header;
 
 use crate::config;
 use crate::conntrack::Moment;
-use crate::egress;
 use crate::env::{Env, FamilyMaps};
 use crate::events::{self, Report};
 use crate::family::{Family, V4, V6};
-use crate::icmp::{self, Complaint};
-use crate::ingress;
-use crate::neighbour::{self, Discovery};
-use crate::parse::{self, L3, Network};
+use crate::fast;
+use crate::kept::Kept;
+use crate::parse::{self, L3};
 use crate::policy::{self, Local};
+use crate::stages::Stage;
 use crate::verdict::{Action, DropReason, Verdict};
 
 /// The EtherType in host order.
 #[inline(always)]
-fn ethertype<E: Env>(env: &E) -> Option<u16> {
+pub(crate) fn ethertype<E: Env>(env: &E) -> Option<u16> {
     Some(u16::from_be(env.load::<header::Ethernet>(0)?.ethertype_be))
 }
 
@@ -34,85 +33,103 @@ fn reason<E: Env>(env: &E, handled: &Result<Verdict, DropReason>) -> u8 {
     env.forget(number as u64) as u8
 }
 
-/// Counts and reports what became of a packet.
+/// Whether the pod that sent a packet hears by ICMP that it was dropped for this reason.
 #[inline(always)]
-fn finish<E: Env>(env: &mut E, report: &mut Report, handled: Result<Verdict, DropReason>) -> Verdict {
+const fn is_answered(reason: u8) -> bool {
+    reason == DropReason::NoBackend as u8 || reason == DropReason::TtlExceeded as u8
+}
+
+/// Counts and reports what became of a packet. Whatever goes wrong in any stage ends here.
+#[inline(always)]
+pub fn finish<E: Env>(env: &mut E, report: &mut Report, handled: Result<Verdict, DropReason>) -> Verdict {
     report.forget(env);
     match handled {
         Ok(verdict) => {
-            events::forwarded(env, report);
+            if verdict.action != Action::Continue {
+                events::forwarded(env, report);
+            }
             verdict
         }
         Err(_) => {
             let reason = reason(env, &handled);
-            events::dropped(env, report, reason)
+            let verdict = events::dropped(env, report, reason);
+            let kept = Kept::default().with(0, reason as u32);
+            if report.answered() && is_answered(reason) && kept.leave(env).is_ok() {
+                return Verdict::go_on(Stage::Complain);
+            }
+            verdict
         }
     }
+}
+
+/// The next stage's program is not there: the packet is dropped, counted and reported.
+#[inline(always)]
+pub fn missed<E: Env>(env: &mut E) -> Verdict {
+    events::dropped(env, &Report::new(false), DropReason::MissedTailCall as u8)
 }
 
 /// A packet leaves a pod: ingress of its host-side interface (`cil_from_container`).
 #[inline(always)]
 pub fn from_pod<E: Env>(env: &mut E) -> Verdict {
-    let mut report = Report::new(false);
-    let handled = leave_pod(env, &mut report);
-    let verdict = finish(env, &mut report, handled);
-    if verdict.action != Action::Drop {
-        return verdict;
-    }
-    let complaint = if verdict.argument == DropReason::NoBackend as u32 {
-        Complaint::Unreachable
-    } else if verdict.argument == DropReason::TtlExceeded as u32 {
-        Complaint::TimeExceeded
-    } else {
-        return verdict;
-    };
-    let complained = if report.ipv6() { icmp::complain6(env, complaint) } else { icmp::complain4(env, complaint) };
-    match complained {
-        Some(()) => Verdict::redirect(env.ifindex()),
-        None => verdict,
+    match ethertype(env) {
+        Some(wire::ETHERTYPE_IPV4) => ip_leaves_pod::<V4, E>(env, Stage::PodIpv4),
+        Some(wire::ETHERTYPE_IPV6) => ip_leaves_pod::<V6, E>(env, Stage::PodIpv6),
+        _ => Verdict::go_on(Stage::Neighbour),
     }
 }
 
+/// The short way, or else the long one, which also drops what may not pass.
 #[inline(always)]
-fn leave_pod<E: Env>(env: &mut E, report: &mut Report) -> Result<Verdict, DropReason> {
-    let Some(device) = env.device(env.ifindex()) else { return Err(DropReason::NotReady) };
-    let local = Local::of(device);
-    let (ipv4, ipv6) = (device.ipv4, device.ipv6.into());
-    report.set_endpoint(local.lxc_id);
-    report.set_src_identity(local.identity);
-    if local.is_closed() {
-        return Err(DropReason::NotReady);
-    }
-    match ethertype(env) {
-        Some(wire::ETHERTYPE_IPV4) => {
-            let network = V4::network(env, L3)?;
-            egress::forward(env, &local, &ipv4, &network, report)
+fn ip_leaves_pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, stage: Stage) -> Verdict {
+    let Some(device) = env.device(env.ifindex()) else { return nobody::<F, E>(env, stage) };
+    let (local, own) = (Local::of(device), F::own(device));
+    let mut absent = false;
+    match fast::from_pod::<F, E>(env, &local, &own, &mut absent) {
+        Some(Ok(verdict)) => verdict,
+        Some(Err(reason)) => events::dropped(env, &Report::new(false), reason as u8),
+        None => {
+            // Memory of the CPU is always there.
+            let _ = Kept::sender::<F>(&local, &own, absent).leave(env);
+            Verdict::go_on(stage)
         }
-        Some(wire::ETHERTYPE_IPV6) => {
-            report.set_ipv6();
-            let network = V6::network(env, L3)?;
-            match neighbour::discovery(env, &network) {
-                Discovery::No => egress::forward(env, &local, &ipv6, &network, report),
-                Discovery::Stack => Ok(Verdict::PASS),
-                Discovery::Solicitation => neighbour::solicited(env, &network),
-            }
-        }
-        Some(wire::ETHERTYPE_ARP) => neighbour::arp(env),
-        Some(_) => Err(DropReason::UnknownNetwork),
-        None => Err(DropReason::Invalid),
     }
+}
+
+/// Nobody is behind the interface: as if somebody were of whom nothing is known yet.
+#[inline(always)]
+fn nobody<F: Family, E: Env>(env: &mut E, stage: Stage) -> Verdict {
+    let nobody = Local { identity: 0, policy: 0, lxc_id: 0, flags: DEVICE_CLOSED };
+    let _ = Kept::sender::<F>(&nobody, &F::UNSPECIFIED, false).leave(env);
+    Verdict::go_on(stage)
 }
 
 /// A packet reaches a pod from the host's stack: egress of its host-side interface (`cil_to_container`).
 #[inline(always)]
 pub fn to_pod<E: Env>(env: &mut E) -> Verdict {
+    match ethertype(env) {
+        Some(wire::ETHERTYPE_IPV4) => return Verdict::go_on(Stage::ToPod4),
+        Some(wire::ETHERTYPE_IPV6) => return Verdict::go_on(Stage::ToPod6),
+        _ => {}
+    }
     let mut report = Report::new(true);
-    let handled = reach_pod(env, &mut report);
+    let handled = other_to_pod(env, &mut report);
     finish(env, &mut report, handled)
 }
 
+/// What is not IP passes as ARP, or not at all.
 #[inline(always)]
-fn reach_pod<E: Env>(env: &mut E, report: &mut Report) -> Result<Verdict, DropReason> {
+fn other_to_pod<E: Env>(env: &mut E, report: &mut Report) -> Result<Verdict, DropReason> {
+    at_pod(env, report)?;
+    match ethertype(env) {
+        Some(wire::ETHERTYPE_ARP) => Ok(Verdict::PASS),
+        Some(_) => Err(DropReason::UnknownNetwork),
+        None => Err(DropReason::Invalid),
+    }
+}
+
+/// The pod that a packet from the stack reaches.
+#[inline(always)]
+pub(crate) fn at_pod<E: Env>(env: &E, report: &mut Report) -> Result<Local, DropReason> {
     let Some(device) = env.device(env.ifindex()) else { return Err(DropReason::NotReady) };
     let local = Local::of(device);
     report.set_endpoint(local.lxc_id);
@@ -121,42 +138,7 @@ fn reach_pod<E: Env>(env: &mut E, report: &mut Report) -> Result<Verdict, DropRe
     if local.is_closed() {
         return Err(DropReason::NotReady);
     }
-    match ethertype(env) {
-        Some(wire::ETHERTYPE_IPV4) => {
-            let network = V4::network(env, L3)?;
-            reach_pod_with(env, &local, &network, report)
-        }
-        Some(wire::ETHERTYPE_IPV6) => {
-            report.set_ipv6();
-            let network = V6::network(env, L3)?;
-            // Between neighbours no policy applies.
-            if neighbour::discovery(env, &network) != Discovery::No {
-                return Ok(Verdict::PASS);
-            }
-            reach_pod_with(env, &local, &network, report)
-        }
-        Some(wire::ETHERTYPE_ARP) => Ok(Verdict::PASS),
-        Some(_) => Err(DropReason::UnknownNetwork),
-        None => Err(DropReason::Invalid),
-    }
-}
-
-#[inline(always)]
-fn reach_pod_with<F: Family, E: Env + FamilyMaps<F>>(
-    env: &mut E,
-    local: &Local,
-    network: &Network<F>,
-    report: &mut Report,
-) -> Result<Verdict, DropReason> {
-    let mut flow = parse::transport::<F, E>(env, network)?;
-    report.set_hash(flow.hash(config::seed(env.node())));
-    let now = Moment::read(env);
-    let peer = policy::peer::<F, E>(env, &flow.src.addr);
-    let proxy = ingress::admit(env, local, &mut flow, &peer, report, &now)?;
-    if proxy != 0 {
-        return Ok(Verdict::proxy(proxy));
-    }
-    Ok(Verdict::PASS)
+    Ok(local)
 }
 
 /// A packet reaches the node from outside: ingress of the host's device (`cil_from_netdev`).
@@ -166,8 +148,8 @@ fn reach_pod_with<F: Family, E: Env + FamilyMaps<F>>(
 pub fn from_netdev<E: Env>(env: &mut E) -> Verdict {
     let mut report = Report::new(true);
     let handled = match ethertype(env) {
-        Some(wire::ETHERTYPE_IPV4) => from_netdev_with::<V4, E>(env, &mut report),
-        Some(wire::ETHERTYPE_IPV6) => from_netdev_with::<V6, E>(env, &mut report),
+        Some(wire::ETHERTYPE_IPV4) => from_netdev_with::<V4, E>(env, &mut report, Stage::Deliver4),
+        Some(wire::ETHERTYPE_IPV6) => from_netdev_with::<V6, E>(env, &mut report, Stage::Deliver6),
         _ => return Verdict::PASS,
     };
     finish(env, &mut report, handled)
@@ -177,6 +159,7 @@ pub fn from_netdev<E: Env>(env: &mut E) -> Verdict {
 fn from_netdev_with<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     report: &mut Report,
+    deliver: Stage,
 ) -> Result<Verdict, DropReason> {
     if F::IPV6 {
         report.set_ipv6();
@@ -192,11 +175,12 @@ fn from_netdev_with<F: Family, E: Env + FamilyMaps<F>>(
     if env.endpoint(&F::endpoint_key(&network.src)).is_some() {
         return Err(DropReason::InvalidSource);
     }
-    let mut flow = parse::transport::<F, E>(env, &network)?;
+    let flow = parse::transport::<F, E>(env, &network)?;
     report.set_hash(flow.hash(config::seed(env.node())));
     let now = Moment::read(env);
     let peer = policy::peer::<F, E>(env, &flow.src.addr);
-    egress::deliver_local(env, &mut flow, &peer, report, &now, ifindex)
+    Kept::of(&flow, report, &now).towards(&peer, ifindex).leave(env)?;
+    Ok(Verdict::go_on(deliver))
 }
 
 /// A packet leaves the host by `cilium_host` (`cil_from_host`): into the pod's interface, whose own hook polices it.

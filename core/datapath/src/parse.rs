@@ -80,7 +80,7 @@ mod place {
 impl<F: Family> Flow<F> {
     /// A flow of which the network header is known.
     #[inline(always)]
-    fn of(network: &Network<F>) -> Self {
+    pub(crate) fn of(network: &Network<F>) -> Self {
         let none = Port::from_raw(0);
         Self {
             src: End { addr: network.src, port: none },
@@ -90,6 +90,22 @@ impl<F: Family> Flow<F> {
                 | (network.ttl as u64) << place::TTL
                 | (network.fragment as u64) << place::FRAGMENT,
         }
+    }
+
+    /// Puts flags of TCP where there were none.
+    #[inline(always)]
+    pub(crate) fn set_tcp(&mut self, flags: u8) {
+        self.bits |= (flags as u64) << place::TCP_FLAGS;
+    }
+    /// A flow from its parts.
+    #[inline(always)]
+    pub(crate) const fn from_bits(src: End<F::Addr>, dst: End<F::Addr>, l4: u32, bits: u64) -> Self {
+        Self { src, dst, l4, bits }
+    }
+    /// The small numbers, packed.
+    #[inline(always)]
+    pub(crate) const fn bits(&self) -> u64 {
+        self.bits
     }
 
     /// See [`Env::forget`]: what was found out about the protocol so far is asked anew from here on.
@@ -314,7 +330,7 @@ fn header<F: Family, E: Env>(env: &E, network: &Network<F>, flow: &mut Flow<F>) 
             }
             flow.src.port = Port::from_raw(tcp.sport);
             flow.dst.port = Port::from_raw(tcp.dport);
-            flow.bits |= (tcp.flags as u64) << place::TCP_FLAGS;
+            flow.set_tcp(tcp.flags);
         }
         protocol::UDP => {
             let Some(udp) = env.load::<header::Udp>(network.l4) else { return Err(DropReason::InvalidTransport) };

@@ -8,7 +8,11 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
-use abi::config::{NODE_HOST_ROUTING, NodeConfig};
+use abi::{
+    config::{NODE_HOST_ROUTING, NodeConfig},
+    lb::MAGLEV_SIZE_DEFAULT,
+    stage::Stage,
+};
 use aya::{
     Ebpf, EbpfLoader,
     programs::{ProgramError, SchedClassifier},
@@ -19,16 +23,24 @@ use crate::{
     attach::{
         AtHook, Attacher, Attachment, Direction, Hook, Interface, Outcome, PinnedLink, Site, attached, list_pins,
     },
+    calls::{self, calls_directory},
+    clock,
     error::{AttachError, LoadError, MapError, Missing, TestRunError},
     events::Events,
     kernel,
     maps::Maps,
     program::Program,
     schema::{self, Moved},
+    sock::{self, SockAttached, SockError, SockProgram, sock_links_directory},
     sys,
     test_run::{self, SkBuff, TestRun},
     verifier::Rejection,
 };
+
+/// The program of a stage or of a hook, by the name it has in the object file.
+fn names() -> impl Iterator<Item = &'static str> {
+    Program::ALL.iter().map(|program| program.name()).chain(Stage::ALL.iter().map(|stage| stage.name()))
+}
 
 /// Name of the programs' read-only configuration.
 pub(crate) const NODE_CONFIG: &str = "NODE_CONFIG";
@@ -56,6 +68,8 @@ pub struct LoaderConfig {
     pub node: NodeConfig,
     /// Which hook to use.
     pub hook: HookChoice,
+    /// Whether to load the programs of control groups, for [`Datapath::attach_sockets`].
+    pub sockets: bool,
 }
 
 impl LoaderConfig {
@@ -67,6 +81,7 @@ impl LoaderConfig {
             map_sizes: BTreeMap::new(),
             node,
             hook: HookChoice::Auto,
+            sockets: false,
         }
     }
 }
@@ -88,10 +103,15 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     host_routing: bool,
     programs: BTreeMap<Program, OwnedFd>,
+    sockets: BTreeMap<SockProgram, OwnedFd>,
+    sock_links: PathBuf,
     maps: Arc<Maps>,
     moved: Mutex<Vec<Moved>>,
     attacher: Attacher,
     links: PathBuf,
+    calls: PathBuf,
+    /// Id of the array in which these programs find their stages.
+    generation: u32,
 }
 
 impl Datapath {
@@ -109,8 +129,11 @@ impl Datapath {
         for path in [&pins, &links] {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
-        let prepared = schema::prepare(&pins, &config.map_sizes)?;
-        let mut node = config.node;
+        let mut node = clock::with_ticks(config.node);
+        if node.maglev_size == 0 {
+            node.maglev_size = MAGLEV_SIZE_DEFAULT;
+        }
+        let prepared = schema::prepare(&pins, &config.map_sizes, node.maglev_size)?;
         let mut loaded = load(&object, &pins, &node);
         // The verifier of 6.1 tells fewer paths apart and gives up on the one program with everything in it. Packets between
         // pods then go through the host's stack, where the other hook polices them.
@@ -118,17 +141,24 @@ impl Datapath {
             node.flags &= !NODE_HOST_ROUTING;
             loaded = load(&object, &pins, &node);
         }
-        let ebpf = loaded?;
+        let mut ebpf = loaded?;
+        let sockets = if config.sockets { sock::load_all(&mut ebpf)? } else { BTreeMap::new() };
         let programs = descriptors(&ebpf)?;
+        let calls = calls_directory(&config.bpffs);
+        let generation = calls::establish(&mut ebpf, &calls)?;
         let attacher = Attacher::new(hook, links.clone());
         Ok(Self {
             ebpf: Mutex::new(ebpf),
             host_routing: node.flags & NODE_HOST_ROUTING != 0,
             programs,
+            sockets,
+            sock_links: sock_links_directory(&config.bpffs),
             maps: Arc::new(prepared.maps),
             moved: Mutex::new(prepared.moved),
             attacher,
             links,
+            calls,
+            generation,
         })
     }
 
@@ -194,7 +224,8 @@ impl Datapath {
 
     fn attach_filter(&self, site: &Site<'_>) -> Result<Attachment, AttachError> {
         let mut ebpf = self.ebpf();
-        let classifier = classifier(&mut ebpf, site.program).ok_or(AttachError::Absent { program: site.program })?;
+        let classifier =
+            classifier(&mut ebpf, site.program.name()).ok_or(AttachError::Absent { program: site.program })?;
         self.attacher.attach_filter(classifier, site)
     }
 
@@ -205,6 +236,20 @@ impl Datapath {
     /// Nothing in here is left half-changed by a panic, so a poisoned lock is as good as another.
     fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
         self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches the socket programs to a control group (version 2), each in place of what an earlier agent left there. From then
+    /// on sockets that are made in the group or below it name services by themselves.
+    pub fn attach_sockets(&self, cgroup: &Path) -> Result<SockAttached, SockError> {
+        if self.sockets.is_empty() {
+            return Err(SockError::NotLoaded);
+        }
+        sock::attach_all(&self.sock_links, cgroup, |which| self.sockets.get(&which).map(AsFd::as_fd))
+    }
+
+    /// Detaches the socket programs, wherever they are attached; returns how many were.
+    pub fn detach_sockets(&self) -> Result<usize, SockError> {
+        sock::detach_all(&self.sock_links)
     }
 
     /// Detaches a program; says whether it was attached.
@@ -228,8 +273,10 @@ impl Datapath {
     }
 
     /// Once every device has the new programs: copies what the old ones still wrote into maps that were replaced
-    /// because their size changed. Returns how many entries.
+    /// because their size changed, and lets go of the stages of generations whose programs are at no device any more.
+    /// Returns how many entries.
     pub fn settle(&self) -> Result<usize, MapError> {
+        calls::retire(&self.calls, self.generation)?;
         let mut copied = 0;
         let mut all = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
         for moved in all.iter() {
@@ -304,8 +351,11 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
         }
         _ => Ok(()),
     };
-    let links = links_directory(bpffs);
-    removed(&links, fs::remove_dir_all(&links))?;
+    for links in [sock_links_directory(bpffs), links_directory(bpffs)] {
+        removed(&links, fs::remove_dir_all(&links))?;
+    }
+    let calls = calls_directory(bpffs);
+    removed(&calls, calls::remove_all(&calls))?;
     for path in schema::pinned(&maps_directory(bpffs)) {
         removed(&path, fs::remove_file(&path))?;
     }
@@ -356,7 +406,7 @@ fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError
     let mut ebpf = loader
         .load(object)
         .map_err(|source| LoadError::Aya { step: "the object file".to_owned(), source: Box::new(source) })?;
-    for program in Program::ALL {
+    for program in names() {
         let Some(classifier) = classifier(&mut ebpf, program) else { continue };
         let mut loaded = classifier.load();
         // The verifier stops when a signal waits for this thread, and says "try again".
@@ -400,8 +450,8 @@ fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<Program, OwnedFd>, LoadError> {
     Ok(out)
 }
 
-fn classifier(ebpf: &mut Ebpf, program: Program) -> Option<&mut SchedClassifier> {
-    match ebpf.program_mut(program.name()) {
+fn classifier<'a>(ebpf: &'a mut Ebpf, program: &str) -> Option<&'a mut SchedClassifier> {
+    match ebpf.program_mut(program) {
         Some(aya::programs::Program::SchedClassifier(classifier)) => Some(classifier),
         _ => None,
     }

@@ -44,6 +44,22 @@ pub enum MapError {
         /// Its size.
         max_entries: u32,
     },
+    /// A Maglev table is not as long as the map was made for.
+    #[error("a table of {given} entries does not fit map {map}, whose tables have {size}")]
+    TableSize {
+        /// Which map.
+        map: &'static str,
+        /// Entries of the table.
+        given: usize,
+        /// Entries of every table of the map.
+        size: u32,
+    },
+    /// The number of entries of a Maglev table is none that may be configured.
+    #[error("a Maglev table cannot have {size} entries; choose one of {:?}", abi::lb::MAGLEV_SIZES)]
+    MaglevSize {
+        /// What was asked for.
+        size: u32,
+    },
     /// The new size of a map does not hold what the old one holds.
     #[error("map {map} holds more than {max_entries} entries, the size it should get; choose a larger one")]
     TooSmall {
@@ -118,6 +134,14 @@ pub enum MapError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The pin of an array of programs could not be looked at or removed.
+    #[error("the array of programs pinned at {} cannot be let go of: {source}", path.display())]
+    Pin {
+        /// Its pin, or the directory of pins.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Any other failure.
     #[error("{operation} map {map} failed: {source}")]
     System {
@@ -165,6 +189,14 @@ pub enum Missing {
     /// Not supported by the kernel although it is asked for.
     #[error("kernel {release} has no TCX (Linux 6.6 and later); let the loader choose, or use clsact")]
     Tcx {
+        /// The running kernel's release.
+        release: String,
+    },
+    /// The kernel runs no programs at control groups.
+    #[error(
+        "kernel {release} was built without CONFIG_CGROUP_BPF: set --bpf-lb-sock=false, and packets are balanced one by one"
+    )]
+    CgroupBpf {
         /// The running kernel's release.
         release: String,
     },

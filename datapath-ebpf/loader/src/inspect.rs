@@ -8,12 +8,15 @@ use std::{
 };
 
 use abi::maps::MapKind;
-use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
+use aya_obj::{
+    EbpfSectionKind, Object, ProgramSection,
+    generated::{bpf_attach_type, bpf_insn},
+};
 
 use crate::{
     datapath::{NODE_CONFIG, read_object},
     error::LoadError,
-    sys,
+    maglev, sys,
     verifier::{Figures, Rejection},
 };
 
@@ -52,7 +55,8 @@ pub fn inspect(object: &Path, node: &abi::config::NodeConfig) -> Result<Vec<Insp
     let mut obj = Object::parse(&bytes).map_err(|e| wrong(&e))?;
     let config = zerocopy::IntoBytes::as_bytes(node);
     obj.patch_map_data(HashMap::from([(NODE_CONFIG, (config, false))])).map_err(|e| wrong(&e))?;
-    let maps = make_maps(&obj)?;
+    let maglev_size = if node.maglev_size == 0 { abi::lb::MAGLEV_SIZE_DEFAULT } else { node.maglev_size };
+    let maps = make_maps(&obj, maglev_size)?;
     let text: std::collections::HashSet<usize> = obj.functions.keys().map(|(section, _)| *section).collect();
     let known: Vec<(String, aya_obj::Map)> = obj.maps.iter().map(|(n, m)| (n.clone(), m.clone())).collect();
     obj.relocate_maps(known.iter().map(|(n, m)| (n.as_str(), maps[n].as_raw_fd(), m)), &text).map_err(|e| wrong(&e))?;
@@ -63,12 +67,26 @@ pub fn inspect(object: &Path, node: &abi::config::NodeConfig) -> Result<Vec<Insp
         .map(|(name, program)| {
             let function = &obj.functions[&program.function_key()];
             let license = program.license.clone();
-            Ok(load(name, &function.instructions, &license))
+            Ok(load(name, kind(&program.section), &function.instructions, &license))
         })
         .collect()
 }
 
-fn make_maps(obj: &Object) -> Result<HashMap<String, OwnedFd>, LoadError> {
+/// How the kernel is told what a section's program is for.
+fn kind(section: &ProgramSection) -> sys::ProgKind {
+    match section {
+        ProgramSection::CgroupSock { attach_type } => {
+            sys::ProgKind { kind: sys::PROG_TYPE_CGROUP_SOCK, attach_type: bpf_attach_type::from(*attach_type) as u32 }
+        }
+        ProgramSection::CgroupSockAddr { attach_type } => sys::ProgKind {
+            kind: sys::PROG_TYPE_CGROUP_SOCK_ADDR,
+            attach_type: bpf_attach_type::from(*attach_type) as u32,
+        },
+        _ => sys::ProgKind { kind: sys::PROG_TYPE_SCHED_CLS, attach_type: 0 },
+    }
+}
+
+fn make_maps(obj: &Object, maglev_size: u32) -> Result<HashMap<String, OwnedFd>, LoadError> {
     let wrong = |problem: String| LoadError::Object { problem };
     let mut out = HashMap::new();
     for (name, map) in &obj.maps {
@@ -81,8 +99,12 @@ fn make_maps(obj: &Object) -> Result<HashMap<String, OwnedFd>, LoadError> {
             max_entries: if ring { 1 << 16 } else { map.max_entries().min(64) },
             flags: map.map_flags(),
         };
-        let fd =
-            sys::map_create(name, &shape).map_err(|e| wrong(format!("the kernel did not make map {name}: {e}")))?;
+        let made = if map.map_type() == sys::map_type(MapKind::HashOfMaps) {
+            maglev::inner(maglev_size).and_then(|pattern| sys::map_of_maps_create(name, &shape, pattern.as_fd()))
+        } else {
+            sys::map_create(name, &shape)
+        };
+        let fd = made.map_err(|e| wrong(format!("the kernel did not make map {name}: {e}")))?;
         if data {
             sys::map_update(fd.as_fd(), &0_u32.to_ne_bytes(), map.data(), sys::ANY)
                 .map_err(|e| wrong(format!("{name} could not be filled: {e}")))?;
@@ -95,14 +117,14 @@ fn make_maps(obj: &Object) -> Result<HashMap<String, OwnedFd>, LoadError> {
     Ok(out)
 }
 
-fn load(name: &str, instructions: &[bpf_insn], license: &CString) -> Inspection {
+fn load(name: &str, kind: sys::ProgKind, instructions: &[bpf_insn], license: &CString) -> Inspection {
     let insns: Vec<u8> = instructions.iter().flat_map(encode).collect();
     let mut log = vec![0; 64 << 10];
-    let outcome = match sys::prog_load(name, &insns, license, LOG_STATS, &mut log) {
+    let outcome = match sys::prog_load(name, kind, &insns, license, LOG_STATS, &mut log) {
         Ok(fd) => Ok(Loaded { figures: Figures::parse(&text(&log)), ..sizes(&fd) }),
         Err(_) => {
             let mut log = vec![0; 16 << 20];
-            match sys::prog_load(name, &insns, license, LOG_ALL, &mut log) {
+            match sys::prog_load(name, kind, &insns, license, LOG_ALL, &mut log) {
                 Ok(fd) => Ok(Loaded { figures: Figures::parse(&text(&log)), ..sizes(&fd) }),
                 Err(e) => Err(Rejection::parse(e.to_string(), &text(&log))),
             }

@@ -14,16 +14,22 @@ use abi::{
     endpoint::{Device, EndpointInfo, EndpointKey},
     frag::{FragKey4, FragKey6, FragPorts},
     ipcache::{IpcacheEntry, IpcacheKey},
-    lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService},
+    lb::{
+        IpMasqKey4, IpMasqKey6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6,
+        LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService, LbSourceRange4,
+        LbSourceRange6, MAGLEV_SIZE_DEFAULT, RateBucket, RateKey,
+    },
     maps::{self, MapSpec},
-    metrics::{MetricsKey, MetricsValue},
+    metrics::EVENTS_LOST,
+    nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6},
     policy::{PolicyEntry, PolicyKey},
 };
 
 use crate::{
     error::{MapError, Operation},
+    maglev::MaglevTables,
     schema, sys,
-    table::{PerCpuTable, Table},
+    table::{Counters, Table},
 };
 
 /// What a handle may be used for.
@@ -66,12 +72,40 @@ pub struct Maps {
     pub lb4_reverse_nat: Table<Port, LbRevNat4>,
     /// `cilium_lb6_reverse_nat`
     pub lb6_reverse_nat: Table<Port, LbRevNat6>,
+    /// `cilium_lb4_maglev`
+    pub lb4_maglev: MaglevTables,
+    /// `cilium_lb6_maglev`
+    pub lb6_maglev: MaglevTables,
+    /// `cilium_lb4_affinity`
+    pub lb4_affinity: Table<LbAffinityKey4, LbAffinity>,
+    /// `cilium_lb6_affinity`
+    pub lb6_affinity: Table<LbAffinityKey6, LbAffinity>,
+    /// `cilium_lb_affinity_match`
+    pub lb_affinity_match: Table<LbAffinityMatch, u8>,
+    /// `cilium_lb4_source_range`
+    pub lb4_source_range: Table<LbSourceRange4, u8>,
+    /// `cilium_lb6_source_range`
+    pub lb6_source_range: Table<LbSourceRange6, u8>,
+    /// `cilium_lb4_reverse_sk`
+    pub lb4_reverse_sk: Table<LbRevSkKey4, LbRevSk4>,
+    /// `cilium_lb6_reverse_sk`
+    pub lb6_reverse_sk: Table<LbRevSkKey6, LbRevSk6>,
+    /// `cilium_snat_v4_external`
+    pub snat4: Table<SnatKey4, SnatEntry4>,
+    /// `cilium_snat_v6_external`
+    pub snat6: Table<SnatKey6, SnatEntry6>,
+    /// `cilium_ipmasq_v4`
+    pub ipmasq4: Table<IpMasqKey4, u8>,
+    /// `cilium_ipmasq_v6`
+    pub ipmasq6: Table<IpMasqKey6, u8>,
+    /// `cilium_ratelimit`
+    pub ratelimit: Table<RateKey, RateBucket>,
     /// `cilium_ipv4_frag_datagrams`
     pub frag4: Table<FragKey4, FragPorts>,
     /// `cilium_ipv6_frag_datagrams`
     pub frag6: Table<FragKey6, FragPorts>,
     /// `cilium_metrics`
-    pub metrics: PerCpuTable<MetricsKey, MetricsValue>,
+    pub metrics: Counters,
     /// `cilium_runtime_config`
     pub runtime: Table<u32, u64>,
     directory: PathBuf,
@@ -87,8 +121,9 @@ impl Maps {
 
     /// Opens every map pinned in `directory` and makes those that are missing, as [`crate::Datapath::open`] does before it
     /// loads programs. `sizes` gives the number of entries by map name where it should not be that of `abi::maps`.
+    /// Maglev tables get the default number of entries.
     pub fn prepare(directory: &Path, sizes: &BTreeMap<String, u32>) -> Result<Self, MapError> {
-        Ok(schema::prepare(directory, sizes)?.maps)
+        Ok(schema::prepare(directory, sizes, MAGLEV_SIZE_DEFAULT)?.maps)
     }
 
     pub(crate) fn assemble(
@@ -100,8 +135,11 @@ impl Maps {
                 Table::new(open(&maps::$spec)?, &maps::$spec)?
             };
         }
+        let runtime: Table<u32, u64> = table!(RUNTIME_CONFIG);
+        let maglev_size = runtime.get(&(Runtime::MaglevSize as u32))?.unwrap_or_default();
+        let maglev_size = u32::try_from(maglev_size).unwrap_or_default();
         Ok(Self {
-            runtime: table!(RUNTIME_CONFIG),
+            runtime,
             lxc: table!(LXC),
             devices: table!(DEVICES),
             ipcache: table!(IPCACHE),
@@ -116,9 +154,23 @@ impl Maps {
             lb6_backends: table!(LB6_BACKENDS),
             lb4_reverse_nat: table!(LB4_REVERSE_NAT),
             lb6_reverse_nat: table!(LB6_REVERSE_NAT),
+            lb4_maglev: MaglevTables::new(open(&maps::LB4_MAGLEV)?, &maps::LB4_MAGLEV, maglev_size)?,
+            lb6_maglev: MaglevTables::new(open(&maps::LB6_MAGLEV)?, &maps::LB6_MAGLEV, maglev_size)?,
+            lb4_affinity: table!(LB4_AFFINITY),
+            lb6_affinity: table!(LB6_AFFINITY),
+            lb_affinity_match: table!(LB_AFFINITY_MATCH),
+            lb4_source_range: table!(LB4_SOURCE_RANGE),
+            lb6_source_range: table!(LB6_SOURCE_RANGE),
+            lb4_reverse_sk: table!(LB4_REVERSE_SK),
+            lb6_reverse_sk: table!(LB6_REVERSE_SK),
+            snat4: table!(SNAT4),
+            snat6: table!(SNAT6),
+            ipmasq4: table!(IPMASQ4),
+            ipmasq6: table!(IPMASQ6),
+            ratelimit: table!(RATELIMIT),
             frag4: table!(FRAG4),
             frag6: table!(FRAG6),
-            metrics: PerCpuTable::new(open(&maps::METRICS)?, &maps::METRICS)?,
+            metrics: Counters::new(open(&maps::METRICS)?, &maps::METRICS)?,
             directory: directory.to_owned(),
         })
     }
@@ -144,6 +196,12 @@ impl Maps {
     /// Sets a value that moves while the programs run.
     pub fn set_runtime(&self, index: Runtime, value: u64) -> Result<(), MapError> {
         self.runtime.insert(&(index as u32), &value)
+    }
+
+    /// Event records the ring had no room for, over all CPUs.
+    pub fn events_lost(&self) -> Result<u64, MapError> {
+        let by_cpu = self.metrics.get(&EVENTS_LOST)?.unwrap_or_default();
+        Ok(by_cpu.iter().fold(0, |sum, value| sum.wrapping_add(value.count)))
     }
 }
 

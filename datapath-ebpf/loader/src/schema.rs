@@ -12,12 +12,14 @@ use std::{
 
 use abi::{
     config::Runtime,
+    lb::MAGLEV_SIZES,
     maps::{self, MapKind, MapSpec},
 };
 
 use crate::{
     batch::{self, Sizes},
     error::{MapError, Operation},
+    maglev,
     maps::{Access, Maps, open_checked},
     sys::{self, MapInfo},
 };
@@ -82,7 +84,7 @@ impl Moved {
 
     /// Copies what came in since; call it when no program writes the old map any more.
     pub(crate) fn settle(&self) -> Result<usize, MapError> {
-        copy(self.spec, self.old.as_fd(), self.new.as_fd(), sys::NOEXIST)
+        copy(self.spec, &self.old, &self.new, sys::NOEXIST)
     }
 }
 
@@ -93,20 +95,23 @@ pub(crate) struct Prepared {
     pub(crate) moved: Vec<Moved>,
 }
 
-/// Opens, makes or moves every map under `directory`. `sizes` overrides the number of entries by map name.
-pub(crate) fn prepare(directory: &Path, sizes: &BTreeMap<String, u32>) -> Result<Prepared, MapError> {
+/// Opens, makes or moves every map under `directory`. `sizes` overrides the number of entries by map name; Maglev tables
+/// have `maglev_size` entries.
+pub(crate) fn prepare(directory: &Path, sizes: &BTreeMap<String, u32>, maglev_size: u32) -> Result<Prepared, MapError> {
     if let Some(name) = sizes.keys().find(|name| !maps::ALL.iter().any(|spec| spec.name == name.as_str())) {
         return Err(MapError::UnknownName { name: name.clone() });
     }
     let mut moved = Vec::new();
     // First the map that holds the version, so that no other map is ever found without one.
-    let version = version_map(directory)?;
-    drop(version);
+    let runtime = version_map(directory)?;
+    tables_of_size(directory, &runtime, maglev_size)?;
+    drop(runtime);
     let maps = Maps::assemble(directory, |spec| {
-        let entries = if spec.kind == MapKind::Array { spec.max_entries } else { wanted(spec, sizes) };
-        one(directory, spec, entries, &mut moved)
+        let fixed = matches!(spec.kind, MapKind::Array | MapKind::PerCpuArray);
+        let entries = if fixed { spec.max_entries } else { wanted(spec, sizes) };
+        one(directory, spec, entries, maglev_size, &mut moved)
     })?;
-    one(directory, &maps::EVENTS, wanted(&maps::EVENTS, sizes), &mut moved)?;
+    one(directory, &maps::EVENTS, wanted(&maps::EVENTS, sizes), maglev_size, &mut moved)?;
     Ok(Prepared { maps, moved })
 }
 
@@ -132,17 +137,48 @@ fn version_map(directory: &Path) -> Result<OwnedFd, MapError> {
     if let Some(other) = maps::ALL.iter().find(|other| directory.join(other.name).exists()) {
         return Err(MapError::Foreign { map: other.name, directory: directory.to_owned() });
     }
-    let fd = create(spec, spec.max_entries)?;
+    let fd = create(spec, spec.max_entries, 0)?;
     sys::map_update(fd.as_fd(), &index.to_ne_bytes(), &abi::SCHEMA_VERSION.to_ne_bytes(), sys::ANY)
         .map_err(|e| MapError::system(spec, Operation::Write, e))?;
     pin(spec, fd.as_fd(), &path)?;
     Ok(fd)
 }
 
-fn one(directory: &Path, spec: &'static MapSpec, entries: u32, moved: &mut Vec<Moved>) -> Result<OwnedFd, MapError> {
+/// Sees to it that pinned maps of Maglev tables are made for tables of `size` entries. Those of another size lose their pin:
+/// the kernel takes no table of another length into them, and the agent computes all tables anew. Programs that
+/// run keep the old map until they are replaced; connections keep their backend.
+fn tables_of_size(directory: &Path, runtime: &OwnedFd, size: u32) -> Result<(), MapError> {
+    if !MAGLEV_SIZES.contains(&size) {
+        return Err(MapError::MaglevSize { size });
+    }
+    let spec = &maps::RUNTIME_CONFIG;
+    let index = (Runtime::MaglevSize as u32).to_ne_bytes();
+    let mut found = 0_u64;
+    sys::map_lookup(runtime.as_fd(), &index, zerocopy::IntoBytes::as_mut_bytes(&mut found))
+        .map_err(|e| MapError::system(spec, Operation::Read, e))?;
+    if found == u64::from(size) {
+        return Ok(());
+    }
+    for spec in [&maps::LB4_MAGLEV, &maps::LB6_MAGLEV] {
+        match fs::remove_file(directory.join(spec.name)) {
+            Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(MapError::system(spec, Operation::Pin, e)),
+            _ => {}
+        }
+    }
+    sys::map_update(runtime.as_fd(), &index, &u64::from(size).to_ne_bytes(), sys::ANY)
+        .map_err(|e| MapError::system(spec, Operation::Write, e))
+}
+
+fn one(
+    directory: &Path,
+    spec: &'static MapSpec,
+    entries: u32,
+    maglev_size: u32,
+    moved: &mut Vec<Moved>,
+) -> Result<OwnedFd, MapError> {
     let path = directory.join(spec.name);
     if !path.exists() {
-        let fd = create(spec, entries)?;
+        let fd = create(spec, entries, maglev_size)?;
         pin(spec, fd.as_fd(), &path)?;
         return Ok(fd);
     }
@@ -151,7 +187,7 @@ fn one(directory: &Path, spec: &'static MapSpec, entries: u32, moved: &mut Vec<M
     if info.max_entries == entries {
         return Ok(fd);
     }
-    let new = resize(spec, fd.as_fd(), entries, &path)?;
+    let new = resize(spec, &fd, entries, maglev_size, &path)?;
     let inspect = |e| MapError::system(spec, Operation::Inspect, e);
     if spec.kind != MapKind::RingBuf {
         moved.push(Moved { spec, old: fd, new: new.try_clone().map_err(inspect)? });
@@ -160,10 +196,16 @@ fn one(directory: &Path, spec: &'static MapSpec, entries: u32, moved: &mut Vec<M
 }
 
 /// Makes a map of `entries`, fills it from `old` and puts its pin in place of the old one at one instant.
-fn resize(spec: &'static MapSpec, old: BorrowedFd<'_>, entries: u32, path: &Path) -> Result<OwnedFd, MapError> {
-    let new = create(spec, entries)?;
+fn resize(
+    spec: &'static MapSpec,
+    old: &OwnedFd,
+    entries: u32,
+    maglev_size: u32,
+    path: &Path,
+) -> Result<OwnedFd, MapError> {
+    let new = create(spec, entries, maglev_size)?;
     if spec.kind != MapKind::RingBuf {
-        copy(spec, old, new.as_fd(), sys::ANY)?;
+        copy(spec, old, &new, sys::ANY)?;
     }
     let beside = path.with_file_name(format!("{}_resizing", spec.name));
     match fs::remove_file(&beside) {
@@ -176,13 +218,17 @@ fn resize(spec: &'static MapSpec, old: BorrowedFd<'_>, entries: u32, path: &Path
 }
 
 /// Copies all entries; with `NOEXIST` those that are not there yet. Returns how many were written.
-fn copy(spec: &'static MapSpec, from: BorrowedFd<'_>, to: BorrowedFd<'_>, flags: u64) -> Result<usize, MapError> {
+fn copy(spec: &'static MapSpec, old: &OwnedFd, new: &OwnedFd, flags: u64) -> Result<usize, MapError> {
+    let (from, to) = (old.as_fd(), new.as_fd());
     let cpus = match spec.kind {
-        MapKind::PerCpuHash => aya::util::nr_cpus().map_err(|(_, e)| MapError::system(spec, Operation::Inspect, e))?,
+        MapKind::PerCpuArray => aya::util::nr_cpus().map_err(|(_, e)| MapError::system(spec, Operation::Inspect, e))?,
         _ => 1,
     };
     let failed = |operation| move |e| MapError::system(spec, operation, e);
     let info = sys::map_info(from).map_err(failed(Operation::Inspect))?;
+    if spec.kind == MapKind::HashOfMaps {
+        return maglev::copy(old, new, info.max_entries, flags).map_err(failed(Operation::Write));
+    }
     let value = if cpus > 1 { spec.value_size.next_multiple_of(8) * cpus } else { spec.value_size };
     let sizes = Sizes { key: spec.key_size, value, max_entries: info.max_entries };
     let dump = batch::read_all(from, sizes).map_err(failed(Operation::Read))?;
@@ -201,7 +247,7 @@ fn copy(spec: &'static MapSpec, from: BorrowedFd<'_>, to: BorrowedFd<'_>, flags:
     Ok(written)
 }
 
-fn create(spec: &'static MapSpec, entries: u32) -> Result<OwnedFd, MapError> {
+fn create(spec: &'static MapSpec, entries: u32, maglev_size: u32) -> Result<OwnedFd, MapError> {
     let size = |bytes: usize| u32::try_from(bytes).expect("keys and values are small");
     let shape = sys::MapShape {
         kind: sys::map_type(spec.kind),
@@ -210,11 +256,13 @@ fn create(spec: &'static MapSpec, entries: u32) -> Result<OwnedFd, MapError> {
         max_entries: entries,
         flags: sys::map_flags(spec.kind),
     };
-    sys::map_create(spec.name, &shape).map_err(|source| MapError::Create {
-        map: spec.name,
-        max_entries: entries,
-        source,
-    })
+    let made = match spec.kind {
+        MapKind::HashOfMaps => {
+            maglev::inner(maglev_size).and_then(|pattern| sys::map_of_maps_create(spec.name, &shape, pattern.as_fd()))
+        }
+        _ => sys::map_create(spec.name, &shape),
+    };
+    made.map_err(|source| MapError::Create { map: spec.name, max_entries: entries, source })
 }
 
 fn pin(spec: &'static MapSpec, fd: BorrowedFd<'_>, path: &Path) -> Result<(), MapError> {

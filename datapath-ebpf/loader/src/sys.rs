@@ -24,7 +24,10 @@ mod cmd {
     pub const PROG_LOAD: libc::c_int = 5;
     pub const OBJ_PIN: libc::c_int = 6;
     pub const OBJ_GET: libc::c_int = 7;
+    pub const PROG_TEST_RUN: libc::c_int = 10;
+    pub const PROG_GET_NEXT_ID: libc::c_int = 11;
     pub const PROG_GET_FD_BY_ID: libc::c_int = 13;
+    pub const MAP_GET_FD_BY_ID: libc::c_int = 14;
     pub const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     pub const PROG_QUERY: libc::c_int = 16;
     pub const MAP_FREEZE: libc::c_int = 22;
@@ -33,6 +36,7 @@ mod cmd {
     pub const LINK_CREATE: libc::c_int = 28;
     pub const LINK_UPDATE: libc::c_int = 29;
     pub const LINK_GET_FD_BY_ID: libc::c_int = 30;
+    pub const LINK_GET_NEXT_ID: libc::c_int = 31;
     pub const LINK_DETACH: libc::c_int = 34;
 }
 
@@ -41,6 +45,10 @@ pub const TCX_INGRESS: u32 = 46;
 pub const TCX_EGRESS: u32 = 47;
 /// `BPF_LINK_TYPE_TCX`.
 pub const LINK_TYPE_TCX: u32 = 11;
+/// `BPF_LINK_TYPE_CGROUP`.
+pub const LINK_TYPE_CGROUP: u32 = 3;
+/// `BPF_CGROUP_INET4_CONNECT`.
+pub const CGROUP_INET4_CONNECT: u32 = 10;
 /// `BPF_ANY` and `BPF_NOEXIST`.
 pub const ANY: u64 = 0;
 pub const NOEXIST: u64 = 1;
@@ -49,7 +57,10 @@ pub const ENOTSUPP: i32 = 524;
 
 const F_NO_PREALLOC: u32 = 1;
 const F_RDONLY: u32 = 1 << 3;
-const PROG_TYPE_SCHED_CLS: u32 = 3;
+/// Program types: tc, sockets of control groups, socket addresses of control groups.
+pub const PROG_TYPE_SCHED_CLS: u32 = 3;
+pub const PROG_TYPE_CGROUP_SOCK: u32 = 9;
+pub const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 
 /// Attributes are plain structures the kernel reads and writes in place; unknown tails count as zero.
 trait Attr: FromBytes + IntoBytes + Immutable {}
@@ -91,10 +102,10 @@ pub const fn map_type(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash => 1,
         MapKind::Array => 2,
-        MapKind::PerCpuHash => 5,
         MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
         MapKind::LpmTrie => 11,
+        MapKind::HashOfMaps => 13,
         MapKind::RingBuf => 27,
     }
 }
@@ -102,8 +113,8 @@ pub const fn map_type(kind: MapKind) -> u32 {
 /// Flags a map is made with. Only maps whose entries the programs make are allocated beforehand.
 pub const fn map_flags(kind: MapKind) -> u32 {
     match kind {
-        MapKind::Hash | MapKind::LpmTrie => F_NO_PREALLOC,
-        MapKind::LruHash | MapKind::PerCpuHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
+        MapKind::Hash | MapKind::LpmTrie | MapKind::HashOfMaps => F_NO_PREALLOC,
+        MapKind::LruHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
     }
 }
 
@@ -131,10 +142,23 @@ pub struct MapShape {
 }
 
 pub fn map_create(name: &str, shape: &MapShape) -> io::Result<OwnedFd> {
+    create(name, shape, 0)
+}
+
+/// Makes a map whose values are maps of the shape of `inner`.
+pub fn map_of_maps_create(name: &str, shape: &MapShape, inner: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    create(name, shape, raw(inner))
+}
+
+fn create(name: &str, shape: &MapShape, inner_map_fd: u32) -> io::Result<OwnedFd> {
     let MapShape { kind, key_size, value_size, max_entries, flags } = *shape;
     let name = name16(name);
-    let attr = &mut MapCreate { kind, key_size, value_size, max_entries, flags, inner_map_fd: 0, numa_node: 0, name };
+    let attr = &mut MapCreate { kind, key_size, value_size, max_entries, flags, inner_map_fd, numa_node: 0, name };
     bpf_fd(cmd::MAP_CREATE, attr)
+}
+
+pub fn map_by_id(id: u32) -> io::Result<OwnedFd> {
+    bpf_fd(cmd::MAP_GET_FD_BY_ID, &mut Id { id, next: 0, flags: 0 })
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]
@@ -359,6 +383,39 @@ pub fn prog_info_of(program: BorrowedFd<'_>) -> io::Result<ProgInfo> {
     info(program)
 }
 
+/// The program with the next higher id; `None`: there is none.
+pub fn prog_next_id(after: u32) -> io::Result<Option<u32>> {
+    let mut attr = Id { id: after, next: 0, flags: 0 };
+    match bpf(cmd::PROG_GET_NEXT_ID, &mut attr) {
+        Ok(_) => Ok(Some(attr.next)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The kernel's name of a program (15 bytes of it at most), and the ids of its maps.
+pub fn prog_maps(id: u32) -> io::Result<(Vec<u8>, Vec<u32>)> {
+    let fd = bpf_fd(cmd::PROG_GET_FD_BY_ID, &mut Id { id, next: 0, flags: 0 })?;
+    let mut maps = vec![0_u32; prog_info_of(fd.as_fd())?.map_count as usize];
+    let mut out = <ProgInfo as zerocopy::FromZeros>::new_zeroed();
+    out.map_count = maps.len() as u32;
+    out.map_ids = address_mut(maps.as_mut_slice().as_mut_bytes());
+    let bytes = out.as_mut_bytes();
+    let len = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut Info { fd: raw(fd.as_fd()), len, info: address_mut(bytes) })?;
+    Ok((out.name.iter().copied().take_while(|&byte| byte != 0).collect(), maps))
+}
+
+/// Waits until every packet that was in a program when this was called has left it (an RCU grace period).
+pub fn wait_for_packets_under_way() {
+    // SAFETY: membarrier(2) takes numbers only.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        // Not there with CPUs that have no tick (nohz_full). A packet is under way for some microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
 #[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Id {
@@ -414,6 +471,51 @@ pub fn link_create_tcx(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) 
             expected_revision: 0,
         },
     )
+}
+
+/// Attaches a program to a control group, beside those of others.
+pub fn link_create_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    bpf_fd(
+        cmd::LINK_CREATE,
+        &mut LinkCreate {
+            prog_fd: raw(program),
+            ifindex: raw(cgroup), // `target_fd` of the same place.
+            attach_type,
+            flags: 0,
+            relative: 0,
+            pad: 0,
+            expected_revision: 0,
+        },
+    )
+}
+
+/// The head of `struct bpf_link_info`, read as that of a link of a control group.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
+#[repr(C)]
+pub struct CgroupLinkInfo {
+    pub kind: u32,
+    pub id: u32,
+    pub prog_id: u32,
+    pub pad: u32,
+    cgroup: [u32; 2],
+    pub attach_type: u32,
+}
+
+impl CgroupLinkInfo {
+    /// Number of the group; 0: it is gone.
+    pub fn cgroup_id(&self) -> u64 {
+        zerocopy::transmute!(self.cgroup)
+    }
+}
+
+pub fn cgroup_link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
+    info(link)
+}
+
+/// The id of the link after `id`; `None`: that was the last.
+pub fn link_next_id(id: u32) -> io::Result<Option<u32>> {
+    let mut attr = Id { id, next: 0, flags: 0 };
+    Ok(found(bpf(cmd::LINK_GET_NEXT_ID, &mut attr).map(drop))?.then_some(attr.next))
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]
@@ -497,11 +599,21 @@ struct ProgLoad {
     kern_version: u32,
     prog_flags: u32,
     name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
 }
 
-/// Loads a tc program with a log of the given level; for inspection (aya keeps no log when a load succeeds).
+/// Type of a program and the hook it is for (0 where the type says it all).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgKind {
+    pub kind: u32,
+    pub attach_type: u32,
+}
+
+/// Loads a program with a log of the given level; for inspection (aya keeps no log when a load succeeds).
 pub fn prog_load(
     name: &str,
+    kind: ProgKind,
     insns: &[u8],
     license: &std::ffi::CStr,
     log_level: u32,
@@ -511,18 +623,67 @@ pub fn prog_load(
     bpf_fd(
         cmd::PROG_LOAD,
         &mut ProgLoad {
-            kind: PROG_TYPE_SCHED_CLS,
+            kind: kind.kind,
             insn_cnt: size(insns.len() / 8)?,
             insns: address(insns),
             license: license.as_ptr() as u64,
             log_level,
             log_size: size(log.len())?,
-            log_buf: address_mut(log),
+            log_buf: if log.is_empty() { 0 } else { address_mut(log) },
             kern_version: 0,
             prog_flags: 0,
             name: name16(name),
+            prog_ifindex: 0,
+            expected_attach_type: kind.attach_type,
         },
     )
+}
+
+/// Loads a program that lets every `connect` pass. `EINVAL`: the kernel runs no programs at control groups.
+pub fn probe_sock_addr() -> io::Result<OwnedFd> {
+    // r0 = 1; exit
+    const PASS: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+    let kind = ProgKind { kind: PROG_TYPE_CGROUP_SOCK_ADDR, attach_type: CGROUP_INET4_CONNECT };
+    prog_load("cilium_probe", kind, &PASS, c"GPL", 0, &mut [])
+}
+
+/// The head of the attributes of a test run.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct TestRun {
+    prog_fd: u32,
+    returned: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs a program on a packet of zeros; what it returned.
+pub fn test_run(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let packet = [0_u8; 64];
+    let mut attr = TestRun {
+        prog_fd: raw(program),
+        returned: 0,
+        size_in: packet.len() as u32,
+        size_out: 0,
+        data_in: address(&packet),
+        data_out: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    bpf(cmd::PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.returned)
+}
+
+/// The monotonic clock at the last tick, nanoseconds.
+pub fn coarse_clock() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is room for one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// The file system type of `path` (`BPF_FS_MAGIC` for a bpffs).

@@ -177,3 +177,31 @@ fn a_missing_directory_is_named() {
     assert!(missing.to_string().contains("nowhere/cilium_runtime_config"), "{missing}");
     assert!(missing.to_string().contains("is the agent running"), "{missing}");
 }
+
+#[test]
+fn maglev_tables_are_put_in_place_whole_and_have_one_length() {
+    let Some(fs) = Bpffs::mount() else { return };
+    let pins = fs.directory("globals");
+    let maps = Maps::prepare(&pins, &small()).expect("an empty bpffs");
+    let tables = &maps.lb4_maglev;
+    assert_eq!(tables.size(), abi::lb::MAGLEV_SIZE_DEFAULT);
+    let table = |first: u32| (first..first + tables.size()).collect::<Vec<u32>>();
+    let (one, two) = (Port::new(1), Port::new(2));
+    assert_eq!(tables.get(one).expect("reading"), None);
+    tables.insert(one, &table(7)).expect("room");
+    tables.insert(two, &table(9)).expect("room");
+    tables.insert(one, &table(8)).expect("in place of the other");
+    assert_eq!(tables.get(one).expect("reading"), Some(table(8)));
+    let mut indexes = tables.indexes().expect("reading");
+    indexes.sort();
+    assert_eq!(indexes, [one, two]);
+    assert!(tables.remove(two).expect("there") && !tables.remove(two).expect("not there any more"));
+    let refused = tables.insert(two, &[1, 2, 3]).expect_err("too short");
+    assert!(matches!(refused, MapError::TableSize { given: 3, .. }), "{refused}");
+    // Another number of tables keeps them, and who reads finds them.
+    let sizes = BTreeMap::from([("cilium_lb4_maglev".to_owned(), 2048)]);
+    let more = Maps::prepare(&pins, &small().into_iter().chain(sizes).collect()).expect("moved");
+    assert_eq!(more.lb4_maglev.get(one).expect("reading"), Some(table(8)));
+    let reader = Maps::open_pinned(&pins, Access::ReadOnly).expect("for the command line");
+    assert_eq!(reader.lb4_maglev.get(one).expect("reading"), Some(table(8)));
+}

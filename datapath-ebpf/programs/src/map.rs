@@ -2,6 +2,7 @@
 //!
 //! A definition is never read or written at run time: its address stands for the map.
 
+use core::arch::asm;
 use core::marker::PhantomData;
 use core::ptr;
 
@@ -14,10 +15,10 @@ use crate::words::{self, OnStack};
 /// Kernel map types.
 const HASH: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_HASH as usize;
 const ARRAY: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY as usize;
-const PER_CPU_HASH: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_PERCPU_HASH as usize;
 const PER_CPU_ARRAY: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as usize;
 const LRU_HASH: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LRU_HASH as usize;
 const LPM_TRIE: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as usize;
+const PROG_ARRAY: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY as usize;
 const RINGBUF: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_RINGBUF as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -39,8 +40,6 @@ unsafe impl<K, V, const KIND: usize, const ENTRIES: usize, const FLAGS: usize> S
 
 /// Allocates on insertion.
 pub type Hash<K, V, const ENTRIES: usize> = Map<K, V, HASH, ENTRIES, NO_PREALLOC>;
-/// One value for each CPU; allocated in advance, so that counting cannot fail halfway.
-pub type PerCpuHash<K, V, const ENTRIES: usize> = Map<K, V, PER_CPU_HASH, ENTRIES, 0>;
 /// Evicts what was least recently used.
 pub type LruHash<K, V, const ENTRIES: usize> = Map<K, V, LRU_HASH, ENTRIES, 0>;
 /// Longest prefix; the key's first word is the prefix length.
@@ -95,6 +94,27 @@ impl<K: Plain, V: Plain, const KIND: usize, const ENTRIES: usize, const FLAGS: u
         if status == 0 { Some(()) } else { None }
     }
 
+    /// Writes a value that, with its key, is put together on the stack: for programs that may be interrupted by
+    /// others that use the scratch memory. `None` when the kernel refuses.
+    #[inline(always)]
+    pub fn put(&self, key: &K, value: &V) -> Option<()> {
+        let (mut key_at, mut value_at) = (OnStack::new(), OnStack::new());
+        // SAFETY: both copies are live and of the map's own sizes.
+        let status = unsafe {
+            let (key, value) = (key_at.fill(key).cast(), value_at.fill(value).cast());
+            helpers::bpf_map_update_elem(self.address(), key, value, BPF_ANY as u64)
+        };
+        if status == 0 { Some(()) } else { None }
+    }
+
+    /// Removes an entry, if it is there.
+    #[inline(always)]
+    pub fn remove(&self, key: &K) {
+        let mut copy = OnStack::new();
+        // SAFETY: the copy is live and of the map's own size.
+        unsafe { helpers::bpf_map_delete_elem(self.address(), copy.fill(key).cast()) };
+    }
+
     #[inline(always)]
     fn address(&self) -> *mut core::ffi::c_void {
         ptr::from_ref(self).cast_mut().cast()
@@ -108,6 +128,46 @@ const SCRATCH_HALF: usize = 64;
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_scratch")]
 static SCRATCH: PerCpuArray<[u64; 2 * SCRATCH_HALF / 8], 1> = PerCpuArray::new();
+
+/// An array of programs.
+#[repr(C)]
+pub struct Calls<const ENTRIES: usize> {
+    r#type: *const [i32; PROG_ARRAY],
+    key: *const u32,
+    value: *const u32,
+    max_entries: *const [i32; ENTRIES],
+}
+
+// SAFETY: as for `Map`.
+unsafe impl<const ENTRIES: usize> Sync for Calls<ENTRIES> {}
+
+impl<const ENTRIES: usize> Calls<ENTRIES> {
+    /// The definition.
+    pub const fn new() -> Self {
+        Self { r#type: ptr::null(), key: ptr::null(), value: ptr::null(), max_entries: ptr::null() }
+    }
+
+    /// Goes on in the program with this number. Returns only if there is none.
+    ///
+    /// In assembly, so that each call has its number as a constant: the kernel makes such a call a plain jump.
+    #[inline(always)]
+    pub fn go_on<const NUMBER: u32>(&self, ctx: *mut core::ffi::c_void) {
+        let map = ptr::from_ref(self);
+        // SAFETY: the helper takes the context, a map of programs and a number; registers 0 to 5 are lost in a call.
+        unsafe {
+            asm!(
+                "r1 = {ctx}",
+                "r2 = {map}",
+                "r3 = {number}",
+                "call 12",
+                ctx = in(reg) ctx,
+                map = in(reg) map,
+                number = const NUMBER,
+                out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            );
+        }
+    }
+}
 
 /// The ring buffer of event records. `BYTES` is its size.
 #[repr(C)]

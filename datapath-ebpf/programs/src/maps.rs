@@ -5,12 +5,17 @@ use abi::ct::{CtEntry4, CtEntry6, CtKey4, CtKey6};
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
-use abi::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService};
+use abi::lb::{
+    LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4,
+    LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService,
+};
 use abi::maps as spec;
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::{EVENTS_LOST, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
+use abi::stage::CALLS_ENTRIES;
+use datapath::Kept;
 
-use crate::map::{Array, Hash, LpmTrie, LruHash, PerCpuHash, RingBuf};
+use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
 
 /// Declares one static for each map; the number of entries comes from the list the loader and the simulator read.
 macro_rules! maps {
@@ -37,15 +42,34 @@ maps! {
     LB6_BACKENDS = "cilium_lb6_backends_v3": Hash<u32, LbBackend6>;
     LB4_REVERSE_NAT = "cilium_lb4_reverse_nat": Hash<u16, LbRevNat4>;
     LB6_REVERSE_NAT = "cilium_lb6_reverse_nat": Hash<u16, LbRevNat6>;
+    LB4_AFFINITY = "cilium_lb4_affinity": LruHash<LbAffinityKey4, LbAffinity>;
+    LB6_AFFINITY = "cilium_lb6_affinity": LruHash<LbAffinityKey6, LbAffinity>;
+    LB_AFFINITY_MATCH = "cilium_lb_affinity_match": Hash<LbAffinityMatch, u8>;
+    LB4_REVERSE_SK = "cilium_lb4_reverse_sk": LruHash<LbRevSkKey4, LbRevSk4>;
+    LB6_REVERSE_SK = "cilium_lb6_reverse_sk": LruHash<LbRevSkKey6, LbRevSk6>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
-    METRICS = "cilium_metrics": PerCpuHash<MetricsKey, MetricsValue>;
 }
 
 /// `cilium_runtime_config`
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_runtime_config")]
 pub static RUNTIME_CONFIG: Array<u64, { spec::RUNTIME_CONFIG.max_entries as usize }> = Array::new();
+
+/// Memory of this CPU for what one stage leaves for the next. Not shared with user space.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_kept")]
+pub static KEPT: PerCpuArray<Kept, 1> = PerCpuArray::new();
+
+/// The programs of the stages, by number. The loader fills it before a packet meets any of these programs.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_calls")]
+pub static CALLS: Calls<{ CALLS_ENTRIES as usize }> = Calls::new();
+
+/// `cilium_metrics`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_metrics")]
+pub static METRICS: PerCpuArray<MetricsValue, { spec::METRICS.max_entries as usize }> = PerCpuArray::new();
 
 /// `cilium_events`
 #[unsafe(link_section = ".maps")]
@@ -55,3 +79,11 @@ pub static EVENTS: RingBuf<{ spec::EVENTS.max_entries as usize }> = RingBuf::new
 /// What the loader sets when it loads the programs.
 #[unsafe(no_mangle)]
 pub static NODE_CONFIG: NodeConfig = abi::config::NODE_CONFIG_ZERO;
+
+/// Counts a record the ring had no room for, if user space wants to know.
+#[inline(always)]
+pub fn count_lost_event() {
+    if let Some(lost) = METRICS.get_mut(&EVENTS_LOST.index()) {
+        lost.count = lost.count.wrapping_add(1);
+    }
+}

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use abi::ipcache::IpcacheKey;
+use abi::lb::{IpMasqKey4, IpMasqKey6, LbSourceRange4, LbSourceRange6};
 use abi::policy::PolicyKey;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
@@ -12,6 +13,10 @@ use super::{MapError, Update};
 pub trait LpmKey: IntoBytes + FromBytes + Immutable + Copy {}
 impl LpmKey for IpcacheKey {}
 impl LpmKey for PolicyKey {}
+impl LpmKey for LbSourceRange4 {}
+impl LpmKey for LbSourceRange6 {}
+impl LpmKey for IpMasqKey4 {}
+impl LpmKey for IpMasqKey6 {}
 
 /// Longest prefix match, done the slow and obvious way: one ordered map for each prefix length.
 #[derive(Debug, Clone, PartialEq, Eq)]

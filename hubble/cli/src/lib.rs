@@ -8,15 +8,22 @@ pub mod commands;
 mod config;
 pub mod filters;
 pub mod flags;
+mod graph;
 mod list;
 mod observe;
 mod other;
 pub mod printer;
+mod record;
+mod reflect;
 mod remote;
 pub mod settings;
+mod source;
 mod status;
 pub mod tabwriter;
+mod talk;
 pub mod times;
+mod tls;
+mod top;
 
 use commands::Command;
 use flags::Parsed;
@@ -58,7 +65,12 @@ const CLOSED: i32 = 141;
 
 /// Runs the command the arguments name; they begin behind the program's name. Answers the exit code.
 pub async fn run(args: &[String], env: &Environment, io: &mut Io<'_>) -> i32 {
-    match dispatch(args, env, io).await {
+    let (command, _) = find(args);
+    let ended = tokio::select! {
+        ended = dispatch(args, env, io) => ended,
+        _ = tokio::signal::ctrl_c(), if !command.ends_itself() => Ok(()),
+    };
+    match ended {
         Ok(()) => 0,
         Err(Failure(text)) if text.is_empty() => CLOSED,
         Err(Failure(text)) => {
@@ -117,6 +129,24 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
             reject_words(command, &parsed)?;
             remote::validate(&settings)?;
             observe::events(command, &settings, io).await?;
+        }
+        Command::Top => {
+            remote::validate(&settings)?;
+            top::run(&settings, &parsed.words, &filters, io).await?;
+        }
+        Command::Graph => {
+            reject_words(command, &parsed)?;
+            remote::validate(&settings)?;
+            graph::run(&settings, &filters, io).await?;
+        }
+        Command::Record => {
+            remote::validate(&settings)?;
+            record::run(&settings, &parsed.words, io).await?;
+        }
+        Command::Reflect => {
+            reject_words(command, &parsed)?;
+            remote::validate(&settings)?;
+            reflect::run(&settings, io).await?;
         }
         Command::Status => {
             reject_words(command, &parsed)?;

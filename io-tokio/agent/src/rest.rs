@@ -29,6 +29,7 @@ use types::NumericIdentity;
 
 use crate::config::Settings;
 use crate::replies::Replies;
+use crate::sinks::Sinks;
 use crate::status::Status;
 use ask::BadField;
 use refused::Call;
@@ -50,6 +51,8 @@ pub struct Rest {
     pub maps: Arc<Maps>,
     /// Hubble.
     pub observer: Option<Observer>,
+    /// Metrics, exports and history of flows.
+    pub sinks: Arc<Sinks>,
     /// `tcx` or `tc`.
     pub attach_mode: &'static str,
     /// `BPF`, or `Legacy` where packets between pods go through the host's stack.
@@ -125,6 +128,7 @@ impl Rest {
             status: self.status.clone(),
             hubble: self.observer.as_ref().map(|observer| observer.seen_flows()),
             maps: self.maps.clone(),
+            sinks: self.sinks.clone(),
             attach_mode: self.attach_mode,
             host_routing: self.host_routing,
         }
@@ -382,6 +386,7 @@ pub(crate) struct View {
     /// Flows seen, if Hubble is on.
     hubble: Option<u64>,
     maps: Arc<Maps>,
+    sinks: Arc<Sinks>,
     attach_mode: &'static str,
     host_routing: &'static str,
 }

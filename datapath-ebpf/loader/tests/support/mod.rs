@@ -30,13 +30,16 @@ pub fn write(maps: &loader::Maps, write: &abi::write::MapWrite) {
             match *write {
                 $(MapWrite::$variant(key, Some(value)) => maps.$table.insert(&key, &value).map(drop),)*
                 $(MapWrite::$variant(key, None) => maps.$table.remove(&key).map(drop),)*
+                MapWrite::Maglev4(..) | MapWrite::Maglev6(..) => panic!("the write only names the table"),
             }
         };
     }
     tables!(
         Lxc in lxc, Device in devices, Ipcache in ipcache, Policy in policy, Service4 in lb4_services,
         Service6 in lb6_services, Backend4 in lb4_backends, Backend6 in lb6_backends,
-        RevNat4 in lb4_reverse_nat, RevNat6 in lb6_reverse_nat, Runtime in runtime
+        RevNat4 in lb4_reverse_nat, RevNat6 in lb6_reverse_nat, AffinityMatch in lb_affinity_match,
+        SourceRange4 in lb4_source_range, SourceRange6 in lb6_source_range, IpMasq4 in ipmasq4, IpMasq6 in ipmasq6,
+        Runtime in runtime
     )
     .unwrap_or_else(|e| panic!("{write:?}: {e}"));
 }
@@ -149,11 +152,12 @@ pub fn coarse_clock() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// The same, after the turn of the second if that is near, so that what follows is within one second.
+/// The same, when no turn of a second is near, before or after: what follows is within one second, also by the programs'
+/// count, which may be a tick behind.
 pub fn coarse_clock_away_from_the_next_second() -> u64 {
     const NEAR: u64 = 12_000_000;
     let mut now = coarse_clock();
-    while now % 1_000_000_000 > 1_000_000_000 - NEAR {
+    while now % 1_000_000_000 > 1_000_000_000 - NEAR || now % 1_000_000_000 < NEAR {
         std::thread::sleep(std::time::Duration::from_nanos(NEAR / 4));
         now = coarse_clock();
     }
