@@ -13,23 +13,20 @@ use hubble_server::PeerFile;
 use hubble_server::tls::{Identity, ServerFiles, ServerTls};
 use types::Cidr;
 
-use crate::events::Kinds;
-mod sinks;
-
-pub use sinks::SinkSettings;
-
+use crate::events::{KINDS, Kinds};
 use crate::host::Host;
 use crate::options::{Acceleration, Aggregation, AllowLocalhost, Dispatch, EnablePolicy, LoadBalancing, Mode, Options};
 use crate::sockets::SocketSettings;
 
 mod balancing;
+mod sinks;
+
+pub use sinks::SinkSettings;
 
 /// Identity of the world where only one family is enabled, and of each family where both are.
 const WORLD: u32 = 2;
 const WORLD_IPV4: u32 = 9;
 const WORLD_IPV6: u32 = 10;
-/// First and last node port (reference: `node-port-range`).
-const NODE_PORTS: (u16, u16) = (30_000, 32_767);
 /// The smallest MTU IPv6 allows, and the largest a device takes.
 const MTU_RANGE: std::ops::RangeInclusive<u32> = 1280..=65_535;
 
@@ -377,8 +374,8 @@ fn node_config(options: &Options, agent: &agent_core::Config, mtu: u32) -> Resul
         report_tcp_flags: tcp_flags(&options.events.monitor_aggregation_flags)?,
         capture_len: options.events.trace_payloadlen,
         lifetimes: lifetimes(options)?,
-        node_port_min: NODE_PORTS.0,
-        node_port_max: NODE_PORTS.1,
+        node_port_min: agent.lb.node.ports.0,
+        node_port_max: agent.lb.node.ports.1,
         ..NodeConfig::default()
     };
     if let Some(IpAddr::V4(router)) = agent.ipv4.as_ref().map(|family| family.router) {
@@ -540,7 +537,7 @@ fn hubble(options: &Options, host: &Host, node_ip: IpAddr) -> Result<Option<Hubb
         return Err(bad("hubble-event-queue-size", format!("{queue} is above {HUBBLE_QUEUE_MAX}")));
     }
     let kinds = Kinds::named(&options.hubble.hubble_monitor_events).map_err(|name| {
-        let want = "drop, debug, capture, trace, policy-verdict, trace-sock, l7, agent";
+        let want = KINDS.map(|(name, _)| name).join(", ");
         bad("hubble-monitor-events", format!("{name:?} is none of {want}"))
     })?;
     let tcp = listen_address("hubble-listen-address", &options.hubble.hubble_listen_address)?;
