@@ -78,7 +78,9 @@ fn corpora_of(dir: &Path) -> Result<std::collections::BTreeSet<String>> {
     let mut names = std::collections::BTreeSet::new();
     for entry in std::fs::read_dir(dir)? {
         let file = entry?.file_name();
-        if let Some((name, _part)) = file.to_str().and_then(|f| f.strip_suffix(".json")).and_then(|f| f.rsplit_once('.')) {
+        if let Some((name, _part)) =
+            file.to_str().and_then(|f| f.strip_suffix(".json")).and_then(|f| f.rsplit_once('.'))
+        {
             names.insert(name.to_owned());
         }
     }

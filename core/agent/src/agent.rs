@@ -454,8 +454,9 @@ impl Agent {
             Mark::Gone(id) => self.endpoint_gone(now, id, fx),
             Mark::Answer(id, response) => fx.push(Effect::Reply(id, Ok(response))),
             Mark::AnswerKept(id, response, file) => self.answer_once_kept(id, response, file, fx),
+            Mark::Service(id, lb::Change::Created) => fx.push(Effect::Notify(AgentEvent::ServiceCreated(id))),
+            Mark::Service(id, lb::Change::Updated) => fx.push(Effect::Notify(AgentEvent::ServiceUpdated(id))),
             Mark::Service(id, lb::Change::Deleted) => fx.push(Effect::Notify(AgentEvent::ServiceDeleted(id))),
-            Mark::Service(id, _) => fx.push(Effect::Notify(AgentEvent::ServiceUpserted(id))),
             Mark::Purge(purge) => fx.push(Effect::Purge(purge)),
             Mark::Realized(revision) => {
                 self.realized = revision;

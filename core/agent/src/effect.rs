@@ -246,8 +246,10 @@ pub enum AgentEvent {
     },
     /// Everything wanted at this revision is in the kernel.
     Realized(Revision),
-    /// A service was written.
-    ServiceUpserted(lb::ServiceId),
+    /// A new service was written.
+    ServiceCreated(lb::ServiceId),
+    /// A service was written again.
+    ServiceUpdated(lb::ServiceId),
     /// A service was removed.
     ServiceDeleted(lb::ServiceId),
     /// A policy file was not taken up; what it last said stays in force.

@@ -24,6 +24,7 @@ use crate::{
         AtHook, Attacher, Attachment, Direction, Hook, Interface, Outcome, PinnedLink, Site, attached, list_pins,
     },
     calls::{self, calls_directory},
+    clock,
     error::{AttachError, LoadError, MapError, Missing, TestRunError},
     events::Events,
     kernel,
@@ -128,7 +129,7 @@ impl Datapath {
         for path in [&pins, &links] {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
-        let mut node = config.node;
+        let mut node = clock::with_ticks(config.node);
         if node.maglev_size == 0 {
             node.maglev_size = MAGLEV_SIZE_DEFAULT;
         }

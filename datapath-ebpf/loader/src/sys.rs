@@ -24,6 +24,7 @@ mod cmd {
     pub const PROG_LOAD: libc::c_int = 5;
     pub const OBJ_PIN: libc::c_int = 6;
     pub const OBJ_GET: libc::c_int = 7;
+    pub const PROG_TEST_RUN: libc::c_int = 10;
     pub const PROG_GET_NEXT_ID: libc::c_int = 11;
     pub const PROG_GET_FD_BY_ID: libc::c_int = 13;
     pub const MAP_GET_FD_BY_ID: libc::c_int = 14;
@@ -101,7 +102,6 @@ pub const fn map_type(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash => 1,
         MapKind::Array => 2,
-        MapKind::PerCpuHash => 5,
         MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
         MapKind::LpmTrie => 11,
@@ -114,7 +114,7 @@ pub const fn map_type(kind: MapKind) -> u32 {
 pub const fn map_flags(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash | MapKind::LpmTrie | MapKind::HashOfMaps => F_NO_PREALLOC,
-        MapKind::LruHash | MapKind::PerCpuHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
+        MapKind::LruHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
     }
 }
 
@@ -645,6 +645,45 @@ pub fn probe_sock_addr() -> io::Result<OwnedFd> {
     const PASS: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
     let kind = ProgKind { kind: PROG_TYPE_CGROUP_SOCK_ADDR, attach_type: CGROUP_INET4_CONNECT };
     prog_load("cilium_probe", kind, &PASS, c"GPL", 0, &mut [])
+}
+
+/// The head of the attributes of a test run.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct TestRun {
+    prog_fd: u32,
+    returned: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs a program on a packet of zeros; what it returned.
+pub fn test_run(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let packet = [0_u8; 64];
+    let mut attr = TestRun {
+        prog_fd: raw(program),
+        returned: 0,
+        size_in: packet.len() as u32,
+        size_out: 0,
+        data_in: address(&packet),
+        data_out: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    bpf(cmd::PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.returned)
+}
+
+/// The monotonic clock at the last tick, nanoseconds.
+pub fn coarse_clock() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is room for one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// The file system type of `path` (`BPF_FS_MAGIC` for a bpffs).

@@ -10,16 +10,16 @@ use core::ptr;
 use abi::Plain;
 use abi::be::Port;
 use abi::config::{NodeConfig, Runtime};
-use abi::ct::Connection;
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::event::{PAYLOAD_LEN, Prefix};
 use abi::frag::FragPorts;
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::LbService;
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated as helpers;
+use datapath::config;
 use datapath::{Env, Family, FamilyMaps, Kept, NodeFields, Notification, V4, V6};
 
 use crate::maps;
@@ -98,26 +98,6 @@ impl NodeFields for ReadOnly {
         unsafe { ptr::read_volatile((&raw const maps::NODE_CONFIG).cast::<u8>().add(offset).cast::<T>()) }
     }
 
-    #[inline(always)]
-    fn touch(self, entry: &mut Connection, packet: u32, seconds: u32) -> u32 {
-        // SAFETY: a live reference.
-        unsafe { cil_touch(entry, packet, seconds) }
-    }
-}
-
-/// [`datapath::conntrack::touch`] as a global function: the verifier walks it once, for any arguments, and not again at each
-/// of the places that call it. It costs a call for each look-up and saves most of the walk.
-///
-/// # Safety
-/// `entry` must be null or point to a connection in a map.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub unsafe extern "C" fn cil_touch(entry: *mut Connection, packet: u32, seconds: u32) -> u32 {
-    // SAFETY: the verifier knows the argument's type and makes this check necessary.
-    match unsafe { entry.as_mut() } {
-        Some(entry) => datapath::conntrack::touch(ReadOnly, entry, packet, seconds),
-        None => u32::MAX,
-    }
 }
 
 impl Env for Packet {
@@ -206,9 +186,14 @@ impl Env for Packet {
 
     #[inline(always)]
     fn now_seconds(&self) -> u32 {
-        // SAFETY: no arguments.
-        let ns = unsafe { helpers::bpf_ktime_get_coarse_ns() };
-        (ns / 1_000_000_000) as u32
+        let hz = config::ticks_per_second(ReadOnly) as u64;
+        // SAFETY: no arguments. The kernel makes a load of the first.
+        unsafe {
+            if hz != 0 {
+                return (helpers::bpf_jiffies64().wrapping_sub(config::ticks_base(ReadOnly)) / hz) as u32;
+            }
+            (helpers::bpf_ktime_get_coarse_ns() / 1_000_000_000) as u32
+        }
     }
 
     type Node = ReadOnly;
@@ -261,11 +246,9 @@ impl Env for Packet {
 
     #[inline(always)]
     fn count(&mut self, key: &MetricsKey, bytes: u32) {
-        if let Some(value) = maps::METRICS.get_mut(key) {
+        if let Some(value) = maps::METRICS.get_mut(&key.index()) {
             value.count = value.count.wrapping_add(1);
             value.bytes = value.bytes.wrapping_add(bytes as u64);
-        } else {
-            let _ = maps::METRICS.set(key, &MetricsValue { count: 1, bytes: bytes as u64 });
         }
     }
 

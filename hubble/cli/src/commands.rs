@@ -76,6 +76,12 @@ pub const OTHER: &[Flag] = &[
     flag("use-default-field-masks", Takes::Bool, "true", "Ask only for the fields that are shown"),
 ];
 
+/// Other flags of `observe agent-events` and `observe debug-events`.
+const EVENTS: &[Flag] = &[
+    short('s', flag("silent-errors", Takes::Bool, "false", "Do not tell of nodes that do not answer")),
+    flag("input-file", Takes::Text, "", "Read events from a file of JSON lines; - is the standard input"),
+];
+
 const F: Takes = Takes::Filter;
 
 /// Which flows. Those behind `--not` are left out.
@@ -274,7 +280,7 @@ impl Command {
     pub fn flags(self) -> Vec<Flag> {
         let own: &[&[Flag]] = match self {
             Self::Observe => &[SELECTOR, FORMAT, FLOW_FORMAT, OTHER, FILTERS, RAW_FILTERS],
-            Self::AgentEvents | Self::DebugEvents => &[SELECTOR, FORMAT],
+            Self::AgentEvents | Self::DebugEvents => &[SELECTOR, FORMAT, EVENTS],
             Self::Top => &[TOP, COUNTED, SELECTOR, FILTERS, RAW_FILTERS],
             Self::Graph => &[GRAPH, COUNTED, SELECTOR, FILTERS, RAW_FILTERS],
             Self::Record => &[RECORD],

@@ -7,7 +7,7 @@ use crate::{
     printer::{Options, Output, Printer, Style},
     remote,
     settings::{Environment, Settings},
-    source::{self, Selector, Sink, Source, Until},
+    source::{self, Selector, Sink, Source, Until, Window},
     times::{TimeFormat, quote},
 };
 use hubble_api::{
@@ -15,8 +15,8 @@ use hubble_api::{
     flow::FlowFilter,
     json,
     observer::{
-        GetAgentEventsRequest, GetDebugEventsRequest, GetFlowsRequest, GetFlowsResponse,
-        observer_client::ObserverClient,
+        GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse, GetFlowsRequest,
+        GetFlowsResponse, observer_client::ObserverClient,
     },
 };
 use tokio_stream::StreamExt as _;
@@ -172,26 +172,27 @@ pub async fn events(command: Command, settings: &Settings, io: &mut Io<'_>) -> R
     if output == Output::Table && selector.follow {
         return Err(Failure("table output format is not compatible with follow mode".into()));
     }
-    let (number, first) = selector.number(true);
+    let source = Source::of(settings)?;
+    let (number, first) = selector.number(source == Source::Server);
     let options = Options {
         output,
         time_format: TimeFormat::named(settings.text("time-format")),
         node_name: settings.flag("print-node-name"),
         ..Options::default()
     };
-    let mut client = ObserverClient::new(remote::connect(settings)?);
     let Selector { follow, since, until, .. } = selector;
+    let mut printer = Printer::new(options, io.out, io.err);
     macro_rules! stream {
         ($request:expr, $call:ident, $print:ident) => {{
+            let mut client = ObserverClient::new(remote::connect(settings)?);
             let mut responses = match client.$call($request).await {
                 Ok(response) => response.into_inner(),
                 Err(status) => return remote::stream_end(&status),
             };
-            let mut printer = Printer::new(options, io.out, io.err);
-            let end = loop {
+            loop {
                 match responses.next().await {
-                    None => break Ok(()),
-                    Some(Err(status)) => break remote::stream_end(&status),
+                    None => break Ok(Vec::new()),
+                    Some(Err(status)) => break remote::stream_end(&status).map(|()| Vec::new()),
                     Some(Ok(response)) => {
                         printer.$print(&response)?;
                         if follow {
@@ -199,14 +200,33 @@ pub async fn events(command: Command, settings: &Settings, io: &mut Io<'_>) -> R
                         }
                     }
                 }
-            };
-            printer.finish()?;
-            end
+            }
         }};
     }
-    if command == Command::AgentEvents {
-        stream!(GetAgentEventsRequest { number, follow, since, until, first }, get_agent_events, agent_event)
-    } else {
-        stream!(GetDebugEventsRequest { number, follow, since, until, first }, get_debug_events, debug_event)
+    macro_rules! file {
+        ($file:expr, $message:ty, $print:ident) => {{
+            let mut window = Window::new(number, first, since, until)?;
+            let mut print = |event: &$message| Ok(printer.$print(event).map(|()| true)?);
+            let warnings = source::lines($file, io.input, |event: $message| {
+                if window.covers(event.time.as_ref()) { window.take(event, &mut print) } else { Ok(true) }
+            })?;
+            window.finish(print)?;
+            Ok(warnings)
+        }};
     }
+    let end = match (command, &source) {
+        (Command::AgentEvents, Source::Server) => {
+            stream!(GetAgentEventsRequest { number, follow, since, until, first }, get_agent_events, agent_event)
+        }
+        (Command::AgentEvents, Source::File(file)) => file!(file, GetAgentEventsResponse, agent_event),
+        (_, Source::Server) => {
+            stream!(GetDebugEventsRequest { number, follow, since, until, first }, get_debug_events, debug_event)
+        }
+        (_, Source::File(file)) => file!(file, GetDebugEventsResponse, debug_event),
+    };
+    printer.finish()?;
+    for warning in end? {
+        writeln!(io.err, "warning: {warning}")?;
+    }
+    Ok(())
 }

@@ -37,6 +37,7 @@ impl Interceptor for Authorization {
 
 /// Refuses settings that contradict each other.
 pub fn validate(settings: &Settings) -> Result<(), Failure> {
+    settings.check()?;
     let wrong = |why: &str| Err(Failure(format!("invalid flag(s): {why}")));
     let has = |name| !settings.text(name).is_empty();
     if has("basic-auth-username") != has("basic-auth-password") {

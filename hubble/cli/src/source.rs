@@ -215,11 +215,80 @@ fn from_file(
     input: &mut dyn BufRead,
     sink: &mut dyn Sink,
 ) -> Result<Vec<String>, Failure> {
-    if request.number > FILE_LAST_MAX && request.number != u64::MAX && !request.first {
-        return Err(Failure(format!("--last {}: a file can show the last {FILE_LAST_MAX} at most", request.number)));
-    }
     let filters =
         FilterList::new(&request.whitelist, &request.blacklist).map_err(|error| Failure(error.to_string()))?;
+    let mut window = Window::new(request.number, request.first, request.since, request.until)?;
+    let warnings = lines(file, input, |response: GetFlowsResponse| {
+        if !window.covers(response.time.as_ref()) || !passes(&response, &filters) {
+            return Ok(true);
+        }
+        window.take(response, |response| sink.take(response))
+    })?;
+    window.finish(|response| sink.take(response))?;
+    Ok(warnings)
+}
+
+/// Which of the lines of a file that are asked for are shown.
+pub struct Window<M> {
+    first: bool,
+    /// How many; all when it is zero or the greatest number.
+    wanted: usize,
+    shown: usize,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    /// Held back until the end shows that they are the last ones.
+    tail: VecDeque<M>,
+}
+
+impl<M> Window<M> {
+    /// A window of so many, counted from the first or from the last.
+    pub fn new(number: u64, first: bool, since: Option<Timestamp>, until: Option<Timestamp>) -> Result<Self, Failure> {
+        if number > FILE_LAST_MAX && number != u64::MAX && !first {
+            return Err(Failure(format!("--last {number}: a file can show the last {FILE_LAST_MAX} at most")));
+        }
+        let wanted = usize::try_from(number).unwrap_or(usize::MAX);
+        Ok(Self { first, wanted, shown: 0, since, until, tail: VecDeque::new() })
+    }
+
+    /// True when the time lies between the bounds; without a time, when there are none.
+    pub fn covers(&self, at: Option<&Timestamp>) -> bool {
+        let at = at.map(time::nanos);
+        let early = self.since.as_ref().is_some_and(|since| at.is_none_or(|at| at < time::nanos(since)));
+        let late = self.until.as_ref().is_some_and(|until| at.is_none_or(|at| at > time::nanos(until)));
+        !early && !late
+    }
+
+    /// Takes a message: shown at once, or held back. False when no more are wanted.
+    pub fn take(&mut self, message: M, mut show: impl FnMut(&M) -> Result<bool, Failure>) -> Result<bool, Failure> {
+        if self.first || self.wanted == 0 || self.wanted == usize::MAX {
+            self.shown += 1;
+            return Ok(show(&message)? && !(self.first && self.shown == self.wanted));
+        }
+        if self.tail.len() == self.wanted {
+            self.tail.pop_front();
+        }
+        self.tail.push_back(message);
+        Ok(true)
+    }
+
+    /// Shows what was held back.
+    pub fn finish(self, mut show: impl FnMut(&M) -> Result<bool, Failure>) -> Result<(), Failure> {
+        for message in &self.tail {
+            if !show(message)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Reads a file of JSON lines, `-` being the standard input, until `take` has enough. Answers what was wrong with
+/// single lines.
+pub fn lines<M: json::Message>(
+    file: &str,
+    input: &mut dyn BufRead,
+    mut take: impl FnMut(M) -> Result<bool, Failure>,
+) -> Result<Vec<String>, Failure> {
     let mut opened;
     let input: &mut dyn BufRead = if file == "-" {
         input
@@ -229,9 +298,6 @@ fn from_file(
         &mut opened
     };
     let mut warnings = Warnings { file, told: Vec::new(), untold: 0 };
-    let wanted = usize::try_from(request.number).unwrap_or(usize::MAX);
-    let mut tail = VecDeque::new();
-    let mut shown = 0;
     let mut line = Vec::new();
     let mut number = 0;
     let mut told_unknown = false;
@@ -241,36 +307,20 @@ fn from_file(
             break;
         }
         number += 1;
-        let response = match read_line(&line, &mut told_unknown) {
+        let message = match read_line(&line, &mut told_unknown) {
             Ok(None) => continue,
-            Ok(Some((response, unknown))) => {
+            Ok(Some((message, unknown))) => {
                 if let Some(why) = unknown {
                     warnings.add(format!("line {number}: {why}; unknown fields are passed over"));
                 }
-                response
+                message
             }
             Err(why) => {
                 warnings.add(format!("line {number} is skipped: {why}"));
                 continue;
             }
         };
-        if !passes(&response, request, &filters) {
-            continue;
-        }
-        if request.first || wanted == 0 || wanted == usize::MAX {
-            shown += 1;
-            if !sink.take(&response)? || (request.first && shown == wanted) {
-                break;
-            }
-            continue;
-        }
-        if tail.len() == wanted {
-            tail.pop_front();
-        }
-        tail.push_back(response);
-    }
-    for response in &tail {
-        if !sink.take(response)? {
+        if !take(message)? {
             break;
         }
     }
@@ -304,29 +354,23 @@ impl Warnings<'_> {
 }
 
 /// One line of a file: nothing when it is empty; with the first unknown field met in the file.
-fn read_line(line: &[u8], told: &mut bool) -> Result<Option<(GetFlowsResponse, Option<String>)>, String> {
+fn read_line<M: json::Message>(line: &[u8], told: &mut bool) -> Result<Option<(M, Option<String>)>, String> {
     let text = std::str::from_utf8(line).map_err(|error| error.to_string())?.trim();
     if text.is_empty() {
         return Ok(None);
     }
     match json::from_str(text) {
-        Ok(response) => Ok(Some((response, None))),
+        Ok(message) => Ok(Some((message, None))),
         Err(error) => {
-            let response = json::read(text, Unknown::Discard).map_err(|error| error.to_string())?;
+            let message = json::read(text, Unknown::Discard).map_err(|error| error.to_string())?;
             let first = !std::mem::replace(told, true);
-            Ok(Some((response, first.then(|| error.to_string()))))
+            Ok(Some((message, first.then(|| error.to_string()))))
         }
     }
 }
 
 /// True when the record is asked for. Records that are no flows pass as long as nothing particular is asked for.
-fn passes(response: &GetFlowsResponse, request: &GetFlowsRequest, filters: &FilterList) -> bool {
-    let at = response.time.as_ref().map(time::nanos);
-    let early = request.since.as_ref().is_some_and(|since| at.is_none_or(|at| at < time::nanos(since)));
-    let late = request.until.as_ref().is_some_and(|until| at.is_none_or(|at| at > time::nanos(until)));
-    if early || late {
-        return false;
-    }
+fn passes(response: &GetFlowsResponse, filters: &FilterList) -> bool {
     match &response.response_types {
         Some(ResponseTypes::Flow(flow)) => filters.matches(flow),
         Some(_) => filters.allows_all(),

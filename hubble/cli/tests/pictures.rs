@@ -2,9 +2,13 @@
 
 mod common;
 
-use common::{Lab, hubble};
-use hubble_api::{flow::Flow, json, observer::GetFlowsResponse};
-use hubble_cli::settings::Environment;
+use common::{Lab, Tap, hubble};
+use hubble_api::{
+    flow::Flow,
+    json,
+    observer::{GetFlowsResponse, get_flows_response::ResponseTypes},
+};
+use hubble_cli::{Io, run, settings::Environment};
 
 /// One flow as a line of a file.
 fn line(second: u32, from: &str, to: &str, more: &str) -> String {
@@ -43,6 +47,15 @@ fn shop() -> String {
     lines.push(r#"{"lost_events":{"source":"HUBBLE_RING_BUFFER","num_events_lost":"7"}}"#.into());
     lines.push("not json".into());
     lines.join("\n")
+}
+
+/// The flow of a line.
+fn flow(line: &str) -> Flow {
+    let response: GetFlowsResponse = json::from_str(line).expect("a line");
+    match response.response_types {
+        Some(ResponseTypes::Flow(flow)) => flow,
+        other => panic!("{other:?} is no flow"),
+    }
 }
 
 async fn of_shop(args: &[&str]) -> (String, String) {
@@ -93,28 +106,43 @@ async fn top_of_a_server_that_goes_on() {
         while lab.observer.streams() == 0 {
             tokio::task::yield_now().await;
         }
-        for text in shop().lines().take(12) {
-            let response: GetFlowsResponse = json::from_str(text).expect("a line");
-            let Some(hubble_api::observer::get_flows_response::ResponseTypes::Flow(flow)) = response.response_types
-            else {
-                panic!("a flow")
-            };
-            lab.observer.publish_flow(flow);
-        }
+        shop().lines().take(12).for_each(|line| lab.observer.publish_flow(flow(line)));
     };
-    let watch = lab.hubble("top workloads --interval 300ms --count 4 -o json");
-    let ((), (code, out, err)) = tokio::join!(publish, watch);
-    assert_eq!((code, err.as_str()), (0, ""));
+    let tap = Tap::default();
+    let line = format!("--server {} top workloads --interval 100ms -o json", lab.server());
+    let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
+    let (env, mut out, mut err) = (lab.environment(), tap.clone(), Vec::new());
+    let watch = async {
+        let mut io = Io { input: &mut &b""[..], out: &mut out, err: &mut err, terminal: false };
+        run(&args, &env, &mut io).await
+    };
+    let end = async {
+        publish.await;
+        tap.wait_until(|text| text.contains(r#""flows":12,"#)).await;
+        lab.stop.cancel();
+    };
+    let (code, ()) = tokio::join!(watch, end);
+    assert_eq!((code, err), (0, Vec::new()));
+    let out = tap.text();
     let looks: Vec<serde_json::Value> = out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
-    assert_eq!(looks.len(), 4);
-    assert_eq!(looks[3]["flows"], 12, "{out}");
-    assert_eq!(looks[3]["workloads"][0]["workload"], "shop/cart");
+    let last = looks.last().expect("a look");
+    assert_eq!(last["workloads"][0]["workload"], "shop/cart");
     // Each flow is in the rate of exactly one look.
     let rates: f64 = looks.iter().map(|look| look["flows_per_second"].as_f64().expect("a rate")).sum();
-    assert!((rates * 0.3 - 12.0).abs() < 1e-6, "{out}");
+    assert!((rates * 0.1 - 12.0).abs() < 1e-6, "{out}");
+}
+
+#[tokio::test]
+async fn top_of_the_past_of_a_server() {
+    let lab = Lab::start().await;
+    shop().lines().take(12).for_each(|line| lab.observer.publish_flow(flow(line)));
     let (code, past, _) = lab.hubble("top --last 1 talkers -o json").await;
     assert_eq!(code, 0);
     assert!(past.contains(r#""flows":1,"#) && past.lines().count() == 1, "{past}");
+    let (_, all, _) = lab.hubble("graph").await;
+    assert_eq!(all, of_shop(&["graph"]).await.0, "a graph is of everything there is");
+    let (_, one, _) = lab.hubble("graph --first 1").await;
+    assert_eq!(one, "shop/front\n└─> shop/cart   TCP/80   1 forwarded\n");
     lab.stop.cancel();
 }
 

@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::Lab;
+use common::{Lab, Tap};
 use hubble_api::{
     Timestamp,
     flow::{
@@ -11,8 +11,6 @@ use hubble_api::{
     },
 };
 use hubble_cli::{Io, run, settings::Environment};
-use std::sync::{Arc, Mutex};
-use tokio::sync::Notify;
 
 /// Exit code, output and error output of a command.
 async fn hubble(line: &str, input: &str, env: &Environment) -> (i32, String, String) {
@@ -126,37 +124,6 @@ async fn following_ends_with_the_server_and_without_an_error() {
     let line = |pod| format!("{{\"flow\":{{\"source\":{{\"pod_name\":\"{pod}\"}}}}}}\n");
     assert_eq!((code, tap.text()), (0, ["new", "newer", "newest"].map(line).concat()));
     assert_eq!(err, b"");
-}
-
-/// A stream others can watch while it is written to.
-#[derive(Clone, Default)]
-struct Tap(Arc<(Mutex<Vec<u8>>, Notify)>);
-
-impl Tap {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.0.lock().expect("no writer panicked").clone()).expect("text")
-    }
-
-    async fn wait_for(&self, lines: usize) {
-        loop {
-            let written = self.0.1.notified();
-            if self.text().lines().count() >= lines {
-                return;
-            }
-            written.await;
-        }
-    }
-}
-
-impl std::io::Write for Tap {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.0.lock().expect("no writer panicked").extend(bytes);
-        self.0.1.notify_one();
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
 
 #[tokio::test]
@@ -302,6 +269,62 @@ async fn settings_come_from_flag_environment_file_and_default() {
     let (code, _, err) = hubble("config reset port-forward-port", "", &env).await;
     assert_eq!((code, err.as_str()), (1, "unhandeld type uint16, please open an issue\n"));
     lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_setting_without_meaning_is_named_with_its_place() {
+    let lab = Lab::start().await;
+    for (variable, value, want) in [
+        ("HUBBLE_TLS", "maybe", "invalid setting HUBBLE_TLS: strconv.ParseBool: parsing \"maybe\": invalid syntax"),
+        ("HUBBLE_TIMEOUT", "5", "invalid setting HUBBLE_TIMEOUT: time: missing unit in duration \"5\""),
+        ("HUBBLE_PORT_FORWARD_PORT", "70000", "invalid setting HUBBLE_PORT_FORWARD_PORT: strconv.ParseUint: "),
+    ] {
+        let mut env = lab.environment();
+        env.variables.insert(variable.into(), value.into());
+        let server = lab.server();
+        let (code, out, err) = common::hubble(&["status", "--server", &server], "", &env).await;
+        assert_eq!((code, out.as_str()), (1, ""), "{variable}");
+        assert!(err.starts_with(want) && err.lines().count() == 1, "{variable}: {err}");
+        let flag = variable.trim_start_matches("HUBBLE_").to_lowercase().replace('_', "-");
+        let good = if flag == "timeout" { "5s" } else { "0" };
+        let given = format!("--{flag}={good}");
+        let (code, ..) = common::hubble(&["status", "--server", &server, &given], "", &env).await;
+        assert_eq!(code, 0, "the flag counts, not the variable");
+    }
+    let env = lab.environment();
+    let path = env.config_path();
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
+    std::fs::write(&path, "tls: perhaps\n").expect("writable");
+    let (code, _, err) = common::hubble(&["status", "--server", &lab.server()], "", &env).await;
+    let want = format!("invalid setting {}: tls: strconv.ParseBool: ", path.display());
+    assert!(code == 1 && err.starts_with(&want), "{err}");
+    assert_eq!(common::hubble(&["config", "set", "tls", "false"], "", &env).await.0, 0, "and can be mended");
+    assert_eq!(common::hubble(&["status", "--server", &lab.server()], "", &env).await.0, 0);
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn events_of_a_file() {
+    let event = |second: u32, kind: &str| {
+        format!(r#"{{"agent_event":{{"type":"{kind}"}},"node_name":"n1","time":"2024-03-01T12:00:0{second}Z"}}"#)
+    };
+    let lines = [event(1, "AGENT_STARTED"), event(2, "POLICY_UPDATED"), "{".into(), event(3, "POLICY_DELETED")];
+    let line = |second: u32, kind: &str| format!("Mar  1 12:00:0{second}.000: {kind} (UNKNOWN)\n");
+    let (one, two, three) = (line(1, "AGENT_STARTED"), line(2, "POLICY_UPDATED"), line(3, "POLICY_DELETED"));
+    for (flags, want) in [
+        ("", format!("{one}{two}{three}")),
+        ("--last 2", format!("{two}{three}")),
+        ("--first 1", one.clone()),
+        ("--since 2024-03-01T12:00:02Z --until 2024-03-01T12:00:02Z", two.clone()),
+    ] {
+        let command = format!("observe agent-events --input-file - {flags}");
+        let (code, out, err) = hubble(&command, &lines.join("\n"), &Environment::default()).await;
+        assert_eq!((code, out), (0, want), "{flags}: {err}");
+        assert!(flags == "--first 1" || err.starts_with("warning: -: line 3 is skipped: "), "{flags}: {err}");
+    }
+    let debug = r#"{"debug_event":{"type":"DBG_CT_VERDICT","message":"m"},"time":"2024-03-01T12:00:01Z"}"#;
+    let (_, out, _) = hubble("observe debug-events --input-file -", debug, &Environment::default()).await;
+    assert_eq!(out, "Mar  1 12:00:01.000: N/A DBG_CT_VERDICT MARK: N/A CPU: N/A (m)\n");
 }
 
 #[tokio::test]

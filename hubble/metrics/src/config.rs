@@ -43,7 +43,8 @@ pub enum ConfigError {
 }
 
 /// Bounds of a configuration, far above what anybody writes.
-const LIMITS: Limits = Limits { bytes_max: 1 << 20, depth_max: 16, nodes_max: 1 << 16 };
+const LIMITS: Limits =
+    Limits { bytes_max: 1 << 20, depth_max: 16, nodes_max: 1 << 16, expanded_bytes_max: 1 << 20 };
 
 /// Reads a YAML text that holds one document; an empty text is none.
 ///

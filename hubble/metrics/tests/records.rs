@@ -84,19 +84,52 @@ const PIECES: [&str; 32] = [
     "*a",
 ];
 
-/// Any text is read or refused with words; what is read can be put to work.
+fn try_all(text: &str) {
+    match options::parse(text) {
+        Ok(plugins) => drop(Metrics::new(plugins, 1)),
+        Err(why) => assert!(!why.to_string().is_empty()),
+    }
+    if let Err(why) = config::parse(text) {
+        assert!(!why.to_string().is_empty());
+    }
+}
+
+/// Any text is read or refused with words; what is read can be put to work. The corpus holds texts that are right.
 #[test]
 fn any_text_of_options_is_read_or_refused() {
-    bolero::check!().with_type::<(Vec<u8>, Vec<u8>)>().for_each(|(choice, bytes): &(Vec<u8>, Vec<u8>)| {
-        let made: String = choice.iter().map(|at| PIECES[usize::from(*at) % PIECES.len()]).collect();
-        for text in [made.as_str(), &String::from_utf8_lossy(bytes)] {
-            match options::parse(text) {
-                Ok(plugins) => drop(Metrics::new(plugins, 1)),
-                Err(why) => assert!(!why.to_string().is_empty()),
-            }
-            if let Err(why) = config::parse(text) {
-                assert!(!why.to_string().is_empty());
-            }
-        }
+    bolero::check!().for_each(|bytes: &[u8]| try_all(&String::from_utf8_lossy(bytes)));
+}
+
+/// Texts that are nearly right.
+#[test]
+fn pieces_of_options_are_read_or_refused() {
+    bolero::check!().with_type::<Vec<u8>>().for_each(|choice: &Vec<u8>| {
+        try_all(&choice.iter().map(|at| PIECES[usize::from(*at) % PIECES.len()]).collect::<String>());
     });
+}
+
+/// Of SCTP the first chunk is counted, which only records know.
+#[test]
+fn sctp_packets_count_by_their_first_chunk() {
+    use hubble_model::packet::{self, L4};
+    let metrics = Metrics::new(options::parse("sctp").unwrap(), 50);
+    let mut packet = vec![0_u8; 14 + 20];
+    packet[12..14].copy_from_slice(&[8, 0]);
+    (packet[14], packet[23]) = (0x45, 132);
+    packet.extend([0, 80, 0, 90, 0, 0, 0, 0, 0, 0, 0, 0]);
+    let mut bytes = vec![4_u8];
+    bytes.resize(256, 0);
+    let stamp = Stamp { wall_minus_monotonic_ns: 0, uuid: 0 };
+    let Event::Record(record) = Decoder::new(Names).decode(&bytes, stamp).unwrap() else { panic!("a trace") };
+    for chunk in [Some(1), Some(1), Some(14), Some(0), None] {
+        let bytes: Vec<u8> = packet.iter().copied().chain(chunk).collect();
+        let headers = packet::parse(&bytes);
+        assert_eq!(headers.l4, L4::Sctp { source: 80, destination: 90, chunk });
+        let record = hubble_model::FlowRecord { headers, ..record.clone() };
+        metrics.observe(&Event::Record(record), &NodeInfo::default());
+    }
+    let text = metrics.render(Format::Text, |_| {});
+    assert!(text.contains("hubble_sctp_chunk_types_total{chunk_type=\"INIT\",family=\"IPv4\"} 2\n"), "{text}");
+    assert!(text.contains("{chunk_type=\"SHUTDOWN_COMPLETE\",family=\"IPv4\"} 1\n"), "{text}");
+    assert_eq!(text.matches("hubble_sctp_chunk_types_total{").count(), 2, "{text}");
 }

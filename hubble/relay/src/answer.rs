@@ -14,8 +14,8 @@ use machine::Instant;
 use prost::bytes::Bytes;
 use std::{collections::VecDeque, time::Duration};
 
-/// A node's ring holds no more, so whoever asks for that much of every node asks for everything.
-const RING_MAX: u64 = 65_535;
+/// Whoever asks for so many asks for everything.
+const EVERYTHING: u64 = 1 << 32;
 /// Responses of one node that wait before no more is read of it.
 const WAITING_MAX: usize = 256;
 /// Notices of losses kept while the newest are collected; each stands for a second of one node.
@@ -44,10 +44,9 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// What a request to so many nodes means.
-    pub fn of(request: &GetFlowsRequest, nodes: usize) -> Self {
+    /// What a request means.
+    pub fn of(request: &GetFlowsRequest) -> Self {
         let GetFlowsRequest { number, first, follow, .. } = *request;
-        let everything = RING_MAX.saturating_mul(u64::try_from(nodes).unwrap_or(u64::MAX));
         if number == 0 {
             return Self::All;
         }
@@ -55,7 +54,7 @@ impl Shape {
             return if follow { Self::All } else { Self::Oldest(number) };
         }
         match usize::try_from(number) {
-            Ok(number) if number as u64 <= everything => Self::Newest(number),
+            Ok(newest) if number < EVERYTHING => Self::Newest(newest),
             _ => Self::All,
         }
     }
@@ -70,7 +69,7 @@ pub struct Bounds {
     pub length_max: usize,
     /// Bytes kept at most while the newest are looked for.
     pub bytes_max: usize,
-    /// How long a node may be silent before its part of a question about the past is given up.
+    /// How long a node may be silent in an answer about the past before it is asked whether it is there.
     pub answer_within: Duration,
 }
 
@@ -236,16 +235,21 @@ impl Answer {
         self.lost = lost;
     }
 
+    /// A node is there, though it had nothing to say.
+    pub fn heard(&mut self, now: Instant, id: SourceId) {
+        self.fan_in.heard(now.as_nanos(), id);
+    }
+
     /// Nodes that have said nothing for too long, when the question is about the past.
-    pub fn given_up(&self, now: Instant) -> Vec<SourceId> {
+    pub fn silent(&self, now: Instant) -> Vec<SourceId> {
         if self.follow {
             return Vec::new();
         }
         self.fan_in.silent(now.as_nanos(), self.answer_within_ns()).collect()
     }
 
-    /// When the next node is to be given up.
-    pub fn gives_up_at(&self) -> Option<Instant> {
+    /// When the next node will have said nothing for too long.
+    pub fn silent_at(&self) -> Option<Instant> {
         if self.follow {
             return None;
         }
@@ -312,9 +316,10 @@ mod tests {
             (GetFlowsRequest { number: 20, since, ..base() }, Shape::Oldest(20)),
             (GetFlowsRequest { number: 20, since, follow: true, ..base() }, Shape::All),
             (GetFlowsRequest { number: u64::MAX, ..base() }, Shape::All),
-            (GetFlowsRequest { number: 65_535 * 3 + 1, ..base() }, Shape::All),
+            (GetFlowsRequest { number: 1 << 31, ..base() }, Shape::Newest(1 << 31)),
+            (GetFlowsRequest { number: 1 << 32, ..base() }, Shape::All),
         ] {
-            assert_eq!(Shape::of(&request, 3), want, "{request:?}");
+            assert_eq!(Shape::of(&request), want, "{request:?}");
         }
     }
 
@@ -347,15 +352,17 @@ mod tests {
     }
 
     #[test]
-    fn a_silent_node_is_given_up_and_named() {
+    fn a_silent_node_is_known_as_such() {
         let mut answer = Answer::new(Shape::All, false, BOUNDS, ms(0));
         let (a, dead) = (answer.join(ms(0)), answer.join(ms(0)));
         answer.push(ms(10), a, item(1));
         answer.leave(a);
         assert_eq!(out(&mut answer, ms(10)), (String::new(), Next::Wait(Some(ms(1_000)))));
         assert_eq!(out(&mut answer, ms(1_000)), ("1".into(), Next::Wait(None)));
-        assert_eq!((answer.given_up(ms(1_999)), answer.gives_up_at()), (vec![], Some(ms(2_000))));
-        assert_eq!(answer.given_up(ms(2_000)), [dead]);
+        assert_eq!((answer.silent(ms(1_999)), answer.silent_at()), (vec![], Some(ms(2_000))));
+        assert_eq!(answer.silent(ms(2_000)), [dead]);
+        answer.heard(ms(2_000), dead);
+        assert_eq!((answer.silent(ms(3_999)), answer.silent_at()), (vec![], Some(ms(4_000))));
         answer.leave(dead);
         assert_eq!(answer.next(ms(2_000)), Next::End);
     }
@@ -374,7 +381,7 @@ mod tests {
         answer.push(ms(1_600), b, item(6));
         assert_eq!(out(&mut answer, ms(1_600)).0, "5");
         assert_eq!(out(&mut answer, ms(2_600)).0, "6");
-        assert!(answer.given_up(ms(90_000)).is_empty(), "silence is no fault of who is followed");
+        assert!(answer.silent(ms(90_000)).is_empty(), "silence is no fault of who is followed");
     }
 
     #[test]

@@ -26,14 +26,18 @@ use tokio::{
     sync::{Semaphore, mpsc, watch},
     task::JoinSet,
 };
-use tonic::{Code, Status, metadata::MetadataMap};
+use tonic::{Code, Status, metadata::MetadataMap, transport::Channel};
 
 /// How long after its stream failed a node that is still connected is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Batches that may wait for the merge; each node has [`CREDITS`] at most.
 const BATCHES_MAX: usize = 256;
+/// How often a node that says it is there may say nothing else before it is given up.
+const PROBES_MAX: u32 = 30;
 /// Responses handed out before other tasks get a turn and the end of the relay is looked for.
 const TURN: u32 = 256;
+/// Responses handed out before the clock is looked at again.
+const GLANCE: u32 = 16;
 
 /// A node in this answer.
 struct Node {
@@ -55,10 +59,18 @@ struct Source {
     id: SourceId,
     /// Tells streams apart that had the same place one after the other.
     stream: u64,
-    credits: Arc<Semaphore>,
-    /// Credits it has used and not been given again.
-    owed: usize,
     task: tokio::task::AbortHandle,
+}
+
+/// A place in the merge that is taken.
+struct Place {
+    node: String,
+    credits: Arc<Semaphore>,
+    /// Credits the node has used and not been given again.
+    owed: usize,
+    channel: Channel,
+    /// How often it was asked whether it is there since it last sent a flow.
+    probes: u32,
 }
 
 /// An answer under way.
@@ -67,8 +79,7 @@ pub struct Flows {
     asked: Asked,
     answer: Answer,
     nodes: BTreeMap<String, Node>,
-    /// By place in the merge: whose stream it is.
-    places: Vec<Option<String>>,
+    places: Vec<Option<Place>>,
     view: watch::Receiver<Arc<View>>,
     heard: mpsc::Receiver<Heard>,
     say: mpsc::Sender<Heard>,
@@ -77,6 +88,10 @@ pub struct Flows {
     out: VecDeque<Bytes>,
     streams: u64,
     turn: u32,
+    /// The time as far as it was looked at.
+    now: Instant,
+    /// Whether time has passed since.
+    waited: bool,
     call: Call,
     ending: Option<Status>,
     over: bool,
@@ -104,7 +119,12 @@ impl Flows {
         let mut view = shared.view.clone();
         let now = shared.clock.now();
         let seen = view.borrow_and_update().clone();
-        let shape = Shape::of(&request, seen.nodes.len());
+        if !request.follow && seen.nodes.is_empty() && !seen.service_is_open {
+            call.ended(Code::Unavailable);
+            shared.streams.fetch_sub(1, Ordering::Relaxed);
+            return Err(Status::unavailable("no node is known yet: the peer service does not answer"));
+        }
+        let shape = Shape::of(&request);
         let (say, heard) = mpsc::channel(BATCHES_MAX);
         let answer = Answer::new(shape, request.follow, shared.settings.bounds, now);
         let mut flows = Self {
@@ -121,6 +141,8 @@ impl Flows {
             out: VecDeque::new(),
             streams: 0,
             turn: 0,
+            now,
+            waited: false,
             call,
             ending: None,
             over: false,
@@ -163,9 +185,10 @@ impl Flows {
             let stream = source::Stream { id, number: self.streams, credits: credits.clone(), strip: self.asked.strip };
             let task = self.tasks.spawn(source::read(stream, channel.clone(), request, self.say.clone()));
             let place = id.index();
-            self.places.resize(self.places.len().max(place + 1), None);
-            self.places[place] = Some(name.clone());
-            let source = Source { id, stream: self.streams, credits, owed: 0, task };
+            self.places.resize_with(self.places.len().max(place + 1), || None);
+            let channel = channel.clone();
+            self.places[place] = Some(Place { node: name.clone(), credits, owed: 0, channel, probes: 0 });
+            let source = Source { id, stream: self.streams, task };
             self.nodes.insert(name.clone(), Node { connection, state: State::Asked(source), resume });
             connected.push(name.clone());
         }
@@ -215,15 +238,22 @@ impl Flows {
                 self.call.ended(status.code());
                 return Some(Err(status));
             }
-            self.turn += 1;
+            self.turn = self.turn.wrapping_add(1);
             if self.turn.is_multiple_of(TURN) {
                 tokio::task::yield_now().await;
                 self.look_for_the_end();
             }
-            let now = self.shared.clock.now();
+            // To look at the clock for each of many flows would cost as much as to merge them.
+            if self.waited || self.turn.is_multiple_of(GLANCE) {
+                self.now = self.shared.clock.now();
+                self.waited = false;
+            }
+            let now = self.now;
             match self.answer.next(now) {
                 Next::Item(bytes, id) => {
-                    self.refill(id);
+                    if let Some(id) = id {
+                        self.refill(id);
+                    }
                     self.call.sent();
                     return Some(Ok(bytes));
                 }
@@ -233,12 +263,14 @@ impl Flows {
                 }
                 Next::End => self.finish(now),
                 Next::Wait(due) => {
+                    self.waited = true;
+                    let now = self.shared.clock.now();
                     if let Ok(heard) = self.heard.try_recv() {
                         self.take(now, heard);
                     } else {
                         self.tell_failures(now, false);
                         if self.out.is_empty() {
-                            self.wait(now, due).await;
+                            self.wait(due).await;
                         }
                     }
                 }
@@ -262,16 +294,16 @@ impl Flows {
     }
 
     /// Waits for a node, for time, or for a change among the nodes.
-    async fn wait(&mut self, now: Instant, due: Option<Instant>) {
+    async fn wait(&mut self, due: Option<Instant>) {
         let again = self.nodes.values().filter_map(|node| match node.state {
             State::Failed(again_at) if self.asked.follow => again_at,
             _ => None,
         });
-        let due = again.chain(due).chain(self.failures.next_deadline()).chain(self.answer.gives_up_at()).min();
+        let due = again.chain(due).chain(self.failures.next_deadline()).chain(self.answer.silent_at()).min();
         let (clock, closing) = (self.shared.clock, self.shared.closing.clone());
         tokio::select! {
             biased;
-            Some(heard) = self.heard.recv() => self.take(now, heard),
+            Some(heard) = self.heard.recv() => self.take(clock.now(), heard),
             changed = self.view.changed(), if self.asked.follow => match changed {
                 Ok(()) => self.look(),
                 Err(_) => self.end(),
@@ -288,15 +320,34 @@ impl Flows {
 
     fn on_time(&mut self) {
         let now = self.shared.clock.now();
-        for id in self.answer.given_up(now) {
-            let Some(name) = self.places.get(id.index()).cloned().flatten() else { continue };
-            self.release(&name);
-            let within = self.shared.settings.bounds.answer_within;
-            self.failures.add(now, &name, &format!("no answer within {within:?}; flows of this node may be missing"));
+        for id in self.answer.silent(now) {
+            self.probe(now, id);
         }
         if self.asked.follow {
             self.look();
         }
+    }
+
+    /// A node says nothing. It may have much to look through: it is asked whether it is there, and is believed for a while.
+    fn probe(&mut self, now: Instant, id: SourceId) {
+        let Some(Some(place)) = self.places.get_mut(id.index()) else { return };
+        let State::Asked(Source { stream, .. }) = &self.nodes[&place.node].state else { return };
+        self.answer.heard(now, id);
+        place.probes += 1;
+        let within = self.shared.settings.bounds.answer_within;
+        let probe = source::probe(id, *stream, place.channel.clone(), within, self.say.clone());
+        if place.probes > PROBES_MAX {
+            let name = place.node.clone();
+            self.give_up(now, &name);
+        } else {
+            self.tasks.spawn(probe);
+        }
+    }
+
+    fn give_up(&mut self, now: Instant, name: &str) {
+        self.release(name);
+        let within = self.shared.settings.bounds.answer_within;
+        self.failures.add(now, name, &format!("no answer within {within:?}; flows of this node may be missing"));
     }
 
     fn look_for_the_end(&mut self) {
@@ -307,6 +358,9 @@ impl Flows {
 
     /// The relay ends: what is held back goes out, then the client is told.
     fn end(&mut self) {
+        while let Ok(heard) = self.heard.try_recv() {
+            self.take(self.shared.clock.now(), heard);
+        }
         self.answer.flush();
         self.tasks.abort_all();
         self.ending = Some(Status::unavailable("the relay is shutting down"));
@@ -314,25 +368,31 @@ impl Flows {
 
     fn take(&mut self, now: Instant, heard: Heard) {
         let Heard { id, stream, batch } = heard;
-        let Some(name) = self.places.get(id.index()).cloned().flatten() else { return };
-        let Some(node) = self.nodes.get_mut(&name) else { return };
-        let State::Asked(source) = &mut node.state else { return };
-        if source.stream != stream {
+        let Some(Some(place)) = self.places.get_mut(id.index()) else { return };
+        let Some(node) = self.nodes.get_mut(&place.node) else { return };
+        if !matches!(&node.state, State::Asked(source) if source.stream == stream) {
             return;
         }
         match batch {
+            Batch::Alive(true) => {}
+            Batch::Alive(false) => {
+                let name = place.node.clone();
+                self.give_up(now, &name);
+            }
             Batch::Items(items) => {
-                source.owed += 1;
+                place.owed += 1;
+                place.probes = 0;
                 for item in items {
                     if !self.asked.follow || node.resume.takes(&item) {
                         self.answer.push(now, id, item);
                     }
                 }
-                if self.answer.wants(id) {
-                    source.credits.add_permits(std::mem::take(&mut source.owed));
-                }
+                self.refill(id);
             }
-            Batch::End(ended) => self.ended(now, &name, ended),
+            Batch::End(ended) => {
+                let name = place.node.clone();
+                self.ended(now, &name, ended);
+            }
         }
     }
 
@@ -359,12 +419,11 @@ impl Flows {
         }
     }
 
-    /// A response went out: its node may be read on when it has room again.
-    fn refill(&mut self, id: Option<SourceId>) {
-        let Some(name) = id.and_then(|id| self.places.get(id.index())).and_then(Option::as_ref) else { return };
-        let Some(Node { state: State::Asked(source), .. }) = self.nodes.get_mut(name) else { return };
-        if source.owed > 0 && self.answer.wants(source.id) {
-            source.credits.add_permits(std::mem::take(&mut source.owed));
+    /// A node may be read on when it has room again.
+    fn refill(&mut self, id: SourceId) {
+        let Some(Some(place)) = self.places.get_mut(id.index()) else { return };
+        if place.owed > 0 && self.answer.wants(id) {
+            place.credits.add_permits(std::mem::take(&mut place.owed));
         }
     }
 }

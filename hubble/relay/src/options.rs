@@ -81,9 +81,9 @@ pub struct Serve {
     /// How long a flow waits for nodes that are silent
     #[arg(long, default_value = "1s", value_parser = duration, value_name = "DURATION")]
     pub sort_buffer_drain_timeout: Duration,
-    /// How long a node may be silent before its part of an answer about the past is given up (not in the original,
-    /// which waits for ever)
-    #[arg(long, default_value = "2s", value_parser = duration, value_name = "DURATION")]
+    /// How long a node may be silent in an answer about the past before it is asked whether it is there, and how long it
+    /// may take to say so before its part is given up (not in the original, which waits for ever)
+    #[arg(long, default_value = "1s", value_parser = duration, value_name = "DURATION")]
     pub peer_answer_timeout: Duration,
     /// Certificate shown to nodes
     #[arg(long, alias = "tls-client-cert-file", value_name = "PATH")]

@@ -60,7 +60,7 @@ impl Default for Settings {
                 window: Duration::from_secs(1),
                 length_max: 100,
                 bytes_max: 64 << 20,
-                answer_within: Duration::from_secs(2),
+                answer_within: Duration::from_secs(1),
             },
             streams_max: 2_048,
             drain_within: Duration::from_secs(10),

@@ -116,7 +116,7 @@ impl Rest {
         F: Future<Output = Result<Response<T>, Status>>,
     {
         let view = self.shared.view.borrow().clone();
-        let within = self.shared.settings.bounds.answer_within;
+        let within = 2 * self.shared.settings.bounds.answer_within;
         let asked = view.ready().map(|(node, _, channel)| {
             let (name, answer) = (node.peer.name.clone(), one(ObserverClient::new(channel.clone())));
             async move {

@@ -191,6 +191,8 @@ pub(crate) struct Reader<S> {
     delivered: u64,
     losses: Losses,
     ended: bool,
+    /// How many of `pending` are in the account of all readers.
+    accounted: usize,
 }
 
 impl<S: Select> Reader<S> {
@@ -208,12 +210,31 @@ impl<S: Select> Reader<S> {
             delivered: 0,
             losses: Losses::new(shared.config.lost_event_interval),
             ended: false,
+            accounted: 0,
         };
         if open >= shared.config.streams_max {
             return Err(Status::resource_exhausted(format!("{open} streams are open already: close some and retry")));
         }
         reader.rewind();
+        reader.account();
+        let held = shared.held.load(Ordering::Relaxed);
+        if held > shared.config.held_events_max && held > reader.accounted {
+            let why =
+                format!("open streams hold {held} events already: ask for fewer with a number or a time, or later");
+            return Err(Status::resource_exhausted(why));
+        }
         Ok(reader)
+    }
+
+    /// Brings the account of all readers up to date.
+    fn account(&mut self) {
+        let (before, now) = (self.accounted, self.pending.len());
+        if now > before {
+            self.shared.held.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.shared.held.fetch_sub(before - now, Ordering::Relaxed);
+        }
+        self.accounted = now;
     }
 
     /// References everything of the past that may be delivered.
@@ -225,7 +246,9 @@ impl<S: Select> Reader<S> {
             return;
         }
         let length = usize::try_from(head - oldest).unwrap_or(usize::MAX);
-        self.shared.read_batch(oldest, length, &mut self.pending);
+        // The oldest may have been overwritten meanwhile; what is older than what was read, history has.
+        let oldest = oldest + self.shared.read_batch(oldest, length, &mut self.pending);
+        self.next = oldest + u64::try_from(self.pending.len()).expect("lengths fit 64 bits");
         if first && since_ns.is_none() {
             self.look_back(oldest, None);
             return;
@@ -288,6 +311,7 @@ impl<S: Select> Reader<S> {
     /// The next response; none when the stream is over.
     pub async fn next(&mut self) -> Option<S::Response> {
         let mut looked_at = 0;
+        self.account();
         loop {
             if self.shared.closed.is_cancelled() {
                 return None;
@@ -371,6 +395,7 @@ impl<S: Select> Reader<S> {
 impl<S> Drop for Reader<S> {
     fn drop(&mut self) {
         self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        self.shared.held.fetch_sub(self.accounted, Ordering::Relaxed);
     }
 }
 

@@ -12,8 +12,8 @@ mod flows;
 mod listen;
 mod losses;
 mod observer;
-mod peers;
 mod past;
+mod peers;
 mod service;
 mod tap;
 

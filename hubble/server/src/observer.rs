@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub started_ns: i64,
     seen_flows: AtomicU64,
     pub streams: AtomicUsize,
+    /// Events of the past that open streams hold, each counted for every stream that does.
+    pub held: AtomicUsize,
     random: AtomicU64,
     wall_minus_monotonic_ns: AtomicI64,
 }
@@ -82,6 +84,7 @@ impl Observer {
             started_ns: now_ns(),
             seen_flows: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             random: AtomicU64::new(RandomState::new().build_hasher().finish()),
             wall_minus_monotonic_ns: AtomicI64::new(clock_distance()),
             config,
@@ -147,6 +150,11 @@ impl Observer {
     /// Streams open now.
     pub fn streams(&self) -> usize {
         self.0.streams.load(Ordering::Relaxed)
+    }
+
+    /// Events of the past that open streams hold, each counted for every stream that does.
+    pub fn held_events(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
     }
 
     /// Flows published so far.

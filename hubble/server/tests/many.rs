@@ -84,3 +84,34 @@ async fn a_thousand_observers_all_see_every_flow_and_idle_ones_hold_nobody_up() 
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn what_streams_hold_of_the_past_is_bounded_and_given_back() {
+    let observer = Observer::new(Config { node_name: "n".into(), held_events_max: 1_500, ..Config::default() });
+    let (accept, accepted) = mpsc::channel(16);
+    let memory = Memory(accept);
+    let this = Peer { name: "n".into(), address: String::new(), server_name: None };
+    let mut tasks = JoinSet::new();
+    let serving = observer.clone();
+    tasks.spawn(async move {
+        serve_incoming(&serving, this, &Alone, ReceiverStream::new(accepted)).await.expect("it serves");
+    });
+    // Long enough to fill every window on the way, so that most stays with the server.
+    let bulky = |number| Flow { summary: "x".repeat(20_000), ..flow(number) };
+    (1..=1_000).for_each(|number| observer.publish_flow(bulky(number)));
+    let mut first = client(&memory).await;
+    let unread = first.get_flows(GetFlowsRequest::default()).await.expect("one may hold a whole ring");
+    while observer.held_events() == 1_000 {
+        tokio::task::yield_now().await;
+    }
+    let mut second = client(&memory).await;
+    let refused = second.get_flows(GetFlowsRequest::default()).await.expect_err("together they hold too much");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    assert!(refused.message().contains("hold") && refused.message().contains("ask for fewer"), "{}", refused.message());
+    second.get_flows(GetFlowsRequest { number: 10, ..Default::default() }).await.expect("ten are few");
+    drop((unread, first));
+    while observer.held_events() > 10 {
+        tokio::task::yield_now().await;
+    }
+    second.get_flows(GetFlowsRequest::default()).await.expect("there is room again");
+}

@@ -188,7 +188,8 @@ fn explain(error: &io::Error, server_name: &str) -> String {
         E::InvalidCertificate(C::Expired | C::ExpiredContext { .. }) => {
             format!("the server's certificate has expired: renew it ({inner})")
         }
-        E::InvalidCertificate(C::UnknownIssuer) => {
+        // The second: another CA of the same name.
+        E::InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
             "the server's certificate is signed by none of the CAs that were given".into()
         }
         E::AlertReceived(rustls::AlertDescription::CertificateRequired) => {

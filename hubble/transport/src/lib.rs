@@ -16,4 +16,4 @@ pub mod tls;
 pub use address::{Address, AddressError, server_name};
 pub use clock::Clock;
 pub use dial::{BoxIo, ConnectError, Connected, Dial, DialFuture, Io, Network, Secure, connect};
-pub use listen::{Accepted, BindError, bind_tcp, bind_unix, secure};
+pub use listen::{Accepted, Begun, BindError, bind_tcp, bind_unix, secure};

@@ -16,15 +16,19 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf},
     net::{TcpListener, UnixListener, UnixStream},
 };
-use tokio_rustls::{TlsAcceptor, rustls, server::TlsStream};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 /// Handshakes under way at once; further connections wait in the kernel.
 const HANDSHAKES_MAX: usize = 128;
 /// How long a client may take to say hello.
 const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a client that is refused may take to go, and how much it may send.
+const FAREWELL_WITHIN: Duration = Duration::from_secs(2);
+const FAREWELL_BYTES_MAX: u64 = 1 << 16;
 
 /// Why listening did not start.
 #[derive(Debug, thiserror::Error)]
@@ -88,7 +92,7 @@ pub enum Accepted<T> {
     /// As it came.
     Plain(T),
     /// Through TLS.
-    Tls(Box<TlsStream<T>>),
+    Tls(Box<TlsStream<Begun<T>>>),
 }
 
 impl<T> tonic::transport::server::Connected for Accepted<T> {
@@ -125,21 +129,17 @@ where
     })
 }
 
+/// The first byte of every TLS connection: a record of the handshake (RFC 8446, 5.1).
+const HANDSHAKE_RECORD: u8 = 22;
+
 async fn handshake<T>(io: T, tls: ServerTls) -> Option<Accepted<T>>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let accept = TlsAcceptor::from(tls.current()).accept(io).into_fallible();
-    match tokio::time::timeout(HANDSHAKE_WITHIN, accept).await {
+    match tokio::time::timeout(HANDSHAKE_WITHIN, greet(io, tls)).await {
         Ok(Ok(stream)) => Some(Accepted::Tls(Box::new(stream))),
-        Ok(Err((why, mut io))) => {
-            if speaks_no_tls(&why) {
-                tracing::info!("refused a client that does not speak TLS on a TLS port");
-                // The client may be gone already.
-                let _told = tokio::time::timeout(HANDSHAKE_WITHIN, io.write_all(&go_away())).await;
-            } else {
-                tracing::info!(%why, "refused a client: TLS failed");
-            }
+        Ok(Err(why)) => {
+            tracing::info!(%why, "refused a client on a TLS port");
             None
         }
         Err(_) => {
@@ -149,9 +149,24 @@ where
     }
 }
 
-fn speaks_no_tls(error: &io::Error) -> bool {
-    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
-    matches!(inner, Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)))
+async fn greet<T>(mut io: T, tls: ServerTls) -> io::Result<TlsStream<Begun<T>>>
+where
+    T: AsyncRead + AsyncWrite + Unpin,
+{
+    let first = io.read_u8().await?;
+    if first != HANDSHAKE_RECORD {
+        // The client may be gone already.
+        let _told = tokio::time::timeout(FAREWELL_WITHIN, say_farewell(&mut io)).await;
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it does not speak TLS"));
+    }
+    TlsAcceptor::from(tls.current()).accept(Begun { first: Some(first), io }).await
+}
+
+/// Says why and waits for the client to go: a socket that is closed with bytes unread takes back what was said.
+async fn say_farewell(io: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<()> {
+    io.write_all(&go_away()).await?;
+    io.shutdown().await?;
+    tokio::io::copy(&mut io.take(FAREWELL_BYTES_MAX), &mut tokio::io::sink()).await.map(|_| ())
 }
 
 /// Settings and a farewell of HTTP/2 (RFC 9113, 6.5 and 6.8), so that a client without TLS learns what is wrong.
@@ -208,5 +223,39 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Accepted<T> {
             Self::Plain(io) => io.is_write_vectored(),
             Self::Tls(io) => io.is_write_vectored(),
         }
+    }
+}
+
+/// A connection whose first byte was read to see what it is.
+#[derive(Debug)]
+pub struct Begun<T> {
+    first: Option<u8>,
+    io: T,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Begun<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self.first.take() {
+            Some(first) if buf.remaining() > 0 => {
+                buf.put_slice(&[first]);
+                Poll::Ready(Ok(()))
+            }
+            first => {
+                self.first = first;
+                Pin::new(&mut self.io).poll_read(cx, buf)
+            }
+        }
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Begun<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
     }
 }

@@ -13,16 +13,15 @@ use hubble_server::PeerFile;
 use hubble_server::tls::{Identity, ServerFiles, ServerTls};
 use types::Cidr;
 
-use crate::events::Kinds;
-mod sinks;
-
-pub use sinks::SinkSettings;
-
+use crate::events::{KINDS, Kinds};
 use crate::host::Host;
 use crate::options::{Acceleration, Aggregation, AllowLocalhost, Dispatch, EnablePolicy, LoadBalancing, Mode, Options};
 use crate::sockets::SocketSettings;
 
 mod balancing;
+mod sinks;
+
+pub use sinks::SinkSettings;
 
 /// Identity of the world where only one family is enabled, and of each family where both are.
 const WORLD: u32 = 2;
@@ -536,7 +535,7 @@ fn hubble(options: &Options, host: &Host, node_ip: IpAddr) -> Result<Option<Hubb
         return Err(bad("hubble-event-queue-size", format!("{queue} is above {HUBBLE_QUEUE_MAX}")));
     }
     let kinds = Kinds::named(&options.hubble.hubble_monitor_events).map_err(|name| {
-        let want = "drop, debug, capture, trace, policy-verdict, trace-sock, l7, agent";
+        let want = KINDS.map(|(name, _)| name).join(", ");
         bad("hubble-monitor-events", format!("{name:?} is none of {want}"))
     })?;
     let tcp = listen_address("hubble-listen-address", &options.hubble.hubble_listen_address)?;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bpf::Batch;
+use hubble_api::event_type;
 use hubble_api::flow::LostEventSource;
 use hubble_model::Decoder;
 use hubble_server::Observer;
@@ -29,9 +30,21 @@ pub struct Outlets {
     pub kinds: Kinds,
 }
 
-/// Kinds of records (`--hubble-monitor-events`).
+/// Kinds of events (`--hubble-monitor-events`), by the number of their message; all unless some are named.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kinds(Option<Vec<u8>>);
+pub struct Kinds(Option<Vec<i32>>);
+
+/// Names of kinds.
+pub const KINDS: [(&str, i32); 8] = [
+    ("drop", event_type::DROP),
+    ("debug", event_type::DEBUG),
+    ("capture", event_type::CAPTURE),
+    ("trace", event_type::TRACE),
+    ("policy-verdict", event_type::POLICY_VERDICT),
+    ("trace-sock", event_type::TRACE_SOCK),
+    ("l7", event_type::L7),
+    ("agent", event_type::AGENT),
+];
 
 impl Kinds {
     /// The kinds with these names; all when there are none.
@@ -39,22 +52,19 @@ impl Kinds {
     /// # Errors
     /// The first name that is none.
     pub fn named(names: &[String]) -> Result<Self, String> {
-        let kind = |name: &String| match name.as_str() {
-            "drop" => Ok(vec![abi::event::NOTIFY_DROP]),
-            "trace" => Ok(vec![abi::event::NOTIFY_TRACE]),
-            "policy-verdict" => Ok(vec![abi::event::NOTIFY_POLICY_VERDICT]),
-            // They do not come through the ring of these programs yet, or not at all.
-            "debug" | "capture" | "trace-sock" | "l7" | "agent" => Ok(Vec::new()),
-            other => Err(other.to_owned()),
-        };
-        let kinds: Result<Vec<_>, _> = names.iter().map(kind).collect();
-        Ok(Self((!names.is_empty()).then_some(kinds?.concat())))
+        let number = |name: &String| KINDS.iter().find(|(known, _)| known == name).map(|(_, number)| *number);
+        let kinds: Result<Vec<_>, _> = names.iter().map(|name| number(name).ok_or_else(|| name.clone())).collect();
+        Ok(Self((!names.is_empty()).then_some(kinds?)))
     }
 
-    fn has(&self, record: &[u8]) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|kinds| record.get(size_of::<abi::event::Prefix>()).is_some_and(|kind| kinds.contains(kind)))
+    /// Whether events of this kind are taken.
+    pub fn has(&self, kind: i32) -> bool {
+        self.0.as_ref().is_none_or(|kinds| kinds.contains(&kind))
+    }
+
+    /// Whether a record of the ring is taken. What is too short to have a kind is for the decoder to complain of.
+    fn takes(&self, record: &[u8]) -> bool {
+        record.get(size_of::<abi::event::Prefix>()).is_none_or(|kind| self.has((*kind).into()))
     }
 }
 
@@ -87,7 +97,7 @@ pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
         if batch.lost > 0 {
             observer.publish_lost(LostEventSource::ObserverEventsQueue, batch.lost, None);
         }
-        for record in batch.records().filter(|record| outlets.kinds.has(record)) {
+        for record in batch.records().filter(|record| outlets.kinds.takes(record)) {
             if let Err(why) = observer.publish_record(decoder, record) {
                 outlets.metrics.lost_events("observer_events_queue", 1);
                 if !complained {
@@ -124,5 +134,22 @@ impl Overflow {
         if let Some((observer, _)) = &outlets.hubble {
             observer.publish_lost_since(LostEventSource::PerfEventRingBuffer, lost, since);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kinds_are_those_that_are_named() {
+        let named = |names: &[&str]| Kinds::named(&names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+        let mut record = [0; size_of::<abi::event::Prefix>() + 1];
+        record[size_of::<abi::event::Prefix>()] = abi::event::NOTIFY_TRACE;
+        let takes = |names: &[&str]| named(names).unwrap().takes(&record);
+        assert!(takes(&[]) && takes(&["drop", "trace"]) && !takes(&["drop"]));
+        assert!(named(&["drop"]).unwrap().takes(&[]), "the decoder says what is wrong with it");
+        assert!(named(&["agent"]).unwrap().has(event_type::AGENT) && !named(&["l7"]).unwrap().has(event_type::AGENT));
+        assert_eq!(named(&["trace", "tracing"]), Err("tracing".to_owned()));
     }
 }

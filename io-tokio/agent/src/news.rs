@@ -87,8 +87,10 @@ impl News {
                 tracing::info!(revision = revision.0, rules, "policy changed");
             }
             AgentEvent::Realized(revision) => tracing::debug!(revision = revision.0, "all is in the kernel"),
-            AgentEvent::ServiceUpserted(id) => tracing::info!(service = %id, "service written"),
-            AgentEvent::ServiceDeleted(id) => tracing::info!(service = %id, "service removed"),
+            AgentEvent::ServiceCreated(id) | AgentEvent::ServiceUpdated(id) => {
+                tracing::debug!(service = %id, "service written");
+            }
+            AgentEvent::ServiceDeleted(id) => tracing::debug!(service = %id, "service removed"),
             AgentEvent::PolicyFileRefused { path, why } => {
                 tracing::error!(file = %path, why, "policy file not taken up; what it last said stays in force");
             }
@@ -126,7 +128,8 @@ impl News {
                 }
             }
             AgentEvent::PolicyFileRefused { .. } => self.metrics.policy_changed(Outcome::Fail),
-            AgentEvent::ServiceUpserted(_) => self.metrics.service("update"),
+            AgentEvent::ServiceCreated(_) => self.metrics.service("add"),
+            AgentEvent::ServiceUpdated(_) => self.metrics.service("update"),
             AgentEvent::ServiceDeleted(_) => self.metrics.service("delete"),
             _ => {}
         }

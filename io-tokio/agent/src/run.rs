@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use agent_core::{Agent, EndpointRequest, Input, Request};
 use api::server::SocketOwner;
 use bpf::EventReader;
+use hubble_api::event_type;
 use hubble_model::Decoder;
 use hubble_server::{Listen, Observer, tls::WATCH_EVERY};
 use kvstore::Embedded;
@@ -191,7 +192,9 @@ fn spawn_core(
     kernel: Bpf,
 ) -> Result<Driven, StartError> {
     let (core, inputs) = queue::<Agent>(INPUTS_MAX);
-    let news = News::new(shared.metrics.clone(), shared.status.clone(), shared.observer.clone());
+    let kinds = settings.hubble.as_ref().map(|hubble| &hubble.kinds);
+    let told = shared.observer.clone().filter(|_| kinds.is_some_and(|kinds| kinds.has(event_type::AGENT)));
+    let news = News::new(shared.metrics.clone(), shared.status.clone(), told);
     let realized = news.realized();
     parts.supervise("publication", tasks::publication(core.clone(), news.stale.clone()));
     let files = Writer::start(state, {

@@ -49,7 +49,21 @@ impl KernelSource {
             )* };
         }
         // The connection maps are swept by a task of their own, which reports what it found.
-        maps!(lxc, devices, ipcache, policy, lb4_services, lb6_services, lb4_backends, lb6_backends);
+        maps!(
+            lxc,
+            devices,
+            ipcache,
+            policy,
+            lb4_services,
+            lb6_services,
+            lb4_backends,
+            lb6_backends,
+            lb4_reverse_nat,
+            lb6_reverse_nat,
+            lb_affinity_match,
+            lb4_source_range,
+            lb6_source_range
+        );
         out
     }
 }

@@ -33,9 +33,10 @@ impl SocketSettings {
     pub fn new(options: &Options) -> Result<Self, loader::SockLbMissing> {
         let sockets = &options.sockets;
         let root = sockets.cgroup_root.as_deref();
-        let cgroup = if sockets.bpf_lb_sock { Some(loader::check_sock_lb(root)?) } else { None };
+        let wanted = sockets.bpf_lb_sock || options.balancing.kube_proxy_replacement;
+        let cgroup = if wanted { Some(loader::check_sock_lb(root)?) } else { None };
         let mut ended = Vec::new();
-        if sockets.bpf_lb_sock && sockets.bpf_lb_sock_terminate_pod_connections {
+        if wanted && sockets.bpf_lb_sock_terminate_pod_connections {
             ended.extend(sockets.bpf_lb_sock_terminate_protocols.iter().map(|protocol| match protocol {
                 TerminateProtocol::Udp => Transport::Udp,
                 TerminateProtocol::Tcp => Transport::Tcp,

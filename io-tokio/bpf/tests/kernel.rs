@@ -328,3 +328,50 @@ fn records_of_the_kernel_arrive_in_order_and_whole() {
     let expected: Vec<_> = (60..160).map(|length| (NOTIFY_DROP, length)).collect();
     assert_eq!(seen, expected);
 }
+
+/// Tables are computed where they are written, lie in the kernel as they were computed, and stay where they are right.
+#[test]
+fn maglev_tables_are_computed_and_put_in_place() {
+    use lb::maglev::{Seed, TableSize};
+    let Some(fs) = Bpffs::mount("maglev") else { return };
+    let maps = fs.maps();
+    let algorithm = lb::Algorithm::Maglev { size: TableSize::default(), seed: Seed::default() };
+    let mut services = lb::Services::new(lb::Config { algorithm, ..lb::Config::default() });
+    let addr = |ip: [u8; 4], port| lb::L4Addr { ip: IpAddr::from(ip), port, protocol: lb::Transport::Tcp };
+    let put = |services: &mut lb::Services, frontend: u8, count: u8| {
+        let backends = (1..=count).map(|n| lb::Backend::new(addr([10, 0, frontend, n], 8080)));
+        let mut spec = lb::ServiceSpec::new(addr([172, 16, 0, frontend], 80), backends.collect());
+        spec.attributes.kind = lb::ServiceType::LoadBalancer;
+        services.put(spec).expect("valid")
+    };
+    let planned: Vec<lb::Planned> = (1..=5).map(|frontend| put(&mut services, frontend, frontend)).collect();
+    let tables: bpf::Tables = planned.iter().flat_map(|one| one.tables.clone()).collect();
+    let writes = lb::together(planned.iter().map(|one| one.writes.clone()));
+    bpf::apply(&maps, &writes, &tables).expect("room for all");
+    for one in &planned {
+        let found = maps.lb4_maglev.get(Port::new(one.id.as_u16())).expect("readable").expect("written");
+        assert_eq!(found, one.tables[0].1.table());
+    }
+    // A later life finds that they are there, not what is in them.
+    let dumped = bpf::dump(&maps).expect("readable");
+    let unknown = |write: &&MapWrite| matches!(write, MapWrite::Maglev4(_, Some(table)) if table.id == 0);
+    assert_eq!(dumped.iter().filter(unknown).count(), 5);
+    bpf::apply(&maps, &writes, &tables).expect("what is right stays");
+    // A table nobody described is refused, and what comes after it is not written.
+    let index = Port::new(9);
+    let nameless = MapWrite::Maglev4(index, Some(abi::lb::MaglevTable { id: 77 }));
+    let refused = bpf::apply(&maps, &[nameless, endpoint(1)], &tables).expect_err("nobody said what is in it");
+    assert_eq!(refused.index, 0);
+    assert!(maps.lxc.entries().expect("readable").is_empty());
+    // Fewer backends, another table; and none.
+    let changed = put(&mut services, 5, 2);
+    bpf::apply(&maps, &changed.writes, &changed.tables.iter().cloned().collect()).expect("room");
+    let found = maps.lb4_maglev.get(Port::new(changed.id.as_u16())).expect("readable").expect("written");
+    assert_eq!(found, changed.tables[0].1.table());
+    for one in &planned {
+        let gone = services.delete(one.id).expect("it is there");
+        bpf::apply(&maps, &gone.writes, &bpf::Tables::new()).expect("deletions");
+    }
+    assert!(maps.lb4_maglev.indexes().expect("readable").is_empty());
+    assert!(maps.lb4_services.entries().expect("readable").is_empty());
+}

@@ -55,6 +55,9 @@ pub enum Command {
     /// Services and their backends
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Services and backends in the kernel's maps (the same as cilium bpf lb)
+    #[command(subcommand)]
+    Lb(BpfLb),
     /// Prefixes and their identities, as the agent knows them
     #[command(subcommand)]
     Ip(IpCommand),
@@ -336,7 +339,7 @@ pub enum IpCommand {
 pub enum BpfCommand {
     /// Addresses of this node's endpoints
     #[command(subcommand)]
-    Endpoint(ListOnly),
+    Endpoint(BpfEndpoint),
     /// Prefixes, their identities and classes
     #[command(subcommand)]
     Ipcache(BpfIpcache),
@@ -349,18 +352,34 @@ pub enum BpfCommand {
     /// Services and backends
     #[command(subcommand)]
     Lb(BpfLb),
+    /// Source NAT
+    #[command(subcommand)]
+    Nat(BpfNat),
     /// Counters
     #[command(subcommand)]
-    Metrics(ListOnly),
+    Metrics(BpfMetrics),
 }
 
-/// A map that is only listed.
+/// `cilium bpf endpoint`
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "each variant's text is the command's help")]
-pub enum ListOnly {
+pub enum BpfEndpoint {
     /// List entries
     #[command(alias = "ls")]
     List,
+    /// The entry of an address
+    Get { address: std::net::IpAddr },
+}
+
+/// `cilium bpf metrics`
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant's text is the command's help")]
+pub enum BpfMetrics {
+    /// List counters
+    #[command(alias = "ls")]
+    List,
+    /// Counters of one reason, by its number or a part of its name
+    Get { reason: String },
 }
 
 /// `cilium bpf ipcache`
@@ -407,6 +426,28 @@ pub enum BpfCt {
         scope: String,
         endpoint: Option<u16>,
     },
+    /// Connections of an address, or of an address and port
+    Get { end: String },
+    /// Forget connections: those that go on are judged and balanced anew
+    Flush {
+        /// global, or endpoint and its number
+        #[arg(value_parser = ["global", "endpoint"])]
+        scope: String,
+        endpoint: Option<u16>,
+    },
+}
+
+/// `cilium bpf nat`
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant's text is the command's help")]
+pub enum BpfNat {
+    /// List translations
+    #[command(alias = "ls")]
+    List,
+    /// Translations from or to an address and port
+    Get { end: String },
+    /// Forget all translations: connections that use them break
+    Flush,
 }
 
 /// `cilium bpf lb`
@@ -415,16 +456,50 @@ pub enum BpfCt {
 pub enum BpfLb {
     /// List services with their backends
     #[command(alias = "ls")]
-    List {
-        /// Backends instead
-        #[arg(long)]
-        backends: bool,
-        /// Frontends alone
-        #[arg(long, conflicts_with = "backends")]
-        frontends: bool,
-        /// Reverse NAT instead
-        #[arg(long, conflicts_with_all = ["backends", "frontends"])]
-        revnat: bool,
+    List(BpfLbList),
+    /// One service, by its frontend or its reverse NAT index
+    Get { service: String },
+    /// Maglev tables
+    #[command(subcommand)]
+    Maglev(BpfMaglev),
+}
+
+/// `cilium bpf lb list`
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+#[allow(missing_docs, reason = "each field's text is the option's help")]
+pub struct BpfLbList {
+    /// Backends instead
+    #[arg(long)]
+    pub backends: bool,
+    /// Frontends alone
+    #[arg(long)]
+    pub frontends: bool,
+    /// Reverse NAT instead
+    #[arg(long)]
+    pub revnat: bool,
+    /// Ranges of sources instead
+    #[arg(long)]
+    pub source_ranges: bool,
+    /// Clients that come back to their backends instead
+    #[arg(long)]
+    pub affinity: bool,
+    /// Maglev tables instead
+    #[arg(long)]
+    pub maglev: bool,
+}
+
+/// `cilium bpf lb maglev`
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant's text is the command's help")]
+pub enum BpfMaglev {
+    /// How many places each backend has in each table
+    #[command(alias = "ls")]
+    List,
+    /// The table of one service; as JSON, place by place
+    Get {
+        /// Reverse NAT index
+        id: u16,
     },
 }
 

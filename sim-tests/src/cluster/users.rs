@@ -13,7 +13,7 @@ use types::{Label, MacAddr};
 use super::{Cluster, Event, MILLI};
 use crate::check::Violation;
 use crate::node::{Fault, Waiting, link_name};
-use crate::objects::{Labels, Pod, Policy, Service};
+use crate::objects::{Labels, Pod, Policy, Resting, Service};
 use crate::plan::{Action, PODS_PER_NODE};
 
 impl Cluster {
@@ -310,9 +310,19 @@ fn service_spec(name: &str, service: &Service) -> lb::ServiceSpec {
     let addr = |(ip, port): (IpAddr, u16)| lb::L4Addr { ip, port, protocol };
     let backend = |end: &(IpAddr, u16)| lb::Backend::new(addr(*end));
     let number = name.trim_start_matches("service-").parse::<u16>().map_or(0, |number| number + 1);
+    let resting = service.resting.iter().map(|(end, why)| lb::Backend {
+        state: match why {
+            Resting::Terminating => lb::BackendState::Terminating,
+            Resting::Maintenance => lb::BackendState::Maintenance,
+        },
+        ..backend(end)
+    });
+    let attributes =
+        lb::Attributes { affinity_seconds: if service.affinity { 60 } else { 0 }, ..lb::Attributes::default() };
     lb::ServiceSpec {
         id: lb::ServiceId::new(number),
         name: lb::ServiceName { namespace: "default".into(), name: name.into() },
-        ..lb::ServiceSpec::new(addr(service.frontend), service.backends.iter().map(backend).collect())
+        attributes,
+        ..lb::ServiceSpec::new(addr(service.frontend), service.backends.iter().map(backend).chain(resting).collect())
     }
 }

@@ -192,7 +192,10 @@ fn each(
 fn regex_field(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, name: &str) -> Box<str> {
     let text = cx.text_field(path, map, name);
     if text.len() > REGEX_BYTES_MAX {
-        cx.error(&path.field(name), Problem::TooMuch { limit: "policy-expression-bytes-max", allowed: REGEX_BYTES_MAX });
+        cx.error(
+            &path.field(name),
+            Problem::TooMuch { limit: "policy-expression-bytes-max", allowed: REGEX_BYTES_MAX },
+        );
     } else if regex_syntax::parse(text).is_err() {
         cx.invalid(&path.field(name), text, "this must be a regular expression in RE2 syntax");
     }

@@ -147,12 +147,7 @@ fn inputs(case: &Value, engine: &Engine, endpoint: EndpointId) -> String {
     format!("config {config}, subject {subject} ({judged:?}), local identities {local}, policies {policies}")
 }
 
-fn found(
-    engine: &Engine,
-    endpoint: EndpointId,
-    flow: &Value,
-    judge: &mut dyn Judge,
-) -> (String, Option<&'static str>) {
+fn found(engine: &Engine, endpoint: EndpointId, flow: &Value, judge: &mut dyn Judge) -> (String, Option<&'static str>) {
     let direction = if text(&flow[0]) == "ingress" { Direction::Ingress } else { Direction::Egress };
     let (identity, addr) = match &flow[1] {
         Value::String(addr) => (NumericIdentity::UNKNOWN, Some(addr.parse::<IpAddr>().unwrap())),
@@ -166,8 +161,7 @@ fn found(
         _ => Protocol::Tcp,
     };
     let port = flow[4].as_u64().unwrap() as u16;
-    let (verdict, matched) =
-        judge.verdict(engine, &Probe { endpoint, direction, identity, addr, protocol, port });
+    let (verdict, matched) = judge.verdict(engine, &Probe { endpoint, direction, identity, addr, protocol, port });
     let found = match verdict {
         Verdict::Allow => "allow".to_string(),
         Verdict::Deny => "deny".to_string(),

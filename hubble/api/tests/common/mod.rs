@@ -2,8 +2,6 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use prost::Message as _;
-
 /// A varint.
 pub fn varint(mut value: u64) -> Vec<u8> {
     let mut out = Vec::new();

@@ -3,7 +3,12 @@
 
 use hubble_cli::{Io, run, settings::Environment};
 use hubble_server::{Config, Listen, Observer, Server};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// A server in a folder of its own.
@@ -51,4 +56,41 @@ pub async fn hubble(args: &[&str], input: &str, env: &Environment) -> (i32, Stri
         run(&args, env, &mut io).await
     };
     (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
+}
+
+/// A stream others can watch while it is written to.
+#[derive(Clone, Default)]
+pub struct Tap(Arc<(Mutex<Vec<u8>>, Notify)>);
+
+impl Tap {
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.0.lock().expect("no writer panicked").clone()).expect("text")
+    }
+
+    /// Waits until so many lines were written.
+    pub async fn wait_for(&self, lines: usize) {
+        self.wait_until(|text| text.lines().count() >= lines).await;
+    }
+
+    /// Waits until what was written is as wanted.
+    pub async fn wait_until(&self, wanted: impl Fn(&str) -> bool) {
+        loop {
+            let written = self.0.1.notified();
+            if wanted(&self.text()) {
+                return;
+            }
+            written.await;
+        }
+    }
+}
+
+impl std::io::Write for Tap {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.0.lock().expect("no writer panicked").extend(bytes);
+        self.0.1.notify_one();
+        Ok(bytes.len())
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

@@ -4,12 +4,15 @@ use crate::{answer::Item, codec::ToNode, pool, wire};
 use futures::{FutureExt as _, StreamExt as _};
 use hubble_api::{
     Timestamp,
-    observer::{GetFlowsRequest, GetFlowsResponse, get_flows_response::ResponseTypes},
+    observer::{
+        GetFlowsRequest, GetFlowsResponse, ServerStatusRequest, get_flows_response::ResponseTypes,
+        observer_client::ObserverClient,
+    },
     time,
 };
 use hubble_model::merge::SourceId;
 use prost::{Message as _, bytes::Bytes};
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, mpsc};
 use tonic::{Code, Request, Status, Streaming, client::Grpc, codegen::http::uri::PathAndQuery, transport::Channel};
 
@@ -34,6 +37,8 @@ pub enum Batch {
     Items(Vec<Item>),
     /// The stream ended, or failed.
     End(Result<(), String>),
+    /// The node was asked whether it is there.
+    Alive(bool),
 }
 
 /// What a task knows of its stream.
@@ -53,6 +58,15 @@ pub async fn read(stream: Stream, channel: Channel, request: Request<GetFlowsReq
     };
     // Nobody listens when the client has gone.
     let _gone = say.send(Heard { id: stream.id, stream: stream.number, batch: Batch::End(ended) }).await;
+}
+
+/// Asks a node that says nothing whether it is there.
+pub async fn probe(id: SourceId, stream: u64, channel: Channel, within: Duration, say: mpsc::Sender<Heard>) {
+    let mut client = ObserverClient::new(channel);
+    let answered = tokio::time::timeout(within, client.server_status(ServerStatusRequest {})).await;
+    let alive = matches!(answered, Ok(Ok(_)));
+    // Nobody listens when the client has gone.
+    let _gone = say.send(Heard { id, stream, batch: Batch::Alive(alive) }).await;
 }
 
 async fn ask(channel: Channel, request: Request<GetFlowsRequest>) -> Result<Streaming<Bytes>, Status> {

@@ -7,7 +7,7 @@ use lb::maglev::{Seed, TableSize};
 use types::Cidr;
 
 use super::{SettingsError, bad, range};
-use crate::options::{Algorithm, Dispatch, LoadBalancing, Mode, NoBackend, Options, Xlate};
+use crate::options::{Acceleration, Algorithm, Dispatch, LoadBalancing, Mode, NoBackend, Options, Xlate};
 
 /// Ports below these belong to well-known services and to clients; node ports must not take them.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_534;
@@ -15,6 +15,10 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_534;
 /// What the core is told.
 pub(super) fn balancer(options: &Options, agent: &agent_core::Config) -> Result<lb::Config, SettingsError> {
     let given = &options.balancing;
+    if given.bpf_lb_acceleration != Acceleration::Disabled {
+        let why = "this version attaches no program to the network driver; leave it disabled";
+        return Err(bad("bpf-lb-acceleration", why));
+    }
     let all = given.kube_proxy_replacement;
     let addresses = addresses(given, agent)?;
     let size = options.datapath.bpf_lb_map_max as usize;

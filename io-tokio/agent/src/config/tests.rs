@@ -42,6 +42,40 @@ fn one_family_alone_has_one_world_and_the_other_familys_router_stays_zero() {
 }
 
 #[test]
+fn load_balancing_is_what_the_options_say() {
+    let plain = settings(&[], &host()).unwrap();
+    let told = &plain.agent.lb;
+    assert!(!told.node_ports && !told.external_ips && !told.host_ports && !told.session_affinity);
+    assert!(!told.node.addresses.is_empty(), "all of the node's");
+    assert_eq!((plain.node.node_port_min, plain.node.node_port_max, plain.node.nat_port_min), (30_000, 32_767, 32_768));
+    assert_eq!(told.algorithm, lb::Algorithm::Random);
+    let all = settings(
+        &[
+            "--enable-node-port",
+            "--enable-external-ips",
+            "--enable-host-port",
+            "--enable-session-affinity",
+            "--bpf-lb-algorithm=maglev",
+            "--bpf-lb-maglev-table-size=65521",
+            "--bpf-lb-mode=hybrid",
+            "--node-port-range=20000,20100",
+            "--bpf-lb-map-max=1000",
+        ],
+        &host(),
+    )
+    .unwrap();
+    let told = &all.agent.lb;
+    assert!(told.node_ports && told.external_ips && told.host_ports && told.session_affinity);
+    let lb::Algorithm::Maglev { size, seed } = told.algorithm else { panic!("{:?}", told.algorithm) };
+    assert_eq!((size.places(), seed), (65_521, lb::maglev::Seed::default()));
+    assert_eq!((all.node.maglev_size, all.node.maglev_seed_v4), (65_521, 0x71dc_da46));
+    assert_eq!((all.node.node_port_max, all.node.nat_port_min), (20_100, 20_101));
+    let wanted = abi::config::LB_NODE_PORT | abi::config::LB_MAGLEV | abi::config::LB_HYBRID | abi::config::LB_AFFINITY;
+    assert_eq!(all.node.lb_flags & wanted, wanted);
+    assert_eq!((told.slots_max, all.map_sizes["cilium_lb4_maglev"]), (1_000, 1_000));
+}
+
+#[test]
 fn paths_follow_the_directories_unless_given() {
     let settings = settings(
         &["--state-dir=/run/a", "--lib-dir=/lib/a", "--socket-path=/tmp/x.sock", "--enable-monitor=false"],
@@ -75,6 +109,16 @@ fn each_mistake_is_named_by_its_option() {
         (&["--monitor-aggregation-flags=syn,xyz"], host(), "xyz"),
         (&["--trace-payloadlen=100000"], host(), "--trace-payloadlen"),
         (&["--bpf-policy-map-max=1"], host(), "--bpf-policy-map-max"),
+        (&["--bpf-lb-maglev-table-size=1000"], host(), "--bpf-lb-maglev-table-size: a Maglev table cannot have 1000"),
+        (&["--bpf-lb-maglev-hash-seed=AAAA"], host(), "--bpf-lb-maglev-hash-seed: \"AAAA\" is 3 bytes"),
+        (&["--bpf-lb-maglev-hash-seed=?"], host(), "--bpf-lb-maglev-hash-seed"),
+        (&["--node-port-range=30000"], host(), "--node-port-range"),
+        (&["--node-port-range=32767,30000"], host(), "32767 is not below 30000"),
+        (&["--node-port-range=80,30000"], host(), "\"80\" is not from 1024"),
+        (&["--nodeport-addresses=203.0.113.0/24"], host(), "none of the node's addresses"),
+        (&["--nodeport-addresses=x"], host(), "--nodeport-addresses"),
+        (&["--bpf-lb-rss-ipv4-src-cidr=fd00::/64"], host(), "of the other family"),
+        (&["--ipv6-native-routing-cidr=x"], host(), "--ipv6-native-routing-cidr"),
         (&["--bpf-ct-timeout-regular-tcp=0"], host(), "--bpf-ct-timeout-regular-tcp"),
         (&["--hubble-event-buffer-capacity=4096"], host(), "--hubble-event-buffer-capacity"),
         (&["--hubble-listen-address=here"], host(), "--hubble-listen-address"),

@@ -6,9 +6,7 @@ use api::models::{
     ExplainAnswer, ExplainRequest, LintFinding, LintRequest, Party, PreviewAnswer, PreviewRequest, RuleRef,
 };
 use hubble_api::flow::{Flow, Policy, TrafficDirection, Verdict, layer4::Protocol};
-use hubble_api::observer::{
-    GetFlowsRequest, get_flows_response::ResponseTypes, observer_client::ObserverClient,
-};
+use hubble_api::observer::{GetFlowsRequest, get_flows_response::ResponseTypes, observer_client::ObserverClient};
 use serde_json::{Value, json};
 
 use crate::support::{Node, Pod};
@@ -109,9 +107,7 @@ fn flows_and_answers_name_the_policy_that_decided() {
     other.echo(80);
     node.policy("web.yaml", WEB);
     node.policy("client.yaml", CLIENT);
-    node.eventually("both policies are enforced", || {
-        !bad.reaches((web.ipv4, 80)) && !client.reaches((other.ipv4, 80))
-    });
+    node.eventually("both policies are enforced", || !bad.reaches((web.ipv4, 80)) && !client.reaches((other.ipv4, 80)));
     assert!(client.reaches((web.ipv4, 80)));
     assert!(!client.reaches((web.ipv4, 81)), "no rule allows port 81");
 
@@ -123,7 +119,8 @@ fn flows_and_answers_name_the_policy_that_decided() {
 
 fn flows_name_policies(node: &Node, web: &Pod, client: &Pod, bad: &Pod, other: &Pod) {
     use TrafficDirection::{Egress, Ingress};
-    let (web_in, client_out) = ("CiliumNetworkPolicy default/web-in true", "CiliumNetworkPolicy default/client-out true");
+    let (web_in, client_out) =
+        ("CiliumNetworkPolicy default/web-in true", "CiliumNetworkPolicy default/client-out true");
     let cases: [(&Pod, &Pod, u32, TrafficDirection, Verdict, [&[&str]; 4]); 5] = [
         (client, web, 80, Egress, Verdict::Forwarded, [&[client_out], &[], &[], &[]]),
         (client, web, 80, Ingress, Verdict::Forwarded, [&[], &[], &[web_in], &[]]),
@@ -138,9 +135,9 @@ fn flows_name_policies(node: &Node, web: &Pod, client: &Pod, bad: &Pod, other: &
         let want = want.map(|names| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
         node.eventually(&what, || {
             let all = verdicts(node);
-            last = all.into_iter().rfind(|flow| {
-                between(flow, from, to, port, direction) && flow.verdict == verdict as i32
-            });
+            last = all
+                .into_iter()
+                .rfind(|flow| between(flow, from, to, port, direction) && flow.verdict == verdict as i32);
             last.as_ref().is_some_and(|flow| named(flow) == want)
         });
     }
@@ -180,11 +177,8 @@ fn answers_name_rules(node: &Node, web: &Pod, client: &Pod, bad: &Pod, other: &P
 
 fn previews_are_answered_from_the_ring(node: &Node, web: &Pod, client: &Pod) {
     let stricter = WEB.replace("fromEndpoints: [{}]", "fromEndpoints: [{matchLabels: {app: nobody}}]");
-    let question = PreviewRequest {
-        put: documents(&[&stricter]),
-        since_seconds: Some(3600),
-        ..PreviewRequest::default()
-    };
+    let question =
+        PreviewRequest { put: documents(&[&stricter]), since_seconds: Some(3600), ..PreviewRequest::default() };
     let preview = |question: &PreviewRequest| -> PreviewAnswer {
         node.client.call("POST", "/policy/preview", &[], Some(question)).unwrap()
     };
@@ -203,8 +197,10 @@ fn previews_are_answered_from_the_ring(node: &Node, web: &Pod, client: &Pod) {
     assert!(gone.newly_denied == 0 && gone.newly_allowed > 0, "{gone:?}");
     assert!(gone.changes.iter().any(|c| c.source == "default/bad" && c.after == "allowed"), "{gone:?}");
 
-    let findings: Vec<LintFinding> =
-        node.client.call("POST", "/policy/lint", &[], Some(&LintRequest { documents: documents(&[&stricter]) })).unwrap();
+    let findings: Vec<LintFinding> = node
+        .client
+        .call("POST", "/policy/lint", &[], Some(&LintRequest { documents: documents(&[&stricter]) }))
+        .unwrap();
     assert!(findings.iter().any(|f| f.path == "spec.ingress[0]" && f.what.contains("nobody")), "{findings:?}");
 }
 
@@ -214,7 +210,11 @@ fn bad_questions_are_refused(node: &Node) {
         answer.expect_err(&body.to_string()).to_string()
     };
     for (path, body, want) in [
-        ("/policy/explain", json!({ "from": { "pod": "default/none" }, "to": { "ip": "10.0.0.1" } }), "no pod of this node"),
+        (
+            "/policy/explain",
+            json!({ "from": { "pod": "default/none" }, "to": { "ip": "10.0.0.1" } }),
+            "no pod of this node",
+        ),
         ("/policy/explain", json!({ "from": {}, "to": { "ip": "10.0.0.1" } }), "nobody is named"),
         ("/policy/explain", json!({ "form": {} }), "unknown field form"),
         ("/policy/explain", json!({ "from": { "ip": "10" }, "to": { "ip": "10.0.0.1" } }), "\"10\" is no IPv4"),
