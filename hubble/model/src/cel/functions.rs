@@ -232,7 +232,9 @@ fn type_name(of: &Val<'_>) -> &'static str {
         Val::Time(_) => "google.protobuf.Timestamp",
         Val::Duration(_) => "google.protobuf.Duration",
         Val::Message(info, _) => info.name,
-        Val::Consts(_) | Val::Strings(_) | Val::Repeated(..) | Val::List(_) => "list",
+        Val::Consts(_) | Val::Strings(_) | Val::Names(_) | Val::Workloads(_) | Val::Repeated(..) | Val::List(_) => {
+            "list"
+        }
         Val::Map(_) => "map",
         Val::Type(_) => "type",
     }

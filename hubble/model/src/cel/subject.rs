@@ -4,12 +4,12 @@
 //! that needs one asks for the message.
 
 use super::value::Val;
-use crate::{FlowRecord, NodeInfo, Side, packet::L4, record, text};
+use crate::{FlowRecord, NodeInfo, Side, WorkloadInfo, packet::L4, record, text};
 use alloc::borrow::Cow;
 use core::net::IpAddr;
 use hubble_api::{
     flow::{Flow, IpVersion},
-    reflect::{FieldInfo, Kind, MESSAGES, Reflect as _, Value},
+    reflect::{FieldInfo, Kind, MESSAGES, MessageInfo, Reflect, Value},
     time,
 };
 
@@ -50,6 +50,8 @@ pub(super) enum Leaf {
     Labels(bool),
     Pod(bool),
     Cluster(bool),
+    Workloads(bool),
+    Names(bool),
     FlowType,
     NodeName,
     NodeLabels,
@@ -150,7 +152,7 @@ fn val_is_set(val: &Val<'_>) -> bool {
         Val::Int(v) => *v != 0,
         Val::Uint(v) => *v != 0,
         Val::Str(v) => !v.is_empty(),
-        Val::Strings(v) => !v.is_empty(),
+        Val::Strings(_) | Val::Names(_) | Val::Workloads(_) => val.list_len() != Some(0),
         Val::Null => false,
         _ => true,
     }
@@ -205,9 +207,11 @@ fn leaf(names: &[&str]) -> Option<Leaf> {
                 "labels" => Leaf::Labels(source),
                 "pod_name" => Leaf::Pod(source),
                 "cluster_name" => Leaf::Cluster(source),
+                "workloads" => Leaf::Workloads(source),
                 _ => return None,
             }
         }
+        [end @ ("source_names" | "destination_names")] => Leaf::Names(end.starts_with('s')),
         ["Type"] => Leaf::FlowType,
         ["node_name"] => Leaf::NodeName,
         ["node_labels"] => Leaf::NodeLabels,
@@ -302,6 +306,11 @@ fn of_record<'a>(leaf: Leaf, record: &'a FlowRecord, node: &'a NodeInfo) -> Val<
         Leaf::Labels(source) => Val::Strings(side(record, source).labels()),
         Leaf::Pod(source) => text(info(source).map_or("", |info| &info.pod_name)),
         Leaf::Cluster(source) => text(side(record, source).cluster()),
+        Leaf::Workloads(source) => Val::Workloads(info(source).map_or(&[], |info| &info.workloads)),
+        Leaf::Names(source) => {
+            let names = if source { &record.source_names } else { &record.destination_names };
+            Val::Names(names.as_deref().unwrap_or_default())
+        }
         Leaf::FlowType => int(record.flow_type().into()),
         Leaf::NodeName => text(&node.name),
         Leaf::NodeLabels => Val::Strings(&node.labels),
@@ -323,8 +332,23 @@ fn of_record<'a>(leaf: Leaf, record: &'a FlowRecord, node: &'a NodeInfo) -> Val<
     }
 }
 
+/// As `flow.Workload`.
+impl Reflect for WorkloadInfo {
+    fn info(&self) -> &'static MessageInfo {
+        MessageInfo::named("flow.Workload").expect("workloads are a message of the package")
+    }
+
+    fn field(&self, number: u32) -> Value<'_> {
+        match number {
+            1 => Value::Str(&self.name),
+            2 => Value::Str(&self.kind),
+            _ => Value::Absent,
+        }
+    }
+}
+
 /// The type of a message field, for paths that go on.
-pub(super) fn message_of(field: &FieldInfo) -> Option<&'static hubble_api::reflect::MessageInfo> {
+pub(super) fn message_of(field: &FieldInfo) -> Option<&'static MessageInfo> {
     match field.kind {
         Kind::Message(index) if !field.repeated => Some(&MESSAGES[index]),
         _ => None,

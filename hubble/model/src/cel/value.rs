@@ -1,5 +1,6 @@
 //! Values while an expression is evaluated: borrowed from the flow or the expression wherever they can be.
 
+use crate::WorkloadInfo;
 use alloc::{borrow::Cow, boxed::Box, string::String, string::ToString, vec::Vec};
 use core::{cmp::Ordering, net::IpAddr};
 use hubble_api::{
@@ -26,6 +27,8 @@ pub(super) enum Val<'a> {
     Message(&'static MessageInfo, Option<&'a dyn Reflect>),
     Consts(&'a [Const]),
     Strings(&'a [String]),
+    Names(&'a [Box<str>]),
+    Workloads(&'a [WorkloadInfo]),
     Repeated(&'a dyn List, &'static FieldInfo),
     List(Vec<Val<'a>>),
     Map(Vec<(Val<'a>, Val<'a>)>),
@@ -150,6 +153,8 @@ impl<'a> Val<'a> {
         Some(match self {
             Self::Consts(list) => list.len(),
             Self::Strings(list) => list.len(),
+            Self::Names(list) => list.len(),
+            Self::Workloads(list) => list.len(),
             Self::Repeated(list, _) => list.len(),
             Self::List(list) => list.len(),
             _ => return None,
@@ -161,6 +166,8 @@ impl<'a> Val<'a> {
         match self {
             Self::Consts(list) => list.get(at).map(Const::val),
             Self::Strings(list) => list.get(at).map(|text| Val::Str(Cow::Borrowed(text))),
+            Self::Names(list) => list.get(at).map(|text| Val::Str(Cow::Borrowed(text))),
+            Self::Workloads(list) => list.get(at).map(|work| Val::Message(work.info(), Some(work))),
             Self::Repeated(list, field) if at < list.len() => Some(match list.item(at) {
                 Value::Absent => Val::Null,
                 value => Val::of_field(value, field),

@@ -454,7 +454,7 @@ fn probes() -> Vec<Filter> {
 }
 
 /// Every field a record keeps, by itself, and some that only the message has.
-const EXPRESSIONS: [&str; 42] = [
+const EXPRESSIONS: [&str; 46] = [
     "_flow.time > timestamp('1970-01-01T00:00:01Z')",
     "_flow.verdict == Verdict.DROPPED || _flow.verdict == Verdict.AUDIT",
     "_flow.drop_reason > 140u",
@@ -471,6 +471,10 @@ const EXPRESSIONS: [&str; 42] = [
     "has(_flow.l4.UDP) || has(_flow.l4.ICMPv4) || has(_flow.l4.VRRP)",
     "has(_flow.l4.IGMP) || _flow.debug_capture_point == DebugCapturePoint.DBG_CAPTURE_DELIVERY",
     "_flow.Type == FlowType.SOCK && _flow.cgroup_id > 3u",
+    "_flow.destination_names.exists(n, n.endsWith('.example')) || size(_flow.source_names) == 1",
+    "has(_flow.destination_names) && has(_flow.source.workloads) && _flow.source.workloads[0].name == 'client'",
+    "_flow.destination.workloads.map(w, w.kind + '/' + w.name) == ['Deployment/server']",
+    "_flow.source.workloads == _flow.destination.workloads",
     "_flow.l4.TCP.source_port == 80u || _flow.l4.UDP.destination_port > 1000u",
     "_flow.l4.SCTP.source_port < 300u",
     "_flow.l4.TCP.flags.SYN && !_flow.l4.TCP.flags.ACK || _flow.l4.TCP.flags.NS",

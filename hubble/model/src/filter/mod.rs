@@ -396,7 +396,29 @@ fn application<V: FlowView + ?Sized>(flow: &V) -> u16 {
 }
 
 impl Check {
+    /// What is decided by a load and a comparison is decided here; all else is called, so that this stays small.
+    #[inline]
     fn matches<V: FlowView + ?Sized>(&self, flow: &V) -> bool {
+        match self {
+            Self::Verdict(list) => list.contains(flow.verdict()),
+            Self::Direction(list) => list.contains(flow.direction()),
+            Self::IpVersion(list) => list.contains(flow.ip_version()),
+            Self::DropReason(list) => flow.verdict() == Verdict::Dropped as i32 && list.contains(flow.drop_reason()),
+            Self::Encrypted(list) => list.contains(&flow.encrypted()),
+            Self::Identity(end, list) => flow.identity(*end).is_some_and(|identity| list.contains(&identity)),
+            Self::Port(end, list) => flow.transport().ports.is_some_and(|(source, destination)| {
+                let port = if *end == End::Source { source } else { destination };
+                list.iter().any(|want| u32::from(*want) == port)
+            }),
+            Self::TcpFlags(list) => {
+                flow.transport().flags.is_some_and(|flags| list.iter().any(|want| flags & want == *want))
+            }
+            other => other.matches_more(flow),
+        }
+    }
+
+    #[inline(never)]
+    fn matches_more<V: FlowView + ?Sized>(&self, flow: &V) -> bool {
         match self {
             Self::Uuid(list) => list.iter().any(|uuid| flow.has_uuid(uuid)),
             Self::Address(Some(end), list) => list.matches(flow.address(*end)),
@@ -410,10 +432,6 @@ impl Check {
                 list.iter().any(|(k, n)| (k.is_empty() || k == kind) && (n.is_empty() || n == name))
             }),
             Self::Cluster(end, list) => list.iter().any(|name| name == flow.cluster(*end)),
-            Self::Identity(end, list) => flow.identity(*end).is_some_and(|identity| list.contains(&identity)),
-            Self::Direction(list) => list.contains(flow.direction()),
-            Self::Verdict(list) => list.contains(flow.verdict()),
-            Self::DropReason(list) => flow.verdict() == Verdict::Dropped as i32 && list.contains(flow.drop_reason()),
             Self::Interface(list) => flow.interface().is_some_and(|(index, name)| {
                 list.iter().any(|(i, n)| (*i == 0 || *i == index) && (n.is_empty() || n == name))
             }),
@@ -422,10 +440,6 @@ impl Check {
             }),
             Self::Http(check) => check.matches(flow),
             Self::Protocol(mask) => mask & (flow.transport().protocol | application(flow)) != 0,
-            Self::Port(end, list) => flow.transport().ports.is_some_and(|(source, destination)| {
-                let port = if *end == End::Source { source } else { destination };
-                list.iter().any(|want| u32::from(*want) == port)
-            }),
             Self::Reply(list) => match flow.is_reply() {
                 Some(reply) => list.contains(&reply),
                 None => flow.verdict() == Verdict::Dropped as i32 && list.contains(&false),
@@ -434,15 +448,18 @@ impl Check {
                 Some(Record::Dns(dns)) => list.iter().any(|regex| regex.is_match(&dns.query)),
                 _ => false,
             },
-            Self::TcpFlags(list) => {
-                flow.transport().flags.is_some_and(|flags| list.iter().any(|want| flags & want == *want))
-            }
             Self::NodeName(pattern) => pattern.matches(flow.node_name()),
-            Self::IpVersion(list) => list.contains(flow.ip_version()),
             Self::TraceId(list) => list.iter().any(|want| want == flow.trace_id()),
             Self::IpTraceId(list) => list.contains(&flow.ip_trace_id()),
-            Self::Encrypted(list) => list.contains(&flow.encrypted()),
             Self::Cel(list) => any_true(list, flow.subject()),
+            Self::Verdict(_)
+            | Self::Direction(_)
+            | Self::IpVersion(_)
+            | Self::DropReason(_)
+            | Self::Encrypted(_)
+            | Self::Identity(..)
+            | Self::Port(..)
+            | Self::TcpFlags(_) => self.matches(flow),
         }
     }
 }
