@@ -74,7 +74,6 @@ fn events() -> Vec<Arc<Event>> {
         proxy_port: 0,
         auth_type: 0,
         file: (0, 0),
-        socket: None,
         policies: None,
         socket: None,
     };
