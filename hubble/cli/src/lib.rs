@@ -129,7 +129,7 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
             let (about, _) = find(&parsed.words);
             write!(io.out, "{}", about.help())?;
         }
-        asking => ask(asking, &settings, &parsed, &filters, (env, io)).await?,
+        asking => ask(asking, &settings, &parsed, &filters, (env, &mut *io)).await?,
     }
     io.out.flush()?;
     Ok(())
