@@ -114,3 +114,5 @@ pub const CT_INBOUND: u16 = 1 << 11;
 pub const CT_SERVICE: u16 = 1 << 12;
 /// The verdict was a denial that is only audited.
 pub const CT_AUDITED: u16 = 1 << 13;
+/// The far end was no address of this node when the opener's side was last reported: it need not be looked for among them.
+pub const CT_FAR_AWAY: u16 = 1 << 14;

@@ -2,7 +2,7 @@
 
 use abi::be::Port;
 use abi::config::NODE_HOST_ROUTING;
-use abi::ct::{CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
+use abi::ct::{CT_FAR_AWAY, CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
 use abi::endpoint::{DEVICE_ANY_SOURCE, ENDPOINT_HOST};
 use abi::event::{point, reason};
 
@@ -28,7 +28,7 @@ const MARK_IDENTITY: u32 = 0x0f00;
 
 /// The mark that carries `identity` into the host's stack.
 #[inline(always)]
-const fn identity_mark(identity: u32) -> u32 {
+pub(crate) const fn identity_mark(identity: u32) -> u32 {
     (identity & 0xffff) << 16 | (identity >> 16) & 0xff | MARK_IDENTITY
 }
 
@@ -38,16 +38,16 @@ pub fn source_is_valid<F: Family>(local: &Local, own: &F::Addr, src: &F::Addr) -
     local.flags & DEVICE_ANY_SOURCE != 0 || (src == own && *own != F::UNSPECIFIED)
 }
 
-/// Carries a packet with network header `network` from the pod `local`, whose only address is `own`.
+/// Carries a packet with network header `network` from the pod `local`. `kept` is what the first stage has found.
 #[inline(always)]
 pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
-    own: &F::Addr,
+    kept: &Kept,
     network: &Network<F>,
     report: &mut Report,
 ) -> Result<Verdict, DropReason> {
-    if !source_is_valid::<F>(local, own, &network.src) {
+    if !source_is_valid::<F>(local, &kept.own::<F>(), &network.src) {
         return Err(DropReason::InvalidSource);
     }
     let mut flow = parse::transport::<F, E>(env, network)?;
@@ -61,7 +61,11 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
         return Ok(Verdict::go_on(stages::of::<F>().error));
     }
     let mut key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
-    let mut found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
+    let mut found = Found::nothing();
+    if !kept.absent() {
+        found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
+    }
+    found.forget(env);
     if found.has(CT_LB_LOOPBACK) {
         return to_itself(env, &flow, report, &now, Loop::reply(&found));
     }
@@ -84,11 +88,14 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
         }
     }
     flow.forget(env);
+    let way = known_way(env, &flow, &key, &mut found);
+    let way = env.forget(way as u64) as u32;
+    found.forget(env);
     let proxy = police(env, local, &flow, &key, &found, report, &now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
-    route(env, local, &mut flow, report, &now, found.state(), found.report())
+    route(env, local, &flow, report, &now, Route { way, state: found.state(), news: found.report() })
 }
 
 /// Whether the service map must be asked: the connection is new, is a service's, or was last checked before services moved.
@@ -139,32 +146,72 @@ fn police<F: Family, E: Env + FamilyMaps<F>>(
     Ok(proxy.raw)
 }
 
-/// Finds the way to the destination: a pod of this node, this node, or the rest of the world.
+/// The way to an address that is none of this node.
+const FAR_AWAY: u32 = 0;
+/// The way to an address of the node itself. Any other way is the interface of a pod of this node.
+const TO_HOST: u32 = u32::MAX;
+
+/// The way to a packet's destination.
+#[inline(always)]
+fn way<F: Family, E: Env>(env: &E, flow: &Flow<F>) -> u32 {
+    match env.endpoint(&F::endpoint_key(&flow.dst.addr)) {
+        Some(endpoint) if endpoint.flags & ENDPOINT_HOST != 0 => TO_HOST,
+        Some(endpoint) => endpoint.ifindex,
+        None => FAR_AWAY,
+    }
+}
+
+/// The way, asked for only where the connection does not know it. Of a destination that is not on this node the entry keeps
+/// that until the connection is reported next; should a pod of this node get that address meanwhile, the host's
+/// stack finds it, and `to_pod` polices.
+#[inline(always)]
+fn known_way<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    flow: &Flow<F>,
+    key: &F::CtKey,
+    found: &mut Found<F>,
+) -> u32 {
+    let known_far = found.has(CT_FAR_AWAY);
+    if known_far && !found.report() {
+        return FAR_AWAY;
+    }
+    let way = way::<F, E>(env, flow);
+    if (way == FAR_AWAY) != known_far {
+        if found.is_new() {
+            *found = found.with_far_away();
+        } else if let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), key) {
+            F::connection(entry).flags ^= CT_FAR_AWAY;
+        }
+    }
+    way
+}
+
+/// Where a packet goes, and what is told of it.
+#[derive(Clone, Copy)]
+struct Route {
+    way: u32,
+    state: u8,
+    news: bool,
+}
+
+/// Sends a packet on its way: to a pod of this node, this node, or the rest of the world.
 #[inline(always)]
 fn route<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
-    flow: &mut Flow<F>,
+    flow: &Flow<F>,
     report: &mut Report,
     now: &Moment,
-    state: u8,
-    news: bool,
+    route: Route,
 ) -> Result<Verdict, DropReason> {
-    flow.forget(env);
-    let mut at = point::TO_STACK;
-    let mut ifindex = 0;
-    if let Some(endpoint) = env.endpoint(&F::endpoint_key(&flow.dst.addr)) {
-        if endpoint.flags & ENDPOINT_HOST != 0 {
-            at = point::TO_HOST;
-        } else {
-            ifindex = endpoint.ifindex;
-        }
-    }
-    if ifindex != 0 && config::enabled(env.node(), NODE_HOST_ROUTING) {
+    let Route { way, state, news } = route;
+    let far = way == FAR_AWAY || way == TO_HOST;
+    if !far && config::enabled(env.node(), NODE_HOST_ROUTING) {
         let peer = policy::local_peer::<F, E>(env, &flow.src.addr, local.identity);
-        Kept::of(flow, report, now).towards(&peer, ifindex).leave(env)?;
+        Kept::of(flow, report, now).towards(&peer, way).leave(env)?;
         return Ok(Verdict::go_on(stages::of::<F>().deliver));
     }
+    let at = if way == TO_HOST { point::TO_HOST } else { point::TO_STACK };
     env.set_mark(identity_mark(local.identity));
     report.set_outcome(Outcome::at(at, state, news));
     Ok(Verdict::PASS)
@@ -183,7 +230,8 @@ pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     if related.known {
         report.set_dst_identity(related.peer_identity);
         icmp::translate(env, flow, &related, true)?;
-        return route(env, local, flow, report, now, reason::RELATED, true);
+        let way = way::<F, E>(env, flow);
+        return route(env, local, flow, report, now, Route { way, state: reason::RELATED, news: true });
     }
     let key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
     let found = Found::nothing();
@@ -191,7 +239,8 @@ pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
-    route(env, local, flow, report, now, found.state(), found.report())
+    let way = way::<F, E>(env, flow);
+    route(env, local, flow, report, now, Route { way, state: found.state(), news: found.report() })
 }
 
 /// What the stage of packets to their own pod must know.

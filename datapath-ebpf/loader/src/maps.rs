@@ -20,7 +20,7 @@ use abi::{
         LbSourceRange6, MAGLEV_SIZE_DEFAULT, RateBucket, RateKey,
     },
     maps::{self, MapSpec},
-    metrics::{EVENTS_LOST, MetricsKey, MetricsValue},
+    metrics::EVENTS_LOST,
     nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6},
     policy::{PolicyEntry, PolicyKey},
 };
@@ -29,7 +29,7 @@ use crate::{
     error::{MapError, Operation},
     maglev::MaglevTables,
     schema, sys,
-    table::{PerCpuTable, Table},
+    table::{Counters, Table},
 };
 
 /// What a handle may be used for.
@@ -105,7 +105,7 @@ pub struct Maps {
     /// `cilium_ipv6_frag_datagrams`
     pub frag6: Table<FragKey6, FragPorts>,
     /// `cilium_metrics`
-    pub metrics: PerCpuTable<MetricsKey, MetricsValue>,
+    pub metrics: Counters,
     /// `cilium_runtime_config`
     pub runtime: Table<u32, u64>,
     directory: PathBuf,
@@ -170,7 +170,7 @@ impl Maps {
             ratelimit: table!(RATELIMIT),
             frag4: table!(FRAG4),
             frag6: table!(FRAG6),
-            metrics: PerCpuTable::new(open(&maps::METRICS)?, &maps::METRICS)?,
+            metrics: Counters::new(open(&maps::METRICS)?, &maps::METRICS)?,
             directory: directory.to_owned(),
         })
     }
@@ -198,15 +198,7 @@ impl Maps {
         self.runtime.insert(&(index as u32), &value)
     }
 
-    /// From now on the programs count the event records the ring had no room for; a count that is there goes on.
-    pub fn count_lost_events(&self) -> Result<(), MapError> {
-        match self.metrics.get(&EVENTS_LOST)? {
-            Some(_) => Ok(()),
-            None => self.metrics.insert(&EVENTS_LOST, &[]),
-        }
-    }
-
-    /// Event records the ring had no room for, over all CPUs, since they are counted.
+    /// Event records the ring had no room for, over all CPUs.
     pub fn events_lost(&self) -> Result<u64, MapError> {
         let by_cpu = self.metrics.get(&EVENTS_LOST)?.unwrap_or_default();
         Ok(by_cpu.iter().fold(0, |sum, value| sum.wrapping_add(value.count)))

@@ -24,6 +24,7 @@ mod cmd {
     pub const PROG_LOAD: libc::c_int = 5;
     pub const OBJ_PIN: libc::c_int = 6;
     pub const OBJ_GET: libc::c_int = 7;
+    pub const PROG_TEST_RUN: libc::c_int = 10;
     pub const PROG_GET_NEXT_ID: libc::c_int = 11;
     pub const PROG_GET_FD_BY_ID: libc::c_int = 13;
     pub const MAP_GET_FD_BY_ID: libc::c_int = 14;
@@ -32,6 +33,7 @@ mod cmd {
     pub const MAP_FREEZE: libc::c_int = 22;
     pub const MAP_LOOKUP_BATCH: libc::c_int = 24;
     pub const MAP_UPDATE_BATCH: libc::c_int = 26;
+    pub const MAP_DELETE_BATCH: libc::c_int = 27;
     pub const LINK_CREATE: libc::c_int = 28;
     pub const LINK_UPDATE: libc::c_int = 29;
     pub const LINK_GET_FD_BY_ID: libc::c_int = 30;
@@ -101,7 +103,6 @@ pub const fn map_type(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash => 1,
         MapKind::Array => 2,
-        MapKind::PerCpuHash => 5,
         MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
         MapKind::LpmTrie => 11,
@@ -114,7 +115,7 @@ pub const fn map_type(kind: MapKind) -> u32 {
 pub const fn map_flags(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash | MapKind::LpmTrie | MapKind::HashOfMaps => F_NO_PREALLOC,
-        MapKind::LruHash | MapKind::PerCpuHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
+        MapKind::LruHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
     }
 }
 
@@ -271,6 +272,21 @@ pub fn map_update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: 
         flags: 0,
     };
     bpf(cmd::MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|e| (attr.count.min(count), e))
+}
+
+/// Deletes `count` entries in order, up to the first that is not there; the number that were deleted comes with the error.
+pub fn map_delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> Result<(), (u32, io::Error)> {
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: address(keys),
+        values: 0,
+        count,
+        map_fd: raw(map),
+        elem_flags: ANY,
+        flags: 0,
+    };
+    bpf(cmd::MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|e| (attr.count.min(count), e))
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]
@@ -645,6 +661,45 @@ pub fn probe_sock_addr() -> io::Result<OwnedFd> {
     const PASS: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
     let kind = ProgKind { kind: PROG_TYPE_CGROUP_SOCK_ADDR, attach_type: CGROUP_INET4_CONNECT };
     prog_load("cilium_probe", kind, &PASS, c"GPL", 0, &mut [])
+}
+
+/// The head of the attributes of a test run.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct TestRun {
+    prog_fd: u32,
+    returned: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs a program on a packet of zeros; what it returned.
+pub fn test_run(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let packet = [0_u8; 64];
+    let mut attr = TestRun {
+        prog_fd: raw(program),
+        returned: 0,
+        size_in: packet.len() as u32,
+        size_out: 0,
+        data_in: address(&packet),
+        data_out: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    bpf(cmd::PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.returned)
+}
+
+/// The monotonic clock at the last tick, nanoseconds.
+pub fn coarse_clock() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is room for one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// The file system type of `path` (`BPF_FS_MAGIC` for a bpffs).

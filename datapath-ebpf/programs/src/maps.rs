@@ -10,12 +10,12 @@ use abi::lb::{
     LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService,
 };
 use abi::maps as spec;
-use abi::metrics::{EVENTS_LOST, MetricsKey, MetricsValue};
+use abi::metrics::{EVENTS_LOST, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
 use abi::stage::CALLS_ENTRIES;
 use datapath::Kept;
 
-use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
+use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
 
 /// Declares one static for each map; the number of entries comes from the list the loader and the simulator read.
 macro_rules! maps {
@@ -49,7 +49,6 @@ maps! {
     LB6_REVERSE_SK = "cilium_lb6_reverse_sk": LruHash<LbRevSkKey6, LbRevSk6>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
-    METRICS = "cilium_metrics": PerCpuHash<MetricsKey, MetricsValue>;
 }
 
 /// `cilium_runtime_config`
@@ -67,6 +66,11 @@ pub static KEPT: PerCpuArray<Kept, 1> = PerCpuArray::new();
 #[unsafe(export_name = "cilium_calls")]
 pub static CALLS: Calls<{ CALLS_ENTRIES as usize }> = Calls::new();
 
+/// `cilium_metrics`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_metrics")]
+pub static METRICS: PerCpuArray<MetricsValue, { spec::METRICS.max_entries as usize }> = PerCpuArray::new();
+
 /// `cilium_events`
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_events")]
@@ -79,7 +83,7 @@ pub static NODE_CONFIG: NodeConfig = abi::config::NODE_CONFIG_ZERO;
 /// Counts a record the ring had no room for, if user space wants to know.
 #[inline(always)]
 pub fn count_lost_event() {
-    if let Some(lost) = METRICS.get_mut(&EVENTS_LOST) {
+    if let Some(lost) = METRICS.get_mut(&EVENTS_LOST.index()) {
         lost.count = lost.count.wrapping_add(1);
     }
 }

@@ -10,17 +10,17 @@ use core::ptr;
 use abi::Plain;
 use abi::be::Port;
 use abi::config::{NodeConfig, Runtime};
-use abi::ct::Connection;
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::event::{PAYLOAD_LEN, Prefix};
 use abi::frag::FragPorts;
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::LbService;
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated as helpers;
 use datapath::{Env, Family, FamilyMaps, Kept, NodeFields, Notification, V4, V6};
+use datapath::{checksum, config};
 
 use crate::maps;
 use crate::words::{self, OnStack};
@@ -78,7 +78,43 @@ fn place<T>(skb: *mut __sk_buff, offset: u32) -> Option<*mut T> {
     if after > end { None } else { Some(at as *mut T) }
 }
 
+/// The sum modulo 65535, which is how checksums are compared.
+#[inline(always)]
+fn residue(sum: u32) -> u32 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    if sum == 0xffff { 0 } else { sum }
+}
+
 impl Packet {
+    /// [`Env::patch_l4_checksum`] for both differences with one call of the helper.
+    ///
+    /// Only the kernel knows whether the packet's checksum is yet to be filled in; then it is the pseudo header's sum, to which
+    /// a difference is added, while it is taken from a whole checksum, and what the checksum itself covers does not matter. Which of
+    /// the two the helper did with `pseudo` shows by the outcome, unless `pseudo` is 0 modulo 65535.
+    #[inline(always)]
+    fn patch_both(&mut self, offset: u32, pseudo: u32, own: u32, udp: bool) -> Option<()> {
+        let mangled = if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
+        let before: u16 = self.load(offset)?;
+        // SAFETY: the helper changes two bytes inside the packet or fails.
+        unsafe {
+            let flags = (BPF_F_PSEUDO_HDR | mangled) as u64;
+            if helpers::bpf_l4_csum_replace(self.skb, offset, 0, pseudo as u64, flags) != 0 {
+                return None;
+            }
+            if residue(pseudo) == 0 {
+                let status = helpers::bpf_l4_csum_replace(self.skb, offset, 0, own as u64, mangled as u64);
+                return if status == 0 { Some(()) } else { None };
+            }
+        }
+        let after: u16 = self.load(offset)?;
+        // The checksum is the complement of a sum: what was taken from it has become more by it.
+        if (udp && before == 0) || residue(after as u32 + residue(pseudo)) != residue(before as u32) {
+            return Some(());
+        }
+        self.store(offset, &checksum::apply(after, own, udp))
+    }
+
     /// The packet a program was called for.
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
@@ -96,27 +132,6 @@ impl NodeFields for ReadOnly {
         // SAFETY: the pipeline asks for fields of `NodeConfig` by their own offsets and types. Volatile, because
         // the loader replaces the bytes that the compiler sees.
         unsafe { ptr::read_volatile((&raw const maps::NODE_CONFIG).cast::<u8>().add(offset).cast::<T>()) }
-    }
-
-    #[inline(always)]
-    fn touch(self, entry: &mut Connection, packet: u32, seconds: u32) -> u32 {
-        // SAFETY: a live reference.
-        unsafe { cil_touch(entry, packet, seconds) }
-    }
-}
-
-/// [`datapath::conntrack::touch`] as a global function: the verifier walks it once, for any arguments, and not again at each
-/// of the places that call it. It costs a call for each look-up and saves most of the walk.
-///
-/// # Safety
-/// `entry` must be null or point to a connection in a map.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub unsafe extern "C" fn cil_touch(entry: *mut Connection, packet: u32, seconds: u32) -> u32 {
-    // SAFETY: the verifier knows the argument's type and makes this check necessary.
-    match unsafe { entry.as_mut() } {
-        Some(entry) => datapath::conntrack::touch(ReadOnly, entry, packet, seconds),
-        None => u32::MAX,
     }
 }
 
@@ -188,6 +203,9 @@ impl Env for Packet {
 
     #[inline(always)]
     fn patch_l4_checksum(&mut self, offset: u32, pseudo: u32, own: u32, udp: bool) -> Option<()> {
+        if pseudo != 0 && own != 0 {
+            return self.patch_both(offset, pseudo, own, udp);
+        }
         let mangled = if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
         // SAFETY: the helper changes two bytes inside the packet or fails.
         unsafe {
@@ -206,9 +224,14 @@ impl Env for Packet {
 
     #[inline(always)]
     fn now_seconds(&self) -> u32 {
-        // SAFETY: no arguments.
-        let ns = unsafe { helpers::bpf_ktime_get_coarse_ns() };
-        (ns / 1_000_000_000) as u32
+        let hz = config::ticks_per_second(ReadOnly) as u64;
+        // SAFETY: no arguments. The kernel makes a load of the first.
+        unsafe {
+            if hz != 0 {
+                return (helpers::bpf_jiffies64().wrapping_sub(config::ticks_base(ReadOnly)) / hz) as u32;
+            }
+            (helpers::bpf_ktime_get_coarse_ns() / 1_000_000_000) as u32
+        }
     }
 
     type Node = ReadOnly;
@@ -261,11 +284,9 @@ impl Env for Packet {
 
     #[inline(always)]
     fn count(&mut self, key: &MetricsKey, bytes: u32) {
-        if let Some(value) = maps::METRICS.get_mut(key) {
+        if let Some(value) = maps::METRICS.get_mut(&key.index()) {
             value.count = value.count.wrapping_add(1);
             value.bytes = value.bytes.wrapping_add(bytes as u64);
-        } else {
-            let _ = maps::METRICS.set(key, &MetricsValue { count: 1, bytes: bytes as u64 });
         }
     }
 

@@ -11,7 +11,7 @@ use abi::endpoint::{EndpointInfo, EndpointKey};
 use abi::event::{Prefix, TraceSockNotify, TraceSockRecord};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{LbAffinity, LbAffinityMatch, LbService};
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::MetricsKey;
 use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::generated as helpers;
 use datapath::sock::{self, Outcome, SockEnv, SockFamily, SockMaps, Translation};
@@ -101,10 +101,8 @@ impl SockEnv for Call {
     }
     #[inline(always)]
     fn count(&mut self, key: &MetricsKey) {
-        if let Some(value) = maps::METRICS.get_mut(key) {
+        if let Some(value) = maps::METRICS.get_mut(&key.index()) {
             value.count = value.count.wrapping_add(1);
-        } else {
-            let _ = maps::METRICS.put(key, &MetricsValue { count: 1, bytes: 0 });
         }
     }
     #[inline(always)]

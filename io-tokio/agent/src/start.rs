@@ -125,7 +125,6 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
     };
     devices(&mut netlink, &mut settings)?;
     let datapath = load(&settings)?;
-    datapath.maps().count_lost_events()?;
     let maps = bpf::dump(datapath.maps())?;
     let links = netlink.links()?.into_iter().map(|link| (link.index, link.name.into())).collect();
     tracing::info!(
