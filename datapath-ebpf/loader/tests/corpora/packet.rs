@@ -142,7 +142,7 @@ impl Packets {
             (Protocol::Icmp, None) => false,
             (Protocol::Icmpv6, None) => true,
             // Both families in turn: a peer known by its identity has an address of each.
-            (_, None) => self.sent % 2 == 0,
+            (_, None) => self.sent.is_multiple_of(2),
         };
         // Only an echo request begins something; other types are answers, errors, or the business of neighbours.
         if matches!((probe.protocol, probe.port), (Protocol::Icmp, n) if n != 8)
