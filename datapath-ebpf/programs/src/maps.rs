@@ -80,7 +80,7 @@ pub static EVENTS: RingBuf<{ spec::EVENTS.max_entries as usize }> = RingBuf::new
 #[unsafe(no_mangle)]
 pub static NODE_CONFIG: NodeConfig = abi::config::NODE_CONFIG_ZERO;
 
-/// Counts a record the ring had no room for, if user space wants to know.
+/// Counts a record the ring had no room for.
 #[inline(always)]
 pub fn count_lost_event() {
     if let Some(lost) = METRICS.get_mut(&EVENTS_LOST.index()) {
