@@ -1,6 +1,7 @@
 //! `cargo xtask`: every developer task of the workspace, so that there is one place to look and no shell to decipher.
 
 mod bare;
+mod bench;
 mod bpf;
 mod crds;
 mod forward;
@@ -46,6 +47,11 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what packets, connections and tables cost, beside what is aimed at
+    Bench {
+        #[command(subcommand)]
+        what: Measured,
+    },
     /// The servers of one pod of the lab
     #[command(hide = true)]
     LabServe {
@@ -88,6 +94,12 @@ enum Task {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum Measured {
+    /// Load balancing: connections, packets, Maglev tables
+    Lb,
+}
+
 fn main() -> ExitCode {
     match perform(Arguments::parse().task) {
         Ok(()) => ExitCode::SUCCESS,
@@ -106,6 +118,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Bpf { accept, .. } => bpf::check(&setup::ensure()?, accept),
         Task::Lab(options) => lab::lab(&options),
         Task::Measure { json } => lab::measure(json),
+        Task::Bench { what: Measured::Lb } => bench::load_balancing(&setup::ensure()?),
         Task::LabServe { name } => lab::serve(&name),
         Task::Kernels { lines } => {
             setup::setup_kernels()?;

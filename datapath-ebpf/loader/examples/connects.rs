@@ -240,7 +240,7 @@ fn nftables(services: u32) -> String {
     let mut chains = String::new();
     let mut elements = Vec::new();
     for n in 1..=services {
-        chains += &format!("  chain service-{n} {{ dnat to {BACKEND}; }}\n");
+        chains += &format!("  chain service-{n} {{ meta l4proto tcp dnat to {BACKEND}; }}\n");
         elements.push(format!("{} . tcp . 80 : goto service-{n}", frontend(n)));
     }
     format!(

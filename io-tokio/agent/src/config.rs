@@ -374,8 +374,6 @@ fn node_config(options: &Options, agent: &agent_core::Config, mtu: u32) -> Resul
         report_tcp_flags: tcp_flags(&options.events.monitor_aggregation_flags)?,
         capture_len: options.events.trace_payloadlen,
         lifetimes: lifetimes(options)?,
-        node_port_min: agent.lb.node.ports.0,
-        node_port_max: agent.lb.node.ports.1,
         ..NodeConfig::default()
     };
     if let Some(IpAddr::V4(router)) = agent.ipv4.as_ref().map(|family| family.router) {
