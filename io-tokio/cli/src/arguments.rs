@@ -237,7 +237,7 @@ pub enum ServiceCommand {
     /// Show one service
     Get { id: i64 },
     /// Add or change a service
-    Update(ServiceUpdate),
+    Update(Box<ServiceUpdate>),
     /// Delete a service
     Delete {
         #[arg(required_unless_present = "all")]

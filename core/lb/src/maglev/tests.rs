@@ -3,7 +3,7 @@ use alloc::vec::Vec;
 
 use machine::Rng;
 
-use super::{Member, Recipe, Seed, TableSize, Way};
+use super::{Filling, Member, Recipe, Seed, TableSize, Way};
 
 fn members(names: &[&str], weights: &[u16], size: TableSize) -> Vec<Member> {
     let mut named: Vec<(&str, u32, u16)> =
@@ -95,4 +95,14 @@ fn only_the_reference_s_sizes_are_allowed() {
         assert_eq!(TableSize::new(places).is_ok(), all.contains(&places));
     }
     assert_eq!(all.into_iter().collect::<Vec<_>>(), abi::lb::MAGLEV_SIZES);
+}
+
+/// A way's own start is its first place, also where the order of the last free places is computed.
+#[test]
+fn a_start_that_is_free_comes_first() {
+    let size = TableSize::new(251).expect("allowed");
+    let way = Way { start: 17, stride: 5 };
+    let filling = Filling::new(size, &[]);
+    assert_eq!(filling.first(way, &[22, 17, 12]), 1);
+    assert_eq!(filling.first(way, &[12, 27, 32]), 1);
 }
