@@ -336,12 +336,14 @@ fn table() {
         .change(&nested_with_ports(), first_endpoint);
     let mut warm = selectors(1_000, 1_000, 10);
     first_endpoint(&mut warm);
-    row("warm: 1,000 rules x 1,000 identities, 10 a rule, next endpoint", "11 ms, 5.6 MB, 10,001 entries again", "<= 1 ms")
-        .change(&warm, |engine| writes(&engine.upsert_endpoint(endpoint(1), facts(pod(0, 1)))));
+    row(
+        "warm: 1,000 rules x 1,000 identities, 10 a rule, next endpoint",
+        "11 ms, 5.6 MB, 10,001 entries again",
+        "<= 1 ms",
+    )
+    .change(&warm, |engine| writes(&engine.upsert_endpoint(endpoint(1), facts(pod(0, 1)))));
     row("identity added, class known, 100 policies x 10 keys", "6.0 ms, 2.5 MB, 1,000 writes", "<= 50 us, 0 writes")
-        .change(&hundred_policies(), |engine| {
-            writes(&taken(engine.upsert_identity(identity(5_000), &pod(3, 7))))
-        });
+        .change(&hundred_policies(), |engine| writes(&taken(engine.upsert_identity(identity(5_000), &pod(3, 7)))));
     row("load 1,000 rules x 10,000 identities x 100 endpoints (identities x ports: 1,000,000)", "", "").make(|| {
         let mut engine = selectors(1_000, 10_000, 10);
         for n in 0..100 {
@@ -362,9 +364,8 @@ fn there() {
     };
     let cluster = load.make(|| cluster(21_000, 15_000));
     for (name, app) in [("there: identity of a known class added", 3), ("there: identity of a new class added", 77)] {
-        row(name, "<= 1 ms").change(&cluster, |engine| {
-            writes(&taken(engine.upsert_identity(identity(40_000 + app), &pod(50, app))))
-        });
+        row(name, "<= 1 ms")
+            .change(&cluster, |engine| writes(&taken(engine.upsert_identity(identity(40_000 + app), &pod(50, app)))));
     }
     let app = |namespace: Option<&str>| {
         let place = namespace.map(|n| ("io.kubernetes.pod.namespace", n.to_string()));

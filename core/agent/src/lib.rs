@@ -31,6 +31,7 @@ mod query;
 mod reconcile;
 mod restore;
 mod services;
+mod unenforced;
 
 pub use agent::{Agent, Phase};
 pub use config::{AllowLocalhost, Audit, Backoff, Config, ConfigError, Enforcement, FamilyConfig, MapSizes};

@@ -13,6 +13,7 @@ use abi::config::Runtime;
 use abi::write::MapWrite;
 use lb::{Change, HealthPort, Object, ObjectKey, Planned, Purge};
 use machine::Effects;
+use serde_json::Value;
 
 use crate::agent::Agent;
 use crate::effect::{AgentEvent, Effect, Refusal, Response, StateFile};
@@ -154,7 +155,9 @@ impl Agent {
         // Once heads and slots are written, services are what they will be. What is left is to clear away what nobody should
         // find any more: cached backends are checked before that, so that no packet goes out whose reply finds no way back.
         let mut clearing = false;
-        for write in lb::together(writes) {
+        let writes = lb::together(writes);
+        let changed = !writes.is_empty();
+        for write in writes {
             if write.value().is_none() && !is_service(&write) && !clearing {
                 clearing = true;
                 self.publish_services();
@@ -162,7 +165,9 @@ impl Agent {
             self.put(write);
         }
         // And once more after that: a backend that was still there when it was checked may be gone now.
-        self.publish_services();
+        if changed {
+            self.publish_services();
+        }
         self.kernel.forget_unused();
         marks.into_iter().for_each(|mark| self.kernel.mark(mark));
         if !purge.is_empty() {
@@ -188,8 +193,9 @@ impl Agent {
 
     /// Takes up services that came through the API in an earlier life.
     pub(crate) fn restore_services(&mut self, bytes: &[u8], fx: &mut Effects<Effect>) -> Result<(), String> {
-        let specs: Vec<lb::ServiceSpec> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        for spec in specs {
+        let values: Vec<Value> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        for value in values {
+            let spec = serde_json::from_value(of_first_form(value)).map_err(|error| error.to_string())?;
             if let Err(refusal) = self.balancer.put(spec) {
                 fx.push(Effect::Notify(AgentEvent::Warning(refusal.to_string())));
             }
@@ -202,6 +208,18 @@ impl Agent {
         let services = self.balancer.services().iter();
         services.filter(|service| self.balancer.owner(&service.key()).is_none()).map(lb::Service::spec).collect()
     }
+}
+
+/// A service as the first form kept it has no type, and the weights of its backends are 0 and mean nothing.
+fn of_first_form(mut value: Value) -> Value {
+    if value.get("kind").is_none() {
+        for backend in value.get_mut("backends").and_then(Value::as_array_mut).into_iter().flatten() {
+            if let Some(fields) = backend.as_object_mut().filter(|fields| fields.get("weight") == Some(&0.into())) {
+                fields.remove("weight");
+            }
+        }
+    }
+    value
 }
 
 const fn is_service(write: &MapWrite) -> bool {
@@ -217,7 +235,7 @@ fn read(text: &str) -> Read {
     };
     for value in values {
         let items = match value {
-            serde_json::Value::Array(items) => items,
+            Value::Array(items) => items,
             value => [value].into(),
         };
         for item in items {

@@ -166,3 +166,16 @@ fn writes_that_fail_are_made_later() {
     world.pass(std::time::Duration::from_secs(60));
     assert_written(&world);
 }
+
+/// What an agent of the first form kept: no types, and weights that meant nothing.
+#[test]
+fn services_that_an_earlier_version_kept_are_taken_up() {
+    let mut world = World::new(config());
+    let kept = r#"[{"id":4,"frontend":{"ip":"10.96.0.9","port":53,"protocol":"UDP"},"name":{"namespace":"a","name":"b"},
+        "backends":[{"addr":{"ip":"10.0.0.2","port":53,"protocol":"UDP"},"state":"active","weight":0,"node_name":""}]}]"#;
+    world.files.insert(agent_core::StateFile::Services, kept.as_bytes().to_vec());
+    world.restart(|_| {});
+    let service = world.live().services().next().expect("it was kept").clone();
+    assert_eq!((service.id.as_u16(), service.active, service.backends[0].1.weight), (4, 1, lb::WEIGHT_DEFAULT));
+    assert_written(&world);
+}

@@ -13,6 +13,7 @@
 //! Never: decides who is a member, touches a map, or uses a thread. [`Recipe`] is a value; whoever writes tables computes
 //! many at once in parallel.
 
+use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec;
 use alloc::vec::Vec;
@@ -166,8 +167,8 @@ impl Recipe {
         let Some(turns) = Turns::new(&self.members) else { return Vec::new() };
         let mut filling = Filling::new(self.size, &self.members);
         match turns {
-            Turns::Even => filling.fill(|n| n % self.members.len()),
-            Turns::Weighted(mut scale) => filling.fill(|n| scale.turn(n, &self.members)),
+            Turns::Even => filling.fill(|_, next| next),
+            Turns::Weighted(mut scale) => filling.fill(|n, next| scale.turn(n, next, &self.members)),
         }
         filling.table
     }
@@ -201,8 +202,8 @@ struct Scale {
 }
 
 impl Scale {
-    fn turn(&mut self, n: usize, members: &[Member]) -> usize {
-        let mut at = n % members.len();
+    /// Whose turn it is in round `n`, beginning with the member at `at`.
+    fn turn(&mut self, n: usize, mut at: usize, members: &[Member]) -> usize {
         // Somebody is always behind his share; the bound only keeps a rounding error from turning for ever.
         for _ in 1..members.len() {
             let due = (n as u64 + 1) * u64::from(members[at].weight);
@@ -216,69 +217,89 @@ impl Scale {
     }
 }
 
+/// Words of a bit for each place of the largest table.
+const WORDS: usize = (131_071_usize).div_ceil(64);
+
 /// A table on its way.
 struct Filling<'a> {
     size: u32,
+    /// 2^64 / `size`, rounded down: dividing by it is multiplying with this.
+    reciprocal: u64,
     members: &'a [Member],
     table: Vec<u32>,
     /// Where each member goes on.
     next: Vec<u32>,
-    /// A bit for each taken place.
-    taken: Vec<u64>,
+    /// A bit for each taken place. A power of two of them, so that no index needs a check.
+    taken: Box<[u64; WORDS]>,
 }
 
 impl<'a> Filling<'a> {
     fn new(size: TableSize, members: &'a [Member]) -> Self {
         Self {
             size: size.0,
+            reciprocal: u64::MAX / u64::from(size.0),
             members,
             table: vec![0; size.0 as usize],
             next: members.iter().map(|member| member.way.start).collect(),
-            taken: vec![0; size.0.div_ceil(64) as usize],
+            taken: Box::new([0; WORDS]),
         }
     }
 
-    fn fill(&mut self, mut turn: impl FnMut(usize) -> usize) {
+    /// Fills all places. `turn` says who takes one in which round; it is told who would without weights.
+    fn fill(&mut self, mut turn: impl FnMut(usize, usize) -> usize) {
         let places = self.size as usize;
         // Computing the order of `few` places costs about as much as walking past `places / few` taken ones.
-        let few = places.isqrt() * 5 / 8;
+        let few = places.isqrt() * 3 / 4;
+        let mut next = 0;
+        let mut whose = |n: usize| {
+            let who = turn(n, next);
+            next = if next + 1 == self.members.len() { 0 } else { next + 1 };
+            who
+        };
+        let whose = &mut whose;
         for n in 0..places - few {
-            self.walk(turn(n));
+            let who = whose(n);
+            walk(self.size, &self.members[who], &mut self.next[who], &mut self.taken, &mut self.table);
         }
-        let mut free: Vec<u32> = (0..self.size).filter(|at| !self.is_taken(*at)).collect();
+        let mut free: Vec<u32> = (0..self.size).filter(|at| !is_taken(&self.taken, *at)).collect();
         for n in places - few..places {
-            self.leap(turn(n), &mut free);
+            let member = &self.members[whose(n)];
+            let at = free.swap_remove(self.first(member.way, &free));
+            self.table[at as usize] = member.id;
         }
     }
 
-    #[inline(always)]
-    fn is_taken(&self, at: u32) -> bool {
-        self.taken[at as usize >> 6] >> (at & 63) & 1 != 0
-    }
-
-    /// Goes on from place to place to the first that is free, and takes it.
-    #[inline(always)]
-    fn walk(&mut self, who: usize) {
-        let Member { id, way: Way { stride, .. }, .. } = self.members[who];
-        let mut at = self.next[who];
-        while self.is_taken(at) {
-            at = step(at, stride, self.size);
-        }
-        self.taken[at as usize >> 6] |= 1 << (at & 63);
-        self.table[at as usize] = id;
-        self.next[who] = step(at, stride, self.size);
-    }
-
-    /// Takes the one of the free places that comes first on the way.
-    fn leap(&mut self, who: usize, free: &mut Vec<u32>) {
-        let Member { id, way: Way { start, stride }, .. } = self.members[who];
+    /// Which of the free places comes first on a way.
+    fn first(&self, way: Way, free: &[u32]) -> usize {
         let size = u64::from(self.size);
-        let inverse = u64::from(inverse(stride, self.size));
-        let when = |at: u32| (u64::from(at) + size - u64::from(start)) * inverse % size;
-        let first = (0..free.len()).min_by_key(|index| when(free[*index])).expect("a turn has a free place");
-        let at = free.swap_remove(first);
-        self.table[at as usize] = id;
+        let (inverse, start) = (u64::from(inverse(way.stride, self.size)), u64::from(way.start));
+        let when = |at: u32| {
+            let product = (u64::from(at) + size - start) * inverse;
+            let quotient = ((u128::from(product) * u128::from(self.reciprocal)) >> 64) as u64;
+            // The reciprocal is rounded down, so the quotient may be one too small.
+            let rest = product - quotient * size;
+            if rest >= size { rest - size } else { rest }
+        };
+        (0..free.len()).min_by_key(|index| when(free[*index])).expect("a turn has a free place")
     }
+}
+
+#[inline(always)]
+const fn is_taken(taken: &[u64; WORDS], at: u32) -> bool {
+    taken[at as usize >> 6 & (WORDS - 1)] >> (at & 63) & 1 != 0
+}
+
+/// Goes on from place to place to the first that is free, and takes it.
+#[inline(always)]
+fn walk(size: u32, member: &Member, next: &mut u32, taken: &mut [u64; WORDS], table: &mut [u32]) {
+    let stride = member.way.stride;
+    let mut at = *next;
+    while is_taken(taken, at) {
+        at = step(at, stride, size);
+    }
+    taken[at as usize >> 6 & (WORDS - 1)] |= 1 << (at & 63);
+    table[at as usize] = member.id;
+    *next = step(at, stride, size);
 }
 
 #[inline(always)]
@@ -289,15 +310,15 @@ const fn step(at: u32, stride: u32, size: u32) -> u32 {
 
 /// The number with which `of` makes 1 modulo a prime.
 const fn inverse(of: u32, prime: u32) -> u32 {
-    let (mut r, mut next_r) = (prime as i64, of as i64);
-    let (mut t, mut next_t) = (0_i64, 1_i64);
+    // All of them stay between -prime and prime, which is far below 2^31.
+    let (mut r, mut next_r) = (prime as i32, of as i32);
+    let (mut t, mut next_t) = (0_i32, 1_i32);
     while next_r != 0 {
         let quotient = r / next_r;
         (r, next_r) = (next_r, r - quotient * next_r);
         (t, next_t) = (next_t, t - quotient * next_t);
     }
-    // `t` lies between -prime and prime.
-    (if t < 0 { t + prime as i64 } else { t }) as u32
+    (if t < 0 { t + prime as i32 } else { t }) as u32
 }
 
 #[cfg(test)]

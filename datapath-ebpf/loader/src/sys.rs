@@ -33,6 +33,7 @@ mod cmd {
     pub const MAP_FREEZE: libc::c_int = 22;
     pub const MAP_LOOKUP_BATCH: libc::c_int = 24;
     pub const MAP_UPDATE_BATCH: libc::c_int = 26;
+    pub const MAP_DELETE_BATCH: libc::c_int = 27;
     pub const LINK_CREATE: libc::c_int = 28;
     pub const LINK_UPDATE: libc::c_int = 29;
     pub const LINK_GET_FD_BY_ID: libc::c_int = 30;
@@ -271,6 +272,21 @@ pub fn map_update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: 
         flags: 0,
     };
     bpf(cmd::MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|e| (attr.count.min(count), e))
+}
+
+/// Deletes `count` entries in order, up to the first that is not there; the number that were deleted comes with the error.
+pub fn map_delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> Result<(), (u32, io::Error)> {
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: address(keys),
+        values: 0,
+        count,
+        map_fd: raw(map),
+        elem_flags: ANY,
+        flags: 0,
+    };
+    bpf(cmd::MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|e| (attr.count.min(count), e))
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]

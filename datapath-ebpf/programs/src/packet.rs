@@ -19,8 +19,8 @@ use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{checksum, config};
 use datapath::{Env, Family, FamilyMaps, Kept, NodeFields, Notification, V4, V6};
+use datapath::{checksum, config};
 
 use crate::maps;
 use crate::words::{self, OnStack};
@@ -133,7 +133,6 @@ impl NodeFields for ReadOnly {
         // the loader replaces the bytes that the compiler sees.
         unsafe { ptr::read_volatile((&raw const maps::NODE_CONFIG).cast::<u8>().add(offset).cast::<T>()) }
     }
-
 }
 
 impl Env for Packet {

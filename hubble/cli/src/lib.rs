@@ -120,51 +120,6 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
             Some(word) => return Err(Failure(format!("unknown command \"{word}\" for \"{}\"", command.path()))),
             None => write!(io.out, "{}", command.help())?,
         },
-        Command::Observe => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            observe::flows(&settings, &filters, env, io).await?;
-        }
-        Command::AgentEvents | Command::DebugEvents => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            observe::events(command, &settings, io).await?;
-        }
-        Command::Top => {
-            remote::validate(&settings)?;
-            top::run(&settings, &parsed.words, &filters, io).await?;
-        }
-        Command::Graph => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            graph::run(&settings, &filters, io).await?;
-        }
-        Command::Record => {
-            remote::validate(&settings)?;
-            record::run(&settings, &parsed.words, io).await?;
-        }
-        Command::Reflect => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            reflect::run(&settings, io).await?;
-        }
-        Command::Status => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            status::run(&settings, io).await?;
-        }
-        Command::ListNodes => {
-            remote::validate(&settings)?;
-            list::nodes(&settings, io).await?;
-        }
-        Command::ListNamespaces => {
-            remote::validate(&settings)?;
-            list::namespaces(&settings, io).await?;
-        }
-        Command::WatchPeers => {
-            remote::validate(&settings)?;
-            other::watch_peers(&settings, io).await?;
-        }
         Command::ConfigGet | Command::ConfigSet | Command::ConfigReset | Command::ConfigView => {
             config::run(command, &settings, &parsed.words, io)?;
         }
@@ -174,9 +129,38 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
             let (about, _) = find(&parsed.words);
             write!(io.out, "{}", about.help())?;
         }
+        asking => ask(asking, &settings, &parsed, &filters, (env, io)).await?,
     }
     io.out.flush()?;
     Ok(())
+}
+
+/// Commands that ask a server, or a file in its place.
+async fn ask(
+    command: Command,
+    settings: &Settings,
+    parsed: &Parsed,
+    filters: &filters::Filters,
+    (env, io): (&Environment, &mut Io<'_>),
+) -> Result<(), Failure> {
+    if !matches!(command, Command::Top | Command::Record) {
+        reject_words(command, parsed)?;
+    }
+    remote::validate(settings)?;
+    match command {
+        Command::Observe => observe::flows(settings, filters, env, io).await,
+        Command::AgentEvents | Command::DebugEvents => observe::events(command, settings, io).await,
+        Command::Top => top::run(settings, &parsed.words, filters, io).await,
+        Command::Graph => graph::run(settings, filters, io).await,
+        Command::Record => record::run(settings, &parsed.words, io).await,
+        Command::Reflect => reflect::run(settings, io).await,
+        Command::Status => status::run(settings, io).await,
+        Command::ListNodes => list::nodes(settings, io).await,
+        Command::ListNamespaces => list::namespaces(settings, io).await,
+        Command::WatchPeers => other::watch_peers(settings, io).await,
+        // All others ask nobody, and were handled before.
+        _ => Ok(()),
+    }
 }
 
 fn reject_words(command: Command, parsed: &Parsed) -> Result<(), Failure> {

@@ -1,11 +1,21 @@
 //! Small records count like the messages made of them, and the option readers take any text.
 
+use abi::event::{NOTIFY_TRACE, PAYLOAD_LEN, Prefix, TraceNotify, TraceRecord};
+use hubble_api::flow::{TrafficDirection, Verdict};
 use hubble_metrics::{Format, Metrics, config, options};
-use hubble_model::{Decoder, EndpointInfo, Event, LabelList, Lookup, NodeInfo, PolicyInfo, ServiceInfo, Stamp};
-use std::{net::IpAddr, sync::Arc};
+use hubble_model::{
+    Decoder, EndpointInfo, Event, FlowRecord, LabelList, Lookup, NodeInfo, PolicyInfo, ServiceInfo, Side, Stamp,
+    packet::{self, Headers, L4},
+};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::Arc,
+};
+use zerocopy::IntoBytes as _;
 
-const ALL: &str = "dns,drop,flow,flows-to-world:any-drop;port,httpV2,icmp,kafka,policy,port-distribution,tcp:\
-                   sourceContext=pod|ip;destinationContext=identity|reserved-identity;labelsContext=source_ip,traffic_direction";
+const ALL: &str = "dns,drop,flow,flows-to-world:any-drop;port,httpV2,icmp,kafka,policy,port-distribution,tcp";
+const CONTEXTS: &str =
+    "sourceContext=pod|ip;destinationContext=identity|reserved-identity;labelsContext=source_ip|traffic_direction";
 
 struct Names;
 
@@ -29,23 +39,75 @@ impl Lookup for Names {
     }
 }
 
-/// Bytes of the datapath's events: records and messages give the same text, whatever they hold.
+/// A forwarded packet as the datapath reports it.
+fn base() -> FlowRecord {
+    let notify = TraceNotify { kind: NOTIFY_TRACE, version: 1, src_label: 1001, dst_label: 2, ..TraceNotify::default() };
+    let prefix = Prefix { time_ns: 1, cookie: 0, cpu: 0 };
+    let record = TraceRecord { prefix, notify, payload: [0; PAYLOAD_LEN] };
+    let stamp = Stamp { wall_minus_monotonic_ns: 0, uuid: 0 };
+    match Decoder::new(Names).decode(record.as_bytes(), stamp) {
+        Ok(Event::Record(record)) => record,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// A record with everything that plugins look at changed by these bytes.
+fn changed([event, sub, verdict, l4, bits, reply, direction, matched, drop, family, from, to]: [u8; 12]) -> FlowRecord {
+    let any = |list: &[u8], at: u8| list[usize::from(at) % list.len()];
+    let side = |n: u8| {
+        let info = EndpointInfo { namespace: "ns".into(), pod_name: format!("p{n}").into(), ..EndpointInfo::default() };
+        let label = if n % 3 == 0 { "reserved:world".to_owned() } else { format!("k8s:id={n}") };
+        let labels = Some(Arc::new(LabelList::new([label])));
+        Side { identity: u32::from(n % 4), info: (n % 5 > 0).then(|| Arc::new(info)), labels }
+    };
+    let (source, destination) = (u16::from(from), u16::from(to));
+    let ip = |n: u8| match family % 3 {
+        0 => IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)),
+        _ => IpAddr::V6(Ipv6Addr::from_bits(n.into())),
+    };
+    FlowRecord {
+        event_type: any(&[1, 3, 4, 5, 7], event),
+        sub_type: sub % 16,
+        verdict: Verdict::try_from(i32::from(verdict % 9)).unwrap_or(Verdict::Unknown),
+        drop_code: drop,
+        headers: Headers {
+            ethernet: None,
+            ip: (family % 5 > 0).then(|| (ip(from), ip(to))),
+            l4: match l4 % 6 {
+                0 => L4::None,
+                1 => L4::Tcp { source, destination, flags: bits.into() },
+                2 => L4::Udp { source, destination },
+                3 => L4::Icmp4 { kind: bits, code: 0 },
+                4 => L4::Icmp6 { kind: bits, code: 0 },
+                _ => L4::Sctp { source, destination, chunk: Some(1) },
+            },
+        },
+        source: side(from),
+        destination: side(to),
+        direction: TrafficDirection::try_from(i32::from(direction % 3)).unwrap_or(TrafficDirection::Unknown),
+        is_reply: [None, Some(true), Some(false)][usize::from(reply % 3)],
+        match_type: matched % 8,
+        ..base()
+    }
+}
+
+/// A record and the message made of it count alike, whatever they say.
 #[test]
 fn a_record_counts_like_its_message() {
-    bolero::check!().with_type::<(u8, Vec<u8>)>().for_each(|(kind, body): &(u8, Vec<u8>)| {
-        let (records, messages) =
-            (Metrics::new(options::parse(ALL).unwrap(), 50), Metrics::new(options::parse(ALL).unwrap(), 50));
-        let node = NodeInfo { name: "default/n".into(), labels: Vec::new() };
-        let mut bytes = vec![[1, 4, 5][usize::from(kind % 3)]];
-        bytes.extend_from_slice(body);
-        bytes.resize(bytes.len().max(160), 0);
-        let stamp = Stamp { wall_minus_monotonic_ns: 0, uuid: 0 };
-        let Ok(event) = Decoder::new(Names).decode(&bytes, stamp) else { return };
-        records.observe(&event, &node);
-        if let Some(flow) = event.to_flow(&node) {
-            messages.observe(&Event::Flow(Box::new(flow)), &node);
-        }
-        assert_eq!(records.render(Format::Text, |_| {}), messages.render(Format::Text, |_| {}));
+    let node = NodeInfo { name: "default/n".into(), labels: Vec::new() };
+    let every = ALL.split(',').map(|plugin| format!("{plugin}{}{CONTEXTS}", if plugin.contains(':') { ";" } else { ":" }));
+    let options: String = every.collect::<Vec<_>>().join(" ");
+    bolero::check!().with_type::<[u8; 12]>().for_each(|bytes: &[u8; 12]| {
+        let count = |event: &Event| {
+            let metrics = Metrics::new(options::parse(&options).unwrap(), 50);
+            metrics.observe(event, &node);
+            metrics.render(Format::Text, |_| {})
+        };
+        let record = Event::Record(changed(*bytes));
+        let message = Event::Flow(Box::new(record.to_flow(&node).unwrap()));
+        let text = count(&record);
+        assert!(text.contains("hubble_flows_processed_total{"), "{text}");
+        assert_eq!(text, count(&message));
     });
 }
 
@@ -111,21 +173,16 @@ fn pieces_of_options_are_read_or_refused() {
 /// Of SCTP the first chunk is counted, which only records know.
 #[test]
 fn sctp_packets_count_by_their_first_chunk() {
-    use hubble_model::packet::{self, L4};
     let metrics = Metrics::new(options::parse("sctp").unwrap(), 50);
     let mut packet = vec![0_u8; 14 + 20];
     packet[12..14].copy_from_slice(&[8, 0]);
     (packet[14], packet[23]) = (0x45, 132);
     packet.extend([0, 80, 0, 90, 0, 0, 0, 0, 0, 0, 0, 0]);
-    let mut bytes = vec![4_u8];
-    bytes.resize(256, 0);
-    let stamp = Stamp { wall_minus_monotonic_ns: 0, uuid: 0 };
-    let Event::Record(record) = Decoder::new(Names).decode(&bytes, stamp).unwrap() else { panic!("a trace") };
     for chunk in [Some(1), Some(1), Some(14), Some(0), None] {
         let bytes: Vec<u8> = packet.iter().copied().chain(chunk).collect();
         let headers = packet::parse(&bytes);
         assert_eq!(headers.l4, L4::Sctp { source: 80, destination: 90, chunk });
-        let record = hubble_model::FlowRecord { headers, ..record.clone() };
+        let record = FlowRecord { headers, ..base() };
         metrics.observe(&Event::Record(record), &NodeInfo::default());
     }
     let text = metrics.render(Format::Text, |_| {});

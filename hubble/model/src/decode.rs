@@ -8,8 +8,8 @@ use crate::{
     packet::{self, Headers},
 };
 use abi::event::{
-    DropNotify, NOTIFY_DROP, NOTIFY_POLICY_VERDICT, NOTIFY_TRACE, PolicyVerdictNotify, Prefix, TraceNotify, point,
-    reason,
+    DropNotify, NOTIFY_DROP, NOTIFY_POLICY_VERDICT, NOTIFY_TRACE, NOTIFY_TRACE_SOCK, PolicyVerdictNotify, Prefix,
+    TraceNotify, point, reason,
 };
 use alloc::boxed::Box;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -19,7 +19,6 @@ use zerocopy::FromBytes;
 /// Message types beside those the datapath has names for.
 const NOTIFY_DEBUG: u8 = 2;
 const NOTIFY_CAPTURE: u8 = 3;
-const NOTIFY_TRACE_SOCK: u8 = 7;
 /// The drop code of an explicit deny; default deny has no policy to name.
 const POLICY_DENY: u8 = 181;
 /// Set in a trace reason when the packet is encrypted.

@@ -136,9 +136,9 @@ pub enum Message {
 }
 
 /// Hides what must not be shown of a message.
-pub type Redact<'a> = &'a dyn Fn(&mut Layer7);
+pub type Hide<'a> = &'a dyn Fn(&mut Layer7);
 
-/// Redacts nothing.
+/// Hides nothing.
 pub fn show_all(_: &mut Layer7) {}
 
 /// A request that waits for its response.
@@ -166,10 +166,10 @@ impl<L: Lookup> L7Decoder<L> {
     }
 
     /// The flow of a message, without node and UUID, which whoever publishes it adds.
-    pub fn decode(&mut self, log: &AccessLog, redact: Redact<'_>) -> Flow {
+    pub fn decode(&mut self, log: &AccessLog, hide: Hide<'_>) -> Flow {
         let (latency_ns, trace) = self.request_of(log);
         let mut l7 = Layer7 { r#type: log.kind.into(), latency_ns, record: record(log) };
-        redact(&mut l7);
+        hide(&mut l7);
         let (from, to) = (log.source.address, log.destination.address);
         let (source, destination) = (self.side(&log.source), self.side(&log.destination));
         let direction = if log.egress { TrafficDirection::Egress } else { TrafficDirection::Ingress };

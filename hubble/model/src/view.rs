@@ -394,7 +394,8 @@ impl FlowView for Seen<'_> {
     }
     #[inline]
     fn encrypted(&self) -> bool {
-        self.record.encrypted
+        // Messages say so of the IP header, so what has none is not encrypted there.
+        self.record.headers.ip.is_some() && self.record.encrypted
     }
     #[inline]
     fn subject(&self) -> Subject<'_> {

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime};
 use bpf::Batch;
 use hubble_api::event_type;
 use hubble_api::flow::LostEventSource;
-use hubble_model::Decoder;
+use hubble_model::{DecodeError, Decoder};
 use hubble_server::Observer;
 use loader::Maps;
 use metrics::Metrics;
@@ -98,11 +98,15 @@ pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
             observer.publish_lost(LostEventSource::ObserverEventsQueue, batch.lost, None);
         }
         for record in batch.records().filter(|record| outlets.kinds.takes(record)) {
-            if let Err(why) = observer.publish_record(decoder, record) {
-                outlets.metrics.lost_events("observer_events_queue", 1);
-                if !complained {
-                    tracing::warn!(%why, "a record of the programs makes no sense; more of them are only counted");
-                    complained = true;
+            match observer.publish_record(decoder, record) {
+                // A socket of no pod is nobody's flow; the original leaves such out as well.
+                Ok(()) | Err(DecodeError::Cgroup(_)) => {}
+                Err(why) => {
+                    outlets.metrics.lost_events("observer_events_queue", 1);
+                    if !complained {
+                        tracing::warn!(%why, "a record of the programs makes no sense; more of them are only counted");
+                        complained = true;
+                    }
                 }
             }
         }

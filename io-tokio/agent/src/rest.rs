@@ -240,10 +240,8 @@ impl Rest {
 
     async fn revision(&self, answer: &Response) -> Answered {
         match answer {
-            Response::Policy { revision, rules, notices } => {
-                for notice in notices {
-                    tracing::warn!("imported policy: {notice}");
-                }
+            // What is not enforced was said as a warning when it was taken up.
+            Response::Policy { revision, rules, .. } => {
                 let revision = i64::try_from(revision.0).unwrap_or(i64::MAX);
                 tracing::debug!(revision, rules, "policy changed through the API");
                 self.look(move |_, agent| {

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use hubble_files::export::Exports;
+use hubble_files::export::{Change, Exports};
 use hubble_files::history::{OpenError, Recorder};
 use hubble_metrics::{Format, Metrics};
 use hubble_model::{Event, NodeInfo};
@@ -184,18 +184,16 @@ impl Sinks {
 
     fn reload_exports(&self, path: &Path) {
         let Some(exports) = &self.exports else { return };
-        let before = exports.troubles();
         match read(path) {
             Err(why) => exports.unreadable(why),
-            Ok(text) => match exports.apply(&text, now_ns()) {
-                Ok(change) if change == hubble_files::export::Change::default() => {}
-                Ok(change) => tracing::info!(?change, file = %path.display(), "exports of flows changed"),
-                Err(why) => {
-                    if !before.iter().any(|told| told.contains(&why.to_string())) {
-                        tracing::warn!(%why, file = %path.display(), "exports of flows stay as they are");
-                    }
+            // A text that is refused is told by the exports themselves, once.
+            Ok(text) => {
+                if let Ok(change) = exports.apply(&text, now_ns())
+                    && change != Change::default()
+                {
+                    tracing::info!(?change, file = %path.display(), "exports of flows changed");
                 }
-            },
+            }
         }
     }
 

@@ -83,8 +83,20 @@ fn run(maps: &Maps, first: &MapWrite, writes: &[MapWrite], tables: &Tables) -> R
                     MapWrite::$variant(key, Some(value)) => Some((*key, *value)),
                     _ => None,
                 })),)*
-                MapWrite::Maglev4(index, None) => maps.lb4_maglev.remove(*index).map(|_| 1).map_err(|e| (0, e)),
-                MapWrite::Maglev6(index, None) => maps.lb6_maglev.remove(*index).map(|_| 1).map_err(|e| (0, e)),
+                MapWrite::Maglev4(_, None) => remove_tables(
+                    &maps.lb4_maglev,
+                    writes.iter().map_while(|write| match write {
+                        MapWrite::Maglev4(index, None) => Some(*index),
+                        _ => None,
+                    }),
+                ),
+                MapWrite::Maglev6(_, None) => remove_tables(
+                    &maps.lb6_maglev,
+                    writes.iter().map_while(|write| match write {
+                        MapWrite::Maglev6(index, None) => Some(*index),
+                        _ => None,
+                    }),
+                ),
                 MapWrite::Maglev4(_, Some(_)) => put_tables(&maps.lb4_maglev, tables, writes.iter().map_while(|write| match write {
                     MapWrite::Maglev4(index, Some(table)) => Some((*index, *table)),
                     _ => None,
@@ -97,6 +109,11 @@ fn run(maps: &Maps, first: &MapWrite, writes: &[MapWrite], tables: &Tables) -> R
         };
     }
     tables!(dispatch)
+}
+
+fn remove_tables(map: &MaglevTables, indexes: impl Iterator<Item = Port>) -> Result<usize, (usize, MapError)> {
+    let indexes: Vec<Port> = indexes.collect();
+    map.remove_all(&indexes).map(|()| indexes.len())
 }
 
 /// Computes tables and puts them in place. One that is there already stays: an earlier life's need not be replaced by its like.

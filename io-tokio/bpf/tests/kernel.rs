@@ -368,10 +368,16 @@ fn maglev_tables_are_computed_and_put_in_place() {
     bpf::apply(&maps, &changed.writes, &changed.tables.iter().cloned().collect()).expect("room");
     let found = maps.lb4_maglev.get(Port::new(changed.id.as_u16())).expect("readable").expect("written");
     assert_eq!(found, changed.tables[0].1.table());
-    for one in &planned {
-        let gone = services.delete(one.id).expect("it is there");
-        bpf::apply(&maps, &gone.writes, &bpf::Tables::new()).expect("deletions");
-    }
+    let gone: Vec<Vec<MapWrite>> =
+        planned.iter().map(|one| services.delete(one.id).expect("it is there").writes).collect();
+    let gone = lb::together(gone);
+    let tables_gone = gone.iter().filter(|write| matches!(write, MapWrite::Maglev4(_, None))).count();
+    assert_eq!(tables_gone, 5, "they lie together");
+    let mut gone: Vec<MapWrite> = gone;
+    let at = gone.iter().position(|write| matches!(write, MapWrite::Maglev4(..))).expect("there are five");
+    gone.insert(at + 1, gone[at]);
+    gone.insert(at + 3, MapWrite::Maglev4(Port::new(999), None));
+    bpf::apply(&maps, &gone, &bpf::Tables::new()).expect("deletions of what is not there succeed too");
     assert!(maps.lb4_maglev.indexes().expect("readable").is_empty());
     assert!(maps.lb4_services.entries().expect("readable").is_empty());
 }

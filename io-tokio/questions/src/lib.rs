@@ -56,3 +56,6 @@ fn directions(field: &str, name: &str) -> Result<&'static [policy::Direction], B
         _ => Err(bad(field, format!("{name:?} is neither ingress nor egress"))),
     }
 }
+
+#[cfg(test)]
+mod tests;

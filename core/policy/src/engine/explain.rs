@@ -246,6 +246,21 @@ impl Engine {
                 note(filter, Fit::OtherPeers);
             }
         }
+        // Rules whose prefixes were left out because wider ones say the same.
+        if let Some(addr) = question.peer.addr {
+            let labels = question.peer.labels.as_ref();
+            let told = || self.facts.longest(addr).and_then(|(_, s)| self.labels_of(s.identity));
+            let outside = labels.or_else(told).is_some_and(|labels| self.is_outside(labels));
+            for (said, rule, origin) in content.statements.of_address(addr) {
+                let fits = said.iter().any(|p| p.speaks_of(question.direction, question.protocol, question.port));
+                let scope = outside || rule.scope == CidrScope::Everyone;
+                if let (true, true, Origin::Rule(_, _, action, _)) = (fits, scope, origin)
+                    && !deciding.contains(&origin)
+                {
+                    best.entry(origin).or_insert((Fit::Overruled, action)).0 = Fit::Overruled;
+                }
+            }
+        }
         let mut all: Vec<(Fit, Origin, Action)> = best.into_iter().map(|(o, (fit, action))| (fit, o, action)).collect();
         all.sort_unstable();
         all.truncate(max);

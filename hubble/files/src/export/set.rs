@@ -206,6 +206,9 @@ impl Exports {
 
 impl Dynamic {
     fn fail(&mut self, why: String) {
+        if self.error.as_ref() != Some(&why) {
+            tracing::warn!(why, "dynamic exports of flows stay as they are");
+        }
         self.failed += 1;
         self.error = Some(why);
     }

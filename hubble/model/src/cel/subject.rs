@@ -198,19 +198,7 @@ fn leaf(names: &[&str]) -> Option<Leaf> {
             Leaf::TcpFlag(1 << all.iter().position(|name| name == flag)?)
         }
         ["source" | "destination"] | ["event_type"] => return presence(Always),
-        [end @ ("source" | "destination"), field] => {
-            let source = *end == "source";
-            match *field {
-                "ID" => Leaf::Id(source),
-                "identity" => Leaf::Identity(source),
-                "namespace" => Leaf::Namespace(source),
-                "labels" => Leaf::Labels(source),
-                "pod_name" => Leaf::Pod(source),
-                "cluster_name" => Leaf::Cluster(source),
-                "workloads" => Leaf::Workloads(source),
-                _ => return None,
-            }
-        }
+        [end @ ("source" | "destination"), field] => return end_leaf(*end == "source", field),
         [end @ ("source_names" | "destination_names")] => Leaf::Names(end.starts_with('s')),
         ["Type"] => Leaf::FlowType,
         ["node_name"] => Leaf::NodeName,
@@ -231,6 +219,20 @@ fn leaf(names: &[&str]) -> Option<Leaf> {
         ["interface", "name"] => Leaf::InterfaceName,
         ["auth_type"] => Leaf::AuthType,
         ["file"] => return presence(Presence::File),
+        _ => return None,
+    })
+}
+
+/// How a record answers for a field of one of its ends.
+fn end_leaf(source: bool, field: &str) -> Option<Leaf> {
+    Some(match field {
+        "ID" => Leaf::Id(source),
+        "identity" => Leaf::Identity(source),
+        "namespace" => Leaf::Namespace(source),
+        "labels" => Leaf::Labels(source),
+        "pod_name" => Leaf::Pod(source),
+        "cluster_name" => Leaf::Cluster(source),
+        "workloads" => Leaf::Workloads(source),
         _ => return None,
     })
 }

@@ -18,6 +18,12 @@ fn number<const N: usize>(fixed: &[u8; LEN], at: usize) -> [u8; N] {
     *fixed[at..].first_chunk().expect("every field lies within the record")
 }
 
+/// A number whose lower half comes first.
+fn halves(fixed: &[u8; LEN], at: usize) -> u64 {
+    let half = |at| u64::from(u32::from_ne_bytes(number(fixed, at)));
+    half(at) | half(at + 4) << 32
+}
+
 impl<L: Lookup> Decoder<L> {
     pub(super) fn sock(&self, body: &[u8]) -> Result<FlowRecord, DecodeError> {
         let fixed: &[u8; LEN] = body.first_chunk().ok_or(DecodeError::Short { len: body.len(), need: LEN })?;
@@ -26,8 +32,7 @@ impl<L: Lookup> Decoder<L> {
             _ => (IpAddr::V4(Ipv4Addr::from(number::<4>(fixed, 2))), Family::V4),
         };
         let peer_port = u16::from_ne_bytes(number(fixed, 18));
-        let socket =
-            Socket { cookie: u64::from_ne_bytes(number(fixed, 20)), cgroup: u64::from_ne_bytes(number(fixed, 28)) };
+        let socket = Socket { cookie: halves(fixed, 20), cgroup: halves(fixed, 28) };
         let own = self.lookup.cgroup(socket.cgroup, family).ok_or(DecodeError::Cgroup(socket.cgroup))?;
         use SocketTranslationPoint as P;
         let point = P::try_from(i32::from(fixed[1])).unwrap_or(P::SockXlatePointUnknown);

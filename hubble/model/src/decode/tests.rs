@@ -317,6 +317,20 @@ fn socket_operations_by_hand() {
         decode(&six).headers.ip.map(|(from, to)| (from.to_string(), to.to_string())),
         Some(("fd00::1".into(), "fd00::2".into()))
     );
+    // As the programs write it.
+    let words = [u32::from_ne_bytes([10, 96, 0, 7]), 0, 0, 0];
+    let (cookie, cgroup) = (0xdead, 33);
+    let notify = abi::event::TraceSockNotify::new(
+        abi::event::xlate::PRE_FORWARD,
+        words,
+        80,
+        cookie,
+        cgroup,
+        abi::event::SOCK_TCP,
+        false,
+    );
+    let written = abi::event::TraceSockRecord { prefix: prefix(0), notify };
+    assert_eq!(decode(written.as_bytes()), decode(&record(1, 1, 33)));
     let decoder = Decoder::new(Fixture);
     assert_eq!(decoder.decode(&record(1, 1, 34), STAMP), Err(DecodeError::Cgroup(34)));
     let short = decoder.decode(&record(1, 1, 33)[..16 + 37], STAMP);

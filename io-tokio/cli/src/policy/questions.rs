@@ -214,6 +214,7 @@ pub(crate) fn lint(client: &Client, options: &LintOptions, screen: &mut Screen<'
     })?;
     match findings.len() {
         0 => Ok(()),
+        1 => Err(CliError::Found("1 finding".into())),
         many => Err(CliError::Found(format!("{many} findings"))),
     }
 }

@@ -239,7 +239,7 @@ fn lint_without_an_agent_finds_what_needs_no_workloads() {
     );
     let open = file(&dir, "open.yaml", &POLICY.replace("fromEndpoints: [{matchLabels: {app: front}}]\n    ", ""));
     let error = cilium("/nowhere", &format!("policy lint --offline {open}")).expect_err("a finding");
-    assert_eq!((error.exit_code(), error.to_string().as_str()), (3, "1 findings"));
+    assert_eq!((error.exit_code(), error.to_string().as_str()), (3, "1 finding"));
     let (_dir, socket, asked) = agent(r#"[{"object":"o","path":"spec","what":"selects no workload that is known"}]"#);
     cilium(&socket, &format!("policy lint {policy}")).expect_err("a finding of the agent's");
     assert!(asked.recv().expect("a request").starts_with("POST /v1/policy/lint "));

@@ -1,4 +1,4 @@
-//! Prints what it costs to count, export and keep a flow: `cargo run --release -p hubble-files --example measure`.
+//! Prints what it costs to count, export and keep a flow: `cargo run --release -p hubble-files --example cost`.
 
 use hubble_api::flow::{TraceReason, TrafficDirection, Verdict};
 use hubble_files::{
@@ -25,7 +25,8 @@ const LONG: Duration = Duration::from_secs(60);
 const STEP: usize = 8_000;
 
 fn side(n: usize) -> Side {
-    let labels = ["k8s:app=shop", "k8s:io.kubernetes.pod.namespace=default", "k8s:io.cilium.k8s.policy.cluster=default"];
+    let labels =
+        ["k8s:app=shop", "k8s:io.kubernetes.pod.namespace=default", "k8s:io.cilium.k8s.policy.cluster=default"];
     let labels = Arc::new(LabelList::new(labels.map(str::to_owned)));
     let info = EndpointInfo {
         id: 1,
@@ -73,8 +74,8 @@ fn events() -> Vec<Arc<Event>> {
         proxy_port: 0,
         auth_type: 0,
         file: (0, 0),
-        socket: None,
         policies: None,
+        socket: None,
     };
     (0..16_384).map(|n| Arc::new(Event::Record(record(n)))).collect()
 }
@@ -140,11 +141,14 @@ fn main() {
         assert_eq!(exporter.report().lost, 0);
     };
     export("export, whole flows", log.clone());
-    export("export, five fields", FlowLog {
-        mask: ["time", "source.pod_name", "destination.pod_name", "verdict", "l4"].map(str::to_owned).to_vec(),
-        path: folder.path().join("masked.log"),
-        ..log
-    });
+    export(
+        "export, five fields",
+        FlowLog {
+            mask: ["time", "source.pod_name", "destination.pod_name", "verdict", "l4"].map(str::to_owned).to_vec(),
+            path: folder.path().join("masked.log"),
+            ..log
+        },
+    );
 
     let limits = Limits { bytes_max: 1 << 30, age_max: Duration::from_secs(4_000_000_000), ..Limits::default() };
     let recorder = Recorder::open(&folder.path().join("history"), limits, node.clone()).expect("a folder");
@@ -174,5 +178,9 @@ fn main() {
     let kept = usize::try_from(report.written).expect("not that many");
     line("history: read back", kept, || assert_eq!(read(None), kept));
     line("history: the last hundred found", 1, || assert_eq!(read(Some(100)), 100));
-    println!("history: {:.1} bytes a flow on disk, {} flows", report.bytes as f64 / report.written as f64, report.written);
+    println!(
+        "history: {:.1} bytes a flow on disk, {} flows",
+        report.bytes as f64 / report.written as f64,
+        report.written
+    );
 }
