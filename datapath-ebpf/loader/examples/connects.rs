@@ -30,8 +30,8 @@ use abi::{
 use loader::{Datapath, LoaderConfig};
 
 /// Connections of one measurement, and rounds.
-const CONNECTIONS: u32 = 3_000;
-const ROUNDS: usize = 9;
+const CONNECTIONS: u32 = 2_000;
+const ROUNDS: usize = 5;
 /// How many services there are.
 const SIZES: [u32; 3] = [1, 1_000, 10_000];
 const BACKEND: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(10, 200, 0, 1), 8080);

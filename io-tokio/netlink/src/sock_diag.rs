@@ -159,7 +159,7 @@ impl SockDiag {
         match self.exchange(&request, |_| {}) {
             Ok(()) => Ok(true),
             Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(false),
-            Err(e) => Err(NetlinkError::new("ending the socket connected to", &socket.peer.to_string(), e)),
+            Err(e) => Err(NetlinkError::new("ending the socket connected to", socket.peer.to_string(), e)),
         }
     }
 
