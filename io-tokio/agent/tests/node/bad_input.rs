@@ -74,7 +74,7 @@ fn what_the_api_refuses_leaves_no_trace() {
             461,
             "family",
         ),
-        ("PUT", "/service/1", format!(r#"{{{frontend},"flags":{{"type":"NodePort"}}}}"#), 460, "flags.type"),
+        ("PUT", "/service/1", format!(r#"{{{frontend},"flags":{{"type":"Nodeport"}}}}"#), 460, "flags.type"),
         ("DELETE", "/service/9", String::new(), 404, "9"),
         ("PATCH", "/config", r#"{"options":{"PolicyAuditMode":"maybe"}}"#.into(), 400, "options.PolicyAuditMode"),
         ("PATCH", "/config", r#"{"options":{"Debug":"true"}}"#.into(), 400, "options.Debug"),

@@ -42,7 +42,9 @@ impl Cgroup {
                 return None;
             }
         };
-        let path = root.join(format!("cilium-test-agent-{}", std::process::id()));
+        static COUNT: AtomicU64 = AtomicU64::new(0);
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        let path = root.join(format!("cilium-test-agent-{}-{number}", std::process::id()));
         if let Err(why) = fs::create_dir(&path).and_then(|()| move_to(&path)) {
             let _gone = fs::remove_dir(&path);
             skip(&format!("no control group can be made at {}: {why}", path.display()));
@@ -58,8 +60,19 @@ fn move_to(group: &Path) -> std::io::Result<()> {
 
 impl Drop for Cgroup {
     fn drop(&mut self) {
-        move_to(self.path.parent().unwrap()).unwrap();
-        let _gone = fs::remove_dir(&self.path);
+        let parent = self.path.parent().unwrap();
+        move_to(parent).unwrap();
+        // Agents that other tests started meanwhile are in it too; one that ends just now needs no move.
+        for _ in 0..50 {
+            for pid in fs::read_to_string(self.path.join("cgroup.procs")).unwrap_or_default().lines() {
+                let _ended = fs::write(parent.join("cgroup.procs"), pid);
+            }
+            if fs::remove_dir(&self.path).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        eprintln!("{} is still in use and stays", self.path.display());
     }
 }
 
