@@ -55,3 +55,27 @@ pub fn lifetime<N: NodeFields>(node: N, which: Lifetime) -> u32 {
 pub fn seed<N: NodeFields>(node: N) -> u32 {
     node.field(offset_of!(NodeConfig, seed))
 }
+
+/// `LB_*` bits.
+#[inline(always)]
+pub fn lb_flags<N: NodeFields>(node: N) -> u32 {
+    node.field(offset_of!(NodeConfig, lb_flags))
+}
+
+/// Whether all of the `LB_*` bits in `mask` are set.
+#[inline(always)]
+pub fn balances<N: NodeFields>(node: N, mask: u32) -> bool {
+    lb_flags(node) & mask == mask
+}
+
+/// First and last source port that is allocated.
+#[inline(always)]
+pub fn nat_ports<N: NodeFields>(node: N) -> (u16, u16) {
+    (node.field(offset_of!(NodeConfig, nat_port_min)), node.field(offset_of!(NodeConfig, nat_port_max)))
+}
+
+/// Entries of a Maglev table; never 0.
+#[inline(always)]
+pub fn maglev_size<N: NodeFields>(node: N) -> u32 {
+    node.field::<u32>(offset_of!(NodeConfig, maglev_size)).max(1)
+}

@@ -215,7 +215,7 @@ fn known<F: Family, E: Env + FamilyMaps<F>>(
 }
 
 /// What [`touch`] says of an entry that does not stand for the packet.
-const STALE: u32 = u32::MAX;
+pub(crate) const STALE: u32 = u32::MAX;
 /// Bit of what [`touch`] says: worth a trace event.
 const TOUCHED_REPORT: u32 = 1 << 8;
 
@@ -223,6 +223,18 @@ const TOUCHED_REPORT: u32 = 1 << 8;
 #[inline(always)]
 fn touching<F: Family>(flow: &Flow<F>, outbound: bool) -> u32 {
     flow.tcp_flags() as u32 | (flow.protocol() as u32) << 8 | if outbound { TOUCHES_OUTBOUND } else { 0 }
+}
+
+/// [`touch`] for a packet.
+#[inline(always)]
+pub(crate) fn bring_up_to_date<F: Family, N: NodeFields>(
+    node: N,
+    entry: &mut Connection,
+    flow: &Flow<F>,
+    outbound: bool,
+    now: &Moment,
+) -> u32 {
+    node.touch(entry, touching(flow, outbound), now.seconds)
 }
 
 /// Bit of what [`touch`] is told: the packet comes from the local end.

@@ -20,7 +20,7 @@ use crate::verdict::{Action, DropReason, Verdict};
 
 /// The EtherType in host order.
 #[inline(always)]
-fn ethertype<E: Env>(env: &E) -> Option<u16> {
+pub(crate) fn ethertype<E: Env>(env: &E) -> Option<u16> {
     Some(u16::from_be(env.load::<header::Ethernet>(0)?.ethertype_be))
 }
 
@@ -36,7 +36,7 @@ fn reason<E: Env>(env: &E, handled: &Result<Verdict, DropReason>) -> u8 {
 
 /// Counts and reports what became of a packet.
 #[inline(always)]
-fn finish<E: Env>(env: &mut E, report: &mut Report, handled: Result<Verdict, DropReason>) -> Verdict {
+pub fn finish<E: Env>(env: &mut E, report: &mut Report, handled: Result<Verdict, DropReason>) -> Verdict {
     report.forget(env);
     match handled {
         Ok(verdict) => {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use abi::maps::MapKind;
-use aya_obj::{EbpfSectionKind, Object, generated::bpf_insn};
+use aya_obj::{EbpfSectionKind, Object, ProgramSection, generated::bpf_insn};
 
 use crate::{
     datapath::{NODE_CONFIG, read_object},
@@ -64,7 +64,11 @@ pub fn inspect(object: &Path, node: &abi::config::NodeConfig) -> Result<Vec<Insp
         .map(|(name, program)| {
             let function = &obj.functions[&program.function_key()];
             let license = program.license.clone();
-            Ok(load(name, &function.instructions, &license))
+            let kind = match program.section {
+                ProgramSection::Xdp { .. } => sys::PROG_TYPE_XDP,
+                _ => sys::PROG_TYPE_SCHED_CLS,
+            };
+            Ok(load(name, kind, &function.instructions, &license))
         })
         .collect()
 }
@@ -100,14 +104,14 @@ fn make_maps(obj: &Object, maglev_size: u32) -> Result<HashMap<String, OwnedFd>,
     Ok(out)
 }
 
-fn load(name: &str, instructions: &[bpf_insn], license: &CString) -> Inspection {
+fn load(name: &str, kind: u32, instructions: &[bpf_insn], license: &CString) -> Inspection {
     let insns: Vec<u8> = instructions.iter().flat_map(encode).collect();
     let mut log = vec![0; 64 << 10];
-    let outcome = match sys::prog_load(name, &insns, license, LOG_STATS, &mut log) {
+    let outcome = match sys::prog_load(name, kind, &insns, license, LOG_STATS, &mut log) {
         Ok(fd) => Ok(Loaded { figures: Figures::parse(&text(&log)), ..sizes(&fd) }),
         Err(_) => {
             let mut log = vec![0; 16 << 20];
-            match sys::prog_load(name, &insns, license, LOG_ALL, &mut log) {
+            match sys::prog_load(name, kind, &insns, license, LOG_ALL, &mut log) {
                 Ok(fd) => Ok(Loaded { figures: Figures::parse(&text(&log)), ..sizes(&fd) }),
                 Err(e) => Err(Rejection::parse(e.to_string(), &text(&log))),
             }

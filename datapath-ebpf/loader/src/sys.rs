@@ -50,7 +50,15 @@ pub const ENOTSUPP: i32 = 524;
 
 const F_NO_PREALLOC: u32 = 1;
 const F_RDONLY: u32 = 1 << 3;
-const PROG_TYPE_SCHED_CLS: u32 = 3;
+/// `BPF_PROG_TYPE_SCHED_CLS` and `BPF_PROG_TYPE_XDP`.
+pub const PROG_TYPE_SCHED_CLS: u32 = 3;
+pub const PROG_TYPE_XDP: u32 = 6;
+/// `BPF_XDP`, and the flags of an XDP link.
+pub const XDP: u32 = 37;
+pub const XDP_GENERIC: u32 = 1 << 1;
+pub const XDP_NATIVE: u32 = 1 << 2;
+/// `BPF_LINK_TYPE_XDP`.
+pub const LINK_TYPE_XDP: u32 = 6;
 
 /// Attributes are plain structures the kernel reads and writes in place; unknown tails count as zero.
 trait Attr: FromBytes + IntoBytes + Immutable {}
@@ -415,6 +423,22 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
+/// Attaches an XDP program; `flags` says in which mode.
+pub fn link_create_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    bpf_fd(
+        cmd::LINK_CREATE,
+        &mut LinkCreate {
+            prog_fd: raw(program),
+            ifindex,
+            attach_type: XDP,
+            flags,
+            relative: 0,
+            pad: 0,
+            expected_revision: 0,
+        },
+    )
+}
+
 /// Attaches a program behind all others at a TCX hook.
 pub fn link_create_tcx(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
     bpf_fd(
@@ -514,9 +538,11 @@ struct ProgLoad {
     name: [u8; 16],
 }
 
-/// Loads a tc program with a log of the given level; for inspection (aya keeps no log when a load succeeds).
+/// Loads a program of the kernel's type `kind` with a log of the given level; for inspection (aya keeps no log when a load
+/// succeeds).
 pub fn prog_load(
     name: &str,
+    kind: u32,
     insns: &[u8],
     license: &std::ffi::CStr,
     log_level: u32,
@@ -526,7 +552,7 @@ pub fn prog_load(
     bpf_fd(
         cmd::PROG_LOAD,
         &mut ProgLoad {
-            kind: PROG_TYPE_SCHED_CLS,
+            kind,
             insn_cnt: size(insns.len() / 8)?,
             insns: address(insns),
             license: license.as_ptr() as u64,

@@ -8,18 +8,23 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features)]
 
+mod env;
+mod maglev;
 mod map;
 mod maps;
 mod packet;
+mod route;
 mod words;
+mod xdp;
 
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT, xdp_action};
 use aya_ebpf::helpers::generated as helpers;
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use datapath::{Action, Verdict};
 
 use crate::packet::Packet;
+use crate::xdp::Frame;
 
 /// Mark of packets for the proxy; the port is in the upper half (reference: marks).
 const MARK_TO_PROXY: u32 = 0x0200;
@@ -56,6 +61,23 @@ fn cil_from_netdev(ctx: TcContext) -> i32 {
     act(skb, datapath::from_netdev(&mut Packet::new(skb)))
 }
 
+/// A packet reaches the node from outside, before the kernel has made a buffer of it.
+#[xdp]
+#[inline(always)]
+fn cil_xdp_entry(ctx: XdpContext) -> u32 {
+    let verdict = datapath::early(&mut Frame::new(ctx.ctx));
+    // SAFETY: a field of the context, and a helper without pointers.
+    unsafe {
+        match verdict.action {
+            Action::Drop => xdp_action::XDP_DROP,
+            Action::Redirect if verdict.argument == (*ctx.ctx).ingress_ifindex => xdp_action::XDP_TX,
+            Action::Redirect => helpers::bpf_redirect(verdict.argument, 0) as u32,
+            // The pipeline has no other verdict at this hook.
+            _ => xdp_action::XDP_PASS,
+        }
+    }
+}
+
 /// Carries a verdict out.
 #[inline(always)]
 fn act(skb: *mut __sk_buff, verdict: Verdict) -> i32 {
@@ -68,6 +90,9 @@ fn act(skb: *mut __sk_buff, verdict: Verdict) -> i32 {
             Action::Drop => TC_ACT_SHOT,
             Action::RedirectPeer => helpers::bpf_redirect_peer(verdict.argument, 0) as i32,
             Action::Redirect => helpers::bpf_redirect(verdict.argument, 0) as i32,
+            Action::RedirectNeighbour => {
+                helpers::bpf_redirect_neigh(verdict.argument, core::ptr::null_mut(), 0, 0) as i32
+            }
             Action::Proxy => {
                 (*skb).mark = MARK_TO_PROXY | verdict.argument << 16;
                 TC_ACT_OK

@@ -6,7 +6,7 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use abi::Plain;
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::generated as helpers;
 
 use crate::words::{self, OnStack};
@@ -82,6 +82,25 @@ impl<K: Plain, V: Plain, const KIND: usize, const ENTRIES: usize, const FLAGS: u
     /// Writes a value; `None` when the kernel refuses.
     #[inline(always)]
     pub fn set(&self, key: &K, value: &V) -> Option<()> {
+        self.update(key, value, BPF_ANY)
+    }
+
+    /// Writes a value unless there is one; `None` when there is, or when the kernel refuses.
+    #[inline(always)]
+    pub fn set_new(&self, key: &K, value: &V) -> Option<()> {
+        self.update(key, value, BPF_NOEXIST)
+    }
+
+    /// Removes a value.
+    #[inline(always)]
+    pub fn remove(&self, key: &K) {
+        let mut copy = OnStack::new();
+        // SAFETY: the helper reads the key.
+        let _ = unsafe { helpers::bpf_map_delete_elem(self.address(), copy.fill(key).cast()) };
+    }
+
+    #[inline(always)]
+    fn update(&self, key: &K, value: &V, flags: u32) -> Option<()> {
         const { assert!(size_of::<K>() <= SCRATCH_HALF && size_of::<V>() <= SCRATCH_HALF, "scratch is too small") };
         let scratch: *mut u8 = ptr::from_mut(SCRATCH.get_mut(&0)?).cast();
         // SAFETY: each half has room for its copy; nothing else uses this CPU's scratch until the update is done, since
@@ -90,7 +109,7 @@ impl<K: Plain, V: Plain, const KIND: usize, const ENTRIES: usize, const FLAGS: u
             let (key_at, value_at) = (scratch, scratch.add(SCRATCH_HALF));
             words::copy(key, key_at.cast());
             words::copy(value, value_at.cast());
-            helpers::bpf_map_update_elem(self.address(), key_at.cast(), value_at.cast(), BPF_ANY as u64)
+            helpers::bpf_map_update_elem(self.address(), key_at.cast(), value_at.cast(), flags as u64)
         };
         if status == 0 { Some(()) } else { None }
     }

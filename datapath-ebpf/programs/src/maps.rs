@@ -5,11 +5,16 @@ use abi::ct::{CtEntry4, CtEntry6, CtKey4, CtKey6};
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
-use abi::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService};
+use abi::lb::{
+    LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4,
+    LbRevNat6, LbService, LbSourceRange4, LbSourceRange6, RateBucket, RateKey,
+};
 use abi::maps as spec;
 use abi::metrics::{MetricsKey, MetricsValue};
+use abi::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use abi::policy::{PolicyEntry, PolicyKey};
 
+use crate::maglev::Maglev;
 use crate::map::{Array, Hash, LpmTrie, LruHash, PerCpuHash, RingBuf};
 
 /// Declares one static for each map; the number of entries comes from the list the loader and the simulator read.
@@ -37,10 +42,28 @@ maps! {
     LB6_BACKENDS = "cilium_lb6_backends_v3": Hash<u32, LbBackend6>;
     LB4_REVERSE_NAT = "cilium_lb4_reverse_nat": Hash<u16, LbRevNat4>;
     LB6_REVERSE_NAT = "cilium_lb6_reverse_nat": Hash<u16, LbRevNat6>;
+    LB4_AFFINITY = "cilium_lb4_affinity": LruHash<LbAffinityKey4, LbAffinity>;
+    LB6_AFFINITY = "cilium_lb6_affinity": LruHash<LbAffinityKey6, LbAffinity>;
+    LB_AFFINITY_MATCH = "cilium_lb_affinity_match": Hash<LbAffinityMatch, u8>;
+    LB4_SOURCE_RANGE = "cilium_lb4_source_range": LpmTrie<LbSourceRange4, u8>;
+    LB6_SOURCE_RANGE = "cilium_lb6_source_range": LpmTrie<LbSourceRange6, u8>;
+    SNAT4 = "cilium_snat_v4_external": LruHash<SnatKey4, SnatEntry4>;
+    SNAT6 = "cilium_snat_v6_external": LruHash<SnatKey6, SnatEntry6>;
+    RATELIMIT = "cilium_ratelimit": LruHash<RateKey, RateBucket>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
     METRICS = "cilium_metrics": PerCpuHash<MetricsKey, MetricsValue>;
 }
+
+/// `cilium_lb4_maglev`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_lb4_maglev")]
+pub static LB4_MAGLEV: Maglev<{ spec::LB4_MAGLEV.max_entries as usize }> = Maglev::new();
+
+/// `cilium_lb6_maglev`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_lb6_maglev")]
+pub static LB6_MAGLEV: Maglev<{ spec::LB6_MAGLEV.max_entries as usize }> = Maglev::new();
 
 /// `cilium_runtime_config`
 #[unsafe(link_section = ".maps")]
