@@ -10,8 +10,10 @@ pub mod map;
 mod maps;
 mod ring;
 mod run;
+mod ways;
 
 pub use host::{DropCode, Fate, Host, Interface, Lost};
 pub use maps::Maps;
 pub use ring::Ring;
 pub use run::Run;
+pub use ways::{Way, Ways};

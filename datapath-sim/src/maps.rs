@@ -58,6 +58,8 @@ pub struct Maps {
     pub metrics: Vec<Hash<MetricsKey, MetricsValue>>,
     pub runtime: Vec<u64>,
     pub events: Ring,
+    /// What one stage of the pipeline leaves for the next: the programs' own memory, no map of [`abi::maps`].
+    pub kept: datapath::Kept,
 }
 
 impl Maps {
@@ -102,6 +104,7 @@ impl Maps {
             metrics: vec![Hash::new(size_of(&maps::METRICS)); cpus.max(1)],
             runtime: vec![0; RUNTIME_CONFIG_ENTRIES as usize],
             events: Ring::new(size_of(&maps::EVENTS)),
+            kept: datapath::Kept::default(),
         }
     }
 

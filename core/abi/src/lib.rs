@@ -22,6 +22,7 @@ pub mod maps;
 pub mod metrics;
 pub mod nat;
 pub mod policy;
+pub mod stage;
 pub mod write;
 
 /// Version of all layouts in this crate together, stored in [`config::Runtime::SchemaVersion`].

@@ -2,7 +2,7 @@
 
 use abi::be::Port;
 use abi::config::NODE_HOST_ROUTING;
-use abi::ct::{CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
+use abi::ct::{CT_DSR, CT_INBOUND, CT_LB_LOOPBACK, CT_NODE_PORT, CT_SERVICE};
 use abi::endpoint::{DEVICE_ANY_SOURCE, ENDPOINT_HOST};
 use abi::event::{point, reason};
 
@@ -13,12 +13,15 @@ use crate::events::{self, Outcome, Report};
 use crate::family::{End, Family};
 use crate::icmp;
 use crate::ingress;
+use crate::kept::Kept;
 use crate::lb::{self, Target};
 use crate::maps;
 use crate::nat;
+use crate::nodeport::Origin;
 use crate::parse::{self, Flow, Network};
-use crate::policy::{self, Local, Peer};
+use crate::policy::{self, Local};
 use crate::side::{self, Side};
+use crate::stages;
 use crate::verdict::{DropReason, Verdict};
 
 /// Mark of packets whose identity is in the mark (reference: marks).
@@ -55,24 +58,20 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
     }
     let now = Moment::read(env);
     if flow.is_icmp_error() {
-        let related = icmp::related(env, &flow, local, true, &now)?;
-        if related.known {
-            report.set_dst_identity(related.peer_identity);
-            icmp::translate(env, &mut flow, &related, true)?;
-            return route(env, local, &mut flow, report, &now, reason::RELATED, true);
-        }
+        Kept::of(&flow, report, &now).leave(env)?;
+        return Ok(Verdict::go_on(stages::of::<F>().error));
     }
     let mut key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
     let mut found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
     if found.has(CT_LB_LOOPBACK) {
-        return loopback_reply(env, local, &mut flow, &found, report);
+        return to_itself(env, &flow, report, &now, Loop::reply(&found));
     }
     if may_be_service(env, &flow, &key, &mut found, &now) {
         let target = lb::resolve(env, &flow, &key, &found, &now)?;
         found = Found::nothing();
         if target.service {
             if target.backend.addr == flow.src.addr {
-                return loopback(env, local, &mut flow, &target, report, &now);
+                return to_itself(env, &flow, report, &now, Loop::request(&target));
             }
             nat::rewrite(env, &mut flow, nat::Which::Destination, &target.backend)?;
             key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
@@ -90,7 +89,28 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
+    if found.state() == reason::REPLY && found.has(CT_NODE_PORT | CT_DSR) {
+        return to_client(env, &flow, &found, report, &now);
+    }
     route(env, local, &mut flow, report, &now, found.state(), found.report())
+}
+
+/// An answer to a client outside, who knows a service's address and not the pod's.
+#[inline(always)]
+fn to_client<F: Family, E: Env>(
+    env: &mut E,
+    flow: &Flow<F>,
+    found: &Found<F>,
+    report: &mut Report,
+    now: &Moment,
+) -> Result<Verdict, DropReason> {
+    let mut origin = Origin::<F> { flags: CT_DSR, frontend: found.nat };
+    if !found.has(CT_DSR) {
+        origin = Origin::service(found.rev_nat());
+    }
+    report.set_outcome(Outcome::at(point::TO_NETWORK, reason::REPLY, found.report()));
+    Kept::of(flow, report, now).through(&origin).leave(env)?;
+    Ok(Verdict::go_on(stages::of::<F>().to_client))
 }
 
 /// Whether the service map must be asked: the connection is new, is a service's, or was last checked before services moved.
@@ -137,7 +157,7 @@ fn police<F: Family, E: Env + FamilyMaps<F>>(
     }
     let peer = policy::peer::<F, E>(env, &flow.dst.addr);
     report.set_dst_identity(peer.identity);
-    let proxy = side::settle(env, &Side { local, peer: &peer, flow, key }, found, report, now)?;
+    let proxy = side::settle(env, &Side { local, peer: &peer, flow, key, origin: &Origin::none() }, found, report, now)?;
     Ok(proxy.raw)
 }
 
@@ -164,30 +184,95 @@ fn route<F: Family, E: Env + FamilyMaps<F>>(
     }
     if ifindex != 0 && config::enabled(env.node(), NODE_HOST_ROUTING) {
         let peer = policy::local_peer::<F, E>(env, &flow.src.addr, local.identity);
-        return deliver_local(env, flow, &peer, report, now, ifindex);
+        Kept::of(flow, report, now).towards(&peer, ifindex).leave(env)?;
+        return Ok(Verdict::go_on(stages::of::<F>().deliver));
     }
     env.set_mark(identity_mark(local.identity));
     report.set_outcome(Outcome::at(at, state, news));
     Ok(Verdict::PASS)
 }
 
-/// Polices the packet at the side of a pod of this node and delivers it.
+/// Carries an ICMP error from a pod: with the connection it is about, or else by policy alone.
 #[inline(always)]
-pub fn deliver_local<F: Family, E: Env + FamilyMaps<F>>(
+pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
+    local: &Local,
     flow: &mut Flow<F>,
-    peer: &Peer,
     report: &mut Report,
     now: &Moment,
-    ifindex: u32,
 ) -> Result<Verdict, DropReason> {
-    let Some(device) = env.device(ifindex) else { return Err(DropReason::NotReady) };
-    let local = Local::of(device);
-    let proxy = ingress::admit(env, &local, flow, peer, report, now)?;
+    let related = icmp::related(env, flow, local, true, now)?;
+    if related.known {
+        report.set_dst_identity(related.peer_identity);
+        icmp::translate(env, flow, &related, true)?;
+        return route(env, local, flow, report, now, reason::RELATED, true);
+    }
+    let key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
+    let found = Found::nothing();
+    let proxy = police(env, local, flow, &key, &found, report, now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
-    ingress::deliver(env, flow, ifindex)
+    route(env, local, flow, report, now, found.state(), found.report())
+}
+
+/// What the stage of packets to their own pod must know.
+#[derive(Clone, Copy, Debug)]
+struct Loop {
+    /// Backend port (high half) and reverse NAT index.
+    ports: u32,
+    /// State (8 bits), whether the connection is news, whether it is a reply.
+    bits: u32,
+}
+
+/// Bit of [`Loop`]: something about the connection is new.
+const LOOP_NEWS: u32 = 1 << 8;
+/// Bit of [`Loop`]: the packet answers one that went this way.
+const LOOP_REPLY: u32 = 1 << 9;
+
+impl Loop {
+    #[inline(always)]
+    fn request<F: Family>(target: &Target<F>) -> Self {
+        Self { ports: (target.backend.port.raw as u32) << 16 | target.rev_nat.raw as u32, bits: 0 }
+    }
+    #[inline(always)]
+    fn reply<F: Family>(found: &Found<F>) -> Self {
+        let news = if found.report() { LOOP_NEWS } else { 0 };
+        Self { ports: found.rev_nat().raw as u32, bits: found.state() as u32 | news | LOOP_REPLY }
+    }
+}
+
+/// Goes on in the stage of packets to their own pod.
+#[inline(always)]
+fn to_itself<F: Family, E: Env>(
+    env: &mut E,
+    flow: &Flow<F>,
+    report: &Report,
+    now: &Moment,
+    way: Loop,
+) -> Result<Verdict, DropReason> {
+    Kept::of(flow, report, now).with(way.ports, way.bits).leave(env)?;
+    Ok(Verdict::go_on(stages::of::<F>().hairpin))
+}
+
+/// Carries a packet to the pod it came from, through a service or back from it.
+#[inline(always)]
+pub fn hairpin<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    local: &Local,
+    kept: &Kept,
+    report: &mut Report,
+) -> Result<Verdict, DropReason> {
+    let mut flow = kept.flow::<F>();
+    let way = Loop { ports: kept.identity, bits: kept.number };
+    let rev_nat = Port::from_raw(way.ports as u16);
+    if way.bits & LOOP_REPLY != 0 {
+        let outcome = Outcome::at(point::TO_ENDPOINT, way.bits as u8, way.bits & LOOP_NEWS != 0);
+        return loopback_reply(env, local, &mut flow, rev_nat, outcome, report);
+    }
+    let backend = End { addr: flow.src.addr, port: Port::from_raw((way.ports >> 16) as u16) };
+    let target = Target { service: true, backend, rev_nat };
+    loopback(env, local, &mut flow, &target, report, &kept.moment())
 }
 
 /// A pod reaches itself through a service: the packet comes back to it from the loopback address of services.
@@ -226,15 +311,16 @@ fn loopback_reply<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
     flow: &mut Flow<F>,
-    found: &Found<F>,
+    rev_nat: Port,
+    outcome: Outcome,
     report: &mut Report,
 ) -> Result<Verdict, DropReason> {
     let own = End { addr: flow.src.addr, port: flow.dst.port };
-    let Some(entry) = maps::reverse_nat::<F, E>(env, found.rev_nat()) else { return Err(DropReason::NoBackend) };
+    let Some(entry) = maps::reverse_nat::<F, E>(env, rev_nat) else { return Err(DropReason::NoBackend) };
     let frontend = F::frontend(entry);
     nat::rewrite(env, flow, nat::Which::Source, &frontend)?;
     nat::rewrite(env, flow, nat::Which::Destination, &own)?;
-    report.set_outcome(Outcome::at(point::TO_ENDPOINT, found.state(), found.report()));
+    report.set_outcome(outcome);
     deliver_to_itself(env, local, flow, report)
 }
 

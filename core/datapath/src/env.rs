@@ -27,6 +27,7 @@ use zerocopy::IntoBytes;
 use crate::checksum;
 use crate::conntrack;
 use crate::family::{Family, V4, V6};
+use crate::kept::Kept;
 
 /// The world of one packet.
 pub trait Env: FamilyMaps<V4> + FamilyMaps<V6> {
@@ -90,6 +91,12 @@ pub trait Env: FamilyMaps<V4> + FamilyMaps<V6> {
 
     /// A value of `cilium_runtime_config`; 0 when it was never written.
     fn runtime(&self, value: Runtime) -> u64;
+
+    /// Keeps `kept` for the stage in which the packet goes on. `None`: it cannot.
+    fn keep(&mut self, kept: &Kept) -> Option<()>;
+
+    /// What the stage before has kept.
+    fn kept(&self) -> Option<&Kept>;
 
     /// `cilium_devices`.
     fn device(&self, ifindex: u32) -> Option<&Device>;

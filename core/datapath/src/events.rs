@@ -35,6 +35,8 @@ pub struct Report {
 const INGRESS: u32 = 1 << 24;
 /// Bit of [`Report::told`]: it is IPv6.
 const IPV6: u32 = 1 << 25;
+/// Bit of [`Report::told`]: whoever sent it hears of it when it is dropped for certain reasons.
+const ANSWERED: u32 = 1 << 26;
 /// The bits of [`Report::told`] that hold the [`Outcome`].
 const OUTCOME: u32 = 0xff_ffff;
 
@@ -43,6 +45,16 @@ impl Report {
     #[inline(always)]
     pub const fn new(ingress: bool) -> Self {
         Self { source: 0, destination: 0, told: Outcome::at(UNTOLD, 0, false).bits | if ingress { INGRESS } else { 0 } }
+    }
+    /// The report as words.
+    #[inline(always)]
+    pub(crate) const fn words(&self) -> (u64, u64, u32) {
+        (self.source, self.destination, self.told)
+    }
+    /// A report of its words.
+    #[inline(always)]
+    pub(crate) const fn from_words(source: u64, destination: u64, told: u32) -> Self {
+        Self { source, destination, told }
     }
     /// Sets the hash of the flow.
     #[inline(always)]
@@ -78,6 +90,11 @@ impl Report {
     #[inline(always)]
     pub fn set_ipv6(&mut self) {
         self.told |= IPV6;
+    }
+    /// A pod of this node sent the packet, and is told by ICMP why it was dropped where that is due.
+    #[inline(always)]
+    pub fn set_answered(&mut self) {
+        self.told |= ANSWERED;
     }
     /// What is to be told about the packet if it is forwarded.
     #[inline(always)]
@@ -123,6 +140,11 @@ impl Report {
     #[inline(always)]
     pub fn ipv6(&self) -> bool {
         self.told & IPV6 != 0
+    }
+    /// Whether a pod of this node is told why it was dropped.
+    #[inline(always)]
+    pub fn answered(&self) -> bool {
+        self.told & ANSWERED != 0
     }
     /// What is to be told about it.
     #[inline(always)]

@@ -4,7 +4,7 @@ use abi::Plain;
 use abi::be::{Addr4, Addr6, Port, Wide6};
 use abi::config::NodeConfig;
 use abi::ct::{Connection, CtEntry4, CtEntry6, CtKey4, CtKey6, SIDE_A, SIDE_B};
-use abi::endpoint::EndpointKey;
+use abi::endpoint::{Device, EndpointKey};
 use abi::frag::{FragKey4, FragKey6};
 use abi::ipcache::IpcacheKey;
 use abi::lb::{
@@ -15,6 +15,7 @@ use wire::{header, protocol};
 
 use crate::checksum;
 use crate::env::{Env, NodeFields};
+use crate::neighbour::{self, Discovery};
 use crate::parse::{self, Network};
 use crate::verdict::DropReason;
 
@@ -95,6 +96,14 @@ pub trait Family: Copy + 'static {
     /// Reads the network header of a packet quoted in an ICMP error. IPv6 extension headers are not followed there: an
     /// error about a packet that had some is about no connection we can name.
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason>;
+    /// The only address of this family the pod behind a device may use.
+    fn own(device: &Device) -> Self::Addr;
+    /// What neighbour discovery makes of a packet. (IPv4's is ARP, which is no IP.)
+    fn discovery<E: Env>(env: &E, network: &Network<Self>) -> Discovery;
+    /// An address as two long words.
+    fn widen(addr: &Self::Addr) -> [u64; 2];
+    /// The address of two long words.
+    fn narrow(words: &[u64; 2]) -> Self::Addr;
     /// Identity of addresses outside the cluster.
     fn world<E: Env>(env: &E) -> u32;
     /// The router's address, [`Family::UNSPECIFIED`] when the family is off.
@@ -200,6 +209,23 @@ impl Family for V4 {
     #[inline(always)]
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
         parse::ipv4(env, offset)
+    }
+    #[inline(always)]
+    fn own(device: &Device) -> Addr4 {
+        device.ipv4
+    }
+    #[inline(always)]
+    fn discovery<E: Env>(_: &E, _: &Network<Self>) -> Discovery {
+        Discovery::No
+    }
+    #[inline(always)]
+    fn widen(addr: &Addr4) -> [u64; 2] {
+        [addr.raw as u64, 0]
+    }
+    #[inline(always)]
+    fn narrow(words: &[u64; 2]) -> Addr4 {
+        let [low, _] = *words;
+        Addr4::from_raw(low as u32)
     }
     #[inline(always)]
     fn world<E: Env>(env: &E) -> u32 {
@@ -308,6 +334,22 @@ impl Family for V6 {
     #[inline(always)]
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
         parse::ipv6_fixed(env, offset)
+    }
+    #[inline(always)]
+    fn own(device: &Device) -> Wide6 {
+        device.ipv6.into()
+    }
+    #[inline(always)]
+    fn discovery<E: Env>(env: &E, network: &Network<Self>) -> Discovery {
+        neighbour::discovery(env, network)
+    }
+    #[inline(always)]
+    fn widen(addr: &Wide6) -> [u64; 2] {
+        addr.halves
+    }
+    #[inline(always)]
+    fn narrow(words: &[u64; 2]) -> Wide6 {
+        Wide6 { halves: *words }
     }
     #[inline(always)]
     fn world<E: Env>(env: &E) -> u32 {

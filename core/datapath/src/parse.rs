@@ -92,6 +92,17 @@ impl<F: Family> Flow<F> {
         }
     }
 
+    /// A flow from its parts.
+    #[inline(always)]
+    pub(crate) const fn from_bits(src: End<F::Addr>, dst: End<F::Addr>, l4: u32, bits: u64) -> Self {
+        Self { src, dst, l4, bits }
+    }
+    /// The small numbers, packed.
+    #[inline(always)]
+    pub(crate) const fn bits(&self) -> u64 {
+        self.bits
+    }
+
     /// See [`Env::forget`]: what was found out about the protocol so far is asked anew from here on.
     #[inline(always)]
     pub fn forget<E: Env>(&mut self, env: &E) {

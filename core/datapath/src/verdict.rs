@@ -1,5 +1,7 @@
 //! What becomes of a packet.
 
+use abi::stage::Stage;
+
 /// What the caller is to do with the packet.
 ///
 /// Always wholly initialised and without payload enums, so that the compiler cannot merge half-defined values (the verifier would refuse them).
@@ -8,7 +10,7 @@
 pub struct Verdict {
     /// What to do.
     pub action: Action,
-    /// The interface of a redirect; the proxy's port (network order) of [`Action::Proxy`]; the drop reason's number of [`Action::Drop`]; otherwise 0.
+    /// The interface of a redirect; the number of the next stage; the proxy's port (network order) of [`Action::Proxy`]; the drop reason's number of [`Action::Drop`]; otherwise 0.
     pub argument: u32,
 }
 
@@ -25,12 +27,19 @@ pub enum Action {
     /// Out of the interface, through its egress hook.
     Redirect = 3,
     /// Out of the interface; the kernel finds the neighbour and waits for it.
-    RedirectNeighbour = 5,
+    RedirectNeighbour = 6,
     /// To the local proxy (no program produces it yet).
     Proxy = 4,
+    /// On in another stage; the argument is its number. Never the verdict of a hook: see [`crate::stages`].
+    Continue = 5,
 }
 
 impl Verdict {
+    /// On in `stage`.
+    #[inline(always)]
+    pub const fn go_on(stage: Stage) -> Self {
+        Self { action: Action::Continue, argument: stage as u32 }
+    }
     /// On to the stack.
     pub const PASS: Self = Self { action: Action::Pass, argument: 0 };
 
@@ -84,6 +93,8 @@ pub enum DropReason {
     UnknownTransport = 137,
     /// Neither IPv4, IPv6 nor ARP.
     UnknownNetwork = 139,
+    /// The program of the next stage is not there.
+    MissedTailCall = 140,
     /// The packet could not be written to.
     Write = 141,
     /// The target of a neighbour solicitation is nobody we answer for.

@@ -11,6 +11,7 @@ use std::{
 use abi::{
     config::{NODE_HOST_ROUTING, NodeConfig},
     lb::MAGLEV_SIZE_DEFAULT,
+    stage::Stage,
 };
 use aya::{
     Ebpf, EbpfLoader,
@@ -22,6 +23,7 @@ use crate::{
     attach::{
         AtHook, Attacher, Attachment, Direction, Hook, Interface, Outcome, PinnedLink, Site, attached, list_pins,
     },
+    calls::{self, calls_directory},
     error::{AttachError, LoadError, MapError, Missing, TestRunError},
     events::Events,
     kernel,
@@ -29,9 +31,15 @@ use crate::{
     program::Program,
     schema::{self, Moved},
     sys,
-    test_run::{self, SkBuff, TestRun},
+    test_run::{self, SkBuff, TestRun, XdpRun},
     verifier::Rejection,
+    xdp::{self, XdpAttachment, XdpChoice},
 };
+
+/// The program of a stage or of a hook, by the name it has in the object file.
+fn names() -> impl Iterator<Item = &'static str> {
+    Program::ALL.iter().map(|program| program.name()).chain(Stage::ALL.iter().map(|stage| stage.name()))
+}
 
 /// Name of the programs' read-only configuration.
 pub(crate) const NODE_CONFIG: &str = "NODE_CONFIG";
@@ -91,10 +99,14 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     host_routing: bool,
     programs: BTreeMap<Program, OwnedFd>,
+    xdp: OwnedFd,
     maps: Arc<Maps>,
     moved: Mutex<Vec<Moved>>,
     attacher: Attacher,
     links: PathBuf,
+    calls: PathBuf,
+    /// Id of the array in which these programs find their stages.
+    generation: u32,
 }
 
 impl Datapath {
@@ -124,17 +136,23 @@ impl Datapath {
             node.flags &= !NODE_HOST_ROUTING;
             loaded = load(&object, &pins, &node);
         }
-        let ebpf = loaded?;
+        let mut ebpf = loaded?;
         let programs = descriptors(&ebpf)?;
+        let xdp = xdp_descriptor(&ebpf)?;
+        let calls = calls_directory(&config.bpffs);
+        let generation = calls::establish(&mut ebpf, &calls)?;
         let attacher = Attacher::new(hook, links.clone());
         Ok(Self {
             ebpf: Mutex::new(ebpf),
             host_routing: node.flags & NODE_HOST_ROUTING != 0,
             programs,
+            xdp,
             maps: Arc::new(prepared.maps),
             moved: Mutex::new(prepared.moved),
             attacher,
             links,
+            calls,
+            generation,
         })
     }
 
@@ -200,7 +218,8 @@ impl Datapath {
 
     fn attach_filter(&self, site: &Site<'_>) -> Result<Attachment, AttachError> {
         let mut ebpf = self.ebpf();
-        let classifier = classifier(&mut ebpf, site.program).ok_or(AttachError::Absent { program: site.program })?;
+        let classifier =
+            classifier(&mut ebpf, site.program.name()).ok_or(AttachError::Absent { program: site.program })?;
         self.attacher.attach_filter(classifier, site)
     }
 
@@ -211,6 +230,16 @@ impl Datapath {
     /// Nothing in here is left half-changed by a panic, so a poisoned lock is as good as another.
     fn ebpf(&self) -> MutexGuard<'_, Ebpf> {
         self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Attaches the XDP program, or puts it in place of the one an earlier agent left there, at one instant.
+    pub fn attach_xdp(&self, interface: &Interface, choice: XdpChoice) -> Result<XdpAttachment, AttachError> {
+        xdp::attach(self.xdp.as_fd(), &self.links, interface, choice)
+    }
+
+    /// Detaches the XDP program; says whether it was attached.
+    pub fn detach_xdp(&self, interface: &Interface) -> Result<bool, AttachError> {
+        xdp::detach(&self.links, interface)
     }
 
     /// Detaches a program; says whether it was attached.
@@ -234,8 +263,10 @@ impl Datapath {
     }
 
     /// Once every device has the new programs: copies what the old ones still wrote into maps that were replaced
-    /// because their size changed. Returns how many entries.
+    /// because their size changed, and lets go of the stages of generations whose programs are at no device any more.
+    /// Returns how many entries.
     pub fn settle(&self) -> Result<usize, MapError> {
+        calls::retire(&self.calls, self.generation)?;
         let mut copied = 0;
         let mut all = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
         for moved in all.iter() {
@@ -268,6 +299,14 @@ impl Datapath {
                 test_run::run(classifier, program, packet, ctx, repeat)
             }
             _ => Err(TestRunError::Absent { program }),
+        }
+    }
+
+    /// Runs the XDP program on one packet that came in at `ifindex` (an index in this network namespace), `repeat` times.
+    pub fn test_run_xdp(&self, packet: &[u8], ifindex: u32, repeat: u32) -> Result<XdpRun, TestRunError> {
+        match self.ebpf().program(xdp::XDP_ENTRY) {
+            Some(aya::programs::Program::Xdp(program)) => test_run::run_xdp(program, packet, ifindex, repeat),
+            _ => Err(TestRunError::NoXdp),
         }
     }
 
@@ -312,6 +351,8 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
     };
     let links = links_directory(bpffs);
     removed(&links, fs::remove_dir_all(&links))?;
+    let calls = calls_directory(bpffs);
+    removed(&calls, calls::remove_all(&calls))?;
     for path in schema::pinned(&maps_directory(bpffs)) {
         removed(&path, fs::remove_file(&path))?;
     }
@@ -362,27 +403,34 @@ fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError
     let mut ebpf = loader
         .load(object)
         .map_err(|source| LoadError::Aya { step: "the object file".to_owned(), source: Box::new(source) })?;
-    for program in Program::ALL {
+    for program in names() {
         let Some(classifier) = classifier(&mut ebpf, program) else { continue };
-        let mut loaded = classifier.load();
-        // The verifier stops when a signal waits for this thread, and says "try again".
-        for _ in 0..LOAD_ATTEMPTS {
-            match &loaded {
-                Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {
-                    loaded = classifier.load();
-                }
-                _ => break,
-            }
-        }
-        loaded.map_err(|error| match error {
-            ProgramError::LoadError { io_error, verifier_log } => LoadError::Rejected {
-                program: program.to_string(),
-                rejection: Box::new(Rejection::parse(io_error.to_string(), &verifier_log.to_string())),
-            },
-            other => LoadError::Aya { step: program.to_string(), source: Box::new(other.into()) },
-        })?;
+        patiently(program, || classifier.load())?;
+    }
+    if let Some(aya::programs::Program::Xdp(program)) = ebpf.program_mut(xdp::XDP_ENTRY) {
+        patiently(xdp::XDP_ENTRY, || program.load())?;
     }
     Ok(ebpf)
+}
+
+/// Loads a program. The verifier stops when a signal waits for this thread, and says "try again".
+fn patiently(program: &str, mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), LoadError> {
+    let mut loaded = load();
+    for _ in 0..LOAD_ATTEMPTS {
+        match &loaded {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {
+                loaded = load();
+            }
+            _ => break,
+        }
+    }
+    loaded.map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => LoadError::Rejected {
+            program: program.to_string(),
+            rejection: Box::new(Rejection::parse(io_error.to_string(), &verifier_log.to_string())),
+        },
+        other => LoadError::Aya { step: program.to_string(), source: Box::new(other.into()) },
+    })
 }
 
 /// How often a program is loaded again after the verifier was interrupted (as libbpf does).
@@ -406,8 +454,18 @@ fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<Program, OwnedFd>, LoadError> {
     Ok(out)
 }
 
-fn classifier(ebpf: &mut Ebpf, program: Program) -> Option<&mut SchedClassifier> {
-    match ebpf.program_mut(program.name()) {
+/// Descriptor of the loaded XDP program.
+fn xdp_descriptor(ebpf: &Ebpf) -> Result<OwnedFd, LoadError> {
+    let Some(aya::programs::Program::Xdp(program)) = ebpf.program(xdp::XDP_ENTRY) else {
+        return Err(LoadError::Object { problem: format!("the program {} is not in it", xdp::XDP_ENTRY) });
+    };
+    let failed =
+        |source: ProgramError| LoadError::Aya { step: xdp::XDP_ENTRY.to_owned(), source: Box::new(source.into()) };
+    program.fd().map_err(failed)?.as_fd().try_clone_to_owned().map_err(|e| failed(e.into()))
+}
+
+fn classifier<'a>(ebpf: &'a mut Ebpf, program: &str) -> Option<&'a mut SchedClassifier> {
+    match ebpf.program_mut(program) {
         Some(aya::programs::Program::SchedClassifier(classifier)) => Some(classifier),
         _ => None,
     }

@@ -134,6 +134,14 @@ pub enum MapError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// The pin of an array of programs could not be looked at or removed.
+    #[error("the array of programs pinned at {} cannot be let go of: {source}", path.display())]
+    Pin {
+        /// Its pin, or the directory of pins.
+        path: PathBuf,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// Any other failure.
     #[error("{operation} map {map} failed: {source}")]
     System {
@@ -268,6 +276,16 @@ pub enum AttachError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// A step with the XDP program failed.
+    #[error("{step} the XDP program at {device} failed: {source}")]
+    Xdp {
+        /// Which step.
+        step: &'static str,
+        /// Which device.
+        device: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A step failed.
     #[error("{step} {program} at {device} {direction} failed: {source}")]
     Step {
@@ -302,6 +320,15 @@ pub enum TestRunError {
     Absent {
         /// Which program.
         program: Program,
+    },
+    /// The object file has no XDP program.
+    #[error("there is no XDP program in the object file")]
+    NoXdp,
+    /// The test run of the XDP program failed.
+    #[error("the test run of the XDP program failed: {source}")]
+    FailedXdp {
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
     },
     /// The kernel refuses such a packet or context before the program sees it.
     #[error("the kernel does not take this input: {source}")]

@@ -1,7 +1,7 @@
 //! Loads the eBPF programs, keeps their maps, attaches them and takes over from an earlier agent.
 //!
 //! Everything that must outlive the agent is pinned: maps under `<bpffs>/tc/globals`, links under
-//! `<bpffs>/cilium/links`. A killed agent leaves traffic flowing; the next one finds the maps, checks that they
+//! `<bpffs>/cilium/links`, the programs that others go on in under `<bpffs>/cilium/calls`. A killed agent leaves traffic flowing; the next one finds the maps, checks that they
 //! are the maps it means, loads its own programs on them and puts those in place of the old ones, each at one instant.
 //!
 //! This crate decides nothing about policy or packets. It never recreates a map that does not fit: it refuses, or
@@ -9,6 +9,7 @@
 
 mod attach;
 mod batch;
+mod calls;
 mod datapath;
 mod error;
 mod events;
@@ -22,8 +23,10 @@ mod sys;
 mod table;
 mod test_run;
 mod verifier;
+mod xdp;
 
 pub use attach::{AtHook, Attachment, Direction, Hook, Interface, Outcome, PinnedLink};
+pub use calls::calls_directory;
 pub use datapath::{Datapath, HookChoice, LoadStats, LoaderConfig, links_directory, maps_directory, remove_all};
 pub use error::{AttachError, LoadError, MapError, Missing, Operation, TestRunError};
 pub use events::Events;
@@ -35,5 +38,6 @@ pub use program::{Program, UnknownProgram};
 pub use schema::{Mismatch, Property};
 pub use sys::kernel_release;
 pub use table::{PerCpuTable, Table};
-pub use test_run::{SkBuff, TestRun};
+pub use test_run::{SkBuff, TestRun, XdpRun};
 pub use verifier::{Figures, Rejection};
+pub use xdp::{XdpAttachment, XdpChoice, XdpMode};

@@ -24,10 +24,12 @@ mod cmd {
     pub const PROG_LOAD: libc::c_int = 5;
     pub const OBJ_PIN: libc::c_int = 6;
     pub const OBJ_GET: libc::c_int = 7;
+    pub const PROG_GET_NEXT_ID: libc::c_int = 11;
     pub const PROG_GET_FD_BY_ID: libc::c_int = 13;
     pub const MAP_GET_FD_BY_ID: libc::c_int = 14;
     pub const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     pub const PROG_QUERY: libc::c_int = 16;
+    pub const BTF_LOAD: libc::c_int = 18;
     pub const MAP_FREEZE: libc::c_int = 22;
     pub const MAP_LOOKUP_BATCH: libc::c_int = 24;
     pub const MAP_UPDATE_BATCH: libc::c_int = 26;
@@ -382,6 +384,39 @@ pub fn prog_info_of(program: BorrowedFd<'_>) -> io::Result<ProgInfo> {
     info(program)
 }
 
+/// The program with the next higher id; `None`: there is none.
+pub fn prog_next_id(after: u32) -> io::Result<Option<u32>> {
+    let mut attr = Id { id: after, next: 0, flags: 0 };
+    match bpf(cmd::PROG_GET_NEXT_ID, &mut attr) {
+        Ok(_) => Ok(Some(attr.next)),
+        Err(e) if e.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+/// The kernel's name of a program (15 bytes of it at most), and the ids of its maps.
+pub fn prog_maps(id: u32) -> io::Result<(Vec<u8>, Vec<u32>)> {
+    let fd = bpf_fd(cmd::PROG_GET_FD_BY_ID, &mut Id { id, next: 0, flags: 0 })?;
+    let mut maps = vec![0_u32; prog_info_of(fd.as_fd())?.map_count as usize];
+    let mut out = <ProgInfo as zerocopy::FromZeros>::new_zeroed();
+    out.map_count = maps.len() as u32;
+    out.map_ids = address_mut(maps.as_mut_slice().as_mut_bytes());
+    let bytes = out.as_mut_bytes();
+    let len = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    bpf(cmd::OBJ_GET_INFO_BY_FD, &mut Info { fd: raw(fd.as_fd()), len, info: address_mut(bytes) })?;
+    Ok((out.name.iter().copied().take_while(|&byte| byte != 0).collect(), maps))
+}
+
+/// Waits until every packet that was in a program when this was called has left it (an RCU grace period).
+pub fn wait_for_packets_under_way() {
+    // SAFETY: membarrier(2) takes numbers only.
+    let done = unsafe { libc::syscall(libc::SYS_membarrier, libc::MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if done != 0 {
+        // Not there with CPUs that have no tick (nohz_full). A packet is under way for some microseconds.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+}
+
 #[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct Id {
@@ -536,34 +571,76 @@ struct ProgLoad {
     kern_version: u32,
     prog_flags: u32,
     name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    pad: u32,
 }
 
-/// Loads a program of the kernel's type `kind` with a log of the given level; for inspection (aya keeps no log when a load
-/// succeeds).
-pub fn prog_load(
-    name: &str,
-    kind: u32,
-    insns: &[u8],
-    license: &std::ffi::CStr,
-    log_level: u32,
-    log: &mut [u8],
-) -> io::Result<OwnedFd> {
+/// What the kernel is told of a program's functions: without it, each call is walked as if it were not one.
+pub struct Functions<'a> {
+    pub btf: BorrowedFd<'a>,
+    /// Pairs of instruction offset and type.
+    pub info: &'a [[u32; 2]],
+}
+
+/// A program to load for inspection (aya keeps no log when a load succeeds).
+pub struct Code<'a> {
+    pub name: &'a str,
+    /// The kernel's type number.
+    pub kind: u32,
+    pub insns: &'a [u8],
+    pub license: &'a std::ffi::CStr,
+    pub functions: Option<Functions<'a>>,
+}
+
+/// Loads a program with a log of the given level.
+pub fn prog_load(code: &Code<'_>, log_level: u32, log: &mut [u8]) -> io::Result<OwnedFd> {
     let size = |len: usize| u32::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let (btf, info): (u32, &[[u32; 2]]) =
+        code.functions.as_ref().map_or((0, &[]), |functions| (raw(functions.btf), functions.info));
     bpf_fd(
         cmd::PROG_LOAD,
         &mut ProgLoad {
-            kind,
-            insn_cnt: size(insns.len() / 8)?,
-            insns: address(insns),
-            license: license.as_ptr() as u64,
+            kind: code.kind,
+            insn_cnt: size(code.insns.len() / 8)?,
+            insns: address(code.insns),
+            license: code.license.as_ptr() as u64,
             log_level,
             log_size: size(log.len())?,
             log_buf: address_mut(log),
             kern_version: 0,
             prog_flags: 0,
-            name: name16(name),
+            name: name16(code.name),
+            prog_ifindex: 0,
+            expected_attach_type: 0,
+            prog_btf_fd: btf,
+            func_info_rec_size: if info.is_empty() { 0 } else { 8 },
+            func_info: info.as_ptr() as u64,
+            func_info_cnt: size(info.len())?,
+            pad: 0,
         },
     )
+}
+
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct BtfLoad {
+    btf: u64,
+    log_buf: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+    pad: u32,
+}
+
+/// Hands the kernel the types of an object.
+pub fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
+    let size = u32::try_from(btf.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    bpf_fd(cmd::BTF_LOAD, &mut BtfLoad { btf: address(btf), log_buf: 0, size, log_size: 0, log_level: 0, pad: 0 })
 }
 
 /// The file system type of `path` (`BPF_FS_MAGIC` for a bpffs).

@@ -13,10 +13,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use abi::config::NodeConfig;
+use abi::{
+    config::NodeConfig,
+    metrics::{DIR_EGRESS, MetricsKey},
+    stage::Stage,
+};
 use loader::{
-    Attachment, Datapath, Direction, Hook, HookChoice, Interface, LoadError, LoaderConfig, Outcome, Program,
-    links_directory, remove_all,
+    Attachment, Datapath, Direction, Hook, HookChoice, Interface, LoadError, LoaderConfig, Outcome, Program, SkBuff,
+    calls_directory, links_directory, remove_all,
 };
 use support::{Bpffs, in_new_network_namespace, ip, object, small};
 
@@ -93,6 +97,73 @@ fn the_next_agent_replaces_the_program_in_the_same_link() {
     assert_eq!(only_program(&second, "left"), id(&second));
     let links = second.links().expect("listing");
     assert_eq!(links.iter().map(|l| l.link_id).collect::<Vec<_>>(), link.iter().map(|l| l.link_id).collect::<Vec<_>>());
+}
+
+/// An IPv4 packet of a protocol that does not matter: at a device that nobody stands behind, drop 203 in the second stage.
+fn packet() -> Vec<u8> {
+    let mut packet = vec![0; 64];
+    packet[12..14].copy_from_slice(&[8, 0]);
+    packet[14] = 0x45;
+    packet[23] = 6;
+    packet
+}
+
+/// The drop reason of that packet, which shows how far it came.
+fn reason(datapath: &Datapath) -> u32 {
+    let run = datapath.test_run(PROGRAM, &packet(), &SkBuff::default(), 1).expect("it is loaded");
+    run.ctx.cb[1]
+}
+
+/// Pinned arrays of programs.
+fn generations(bench: &Bench) -> Vec<std::path::PathBuf> {
+    let mut all: Vec<_> = fs::read_dir(calls_directory(bench.fs.path()))
+        .expect("it is there")
+        .map(|e| e.expect("readable").path())
+        .collect();
+    all.sort();
+    all
+}
+
+#[test]
+fn stages_outlive_the_agent_and_go_with_the_last_device_that_needs_them() {
+    let Some(bench) = Bench::tcx() else { return };
+    let first = bench.open();
+    attach(&first, "left");
+    attach(&first, "right");
+    assert_eq!(reason(&first), 203, "the second stage says that it is not ready");
+    let one = generations(&bench);
+    assert_eq!(one.len(), 1);
+    drop(first);
+
+    let second = bench.open();
+    assert_eq!(generations(&bench).len(), 2, "each load has stages of its own");
+    attach(&second, "left");
+    second.settle().expect("settling");
+    assert_eq!(generations(&bench).len(), 2, "the other device still needs the old ones");
+    assert!(generations(&bench).contains(&one[0]));
+    attach(&second, "right");
+    second.settle().expect("settling");
+    let two = generations(&bench);
+    assert!(two.len() == 1 && two != one, "{two:?}, before {one:?}");
+    assert_eq!(reason(&second), 203);
+    drop(second);
+    remove_all(bench.fs.path()).expect("removing");
+    assert!(!calls_directory(bench.fs.path()).exists());
+}
+
+#[test]
+fn a_stage_that_is_missing_is_a_drop_with_a_name_and_counted() {
+    let Some(bench) = Bench::tcx() else { return };
+    let datapath = bench.open();
+    let pin = generations(&bench).remove(0);
+    let map = aya::maps::Map::ProgramArray(aya::maps::MapData::from_pin(pin).expect("it is pinned"));
+    let mut calls = aya::maps::ProgramArray::try_from(map).expect("it is one");
+    calls.clear_index(&(Stage::PodIpv4 as u32)).expect("it was there");
+    let run = datapath.test_run(PROGRAM, &packet(), &SkBuff::default(), 1).expect("it is loaded");
+    assert_eq!((run.ret, run.ctx.cb[1]), (2, 140), "dropped: missed tail call");
+    let dropped = MetricsKey::new(140, DIR_EGRESS);
+    let sums = datapath.maps().metrics.sums().expect("readable");
+    assert!(sums.iter().any(|(key, value)| *key == dropped && value.count == 1), "{sums:?}");
 }
 
 #[test]

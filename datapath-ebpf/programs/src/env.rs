@@ -26,6 +26,19 @@ macro_rules! maps_and_time {
         }
 
         #[inline(always)]
+        fn keep(&mut self, kept: &Kept) -> Option<()> {
+            let to = maps::KEPT.get_mut(&0)?;
+            // SAFETY: a live reference.
+            unsafe { words::copy(kept, to) };
+            Some(())
+        }
+
+        #[inline(always)]
+        fn kept(&self) -> Option<&Kept> {
+            maps::KEPT.get(&0)
+        }
+
+        #[inline(always)]
         fn device(&self, ifindex: u32) -> Option<&Device> {
             maps::DEVICES.get(&ifindex)
         }
@@ -106,8 +119,13 @@ macro_rules! nodeport_family {
             }
             #[inline(always)]
             fn allocate(&mut self, wish: &datapath::Wish<$family>) -> u16 {
-                // SAFETY: a live reference.
-                unsafe { $allocate(wish) as u16 }
+                let Some(scratch) = maps::WISH.get_mut(&0) else { return 0 };
+                let to = core::ptr::from_mut(scratch).cast::<datapath::Wish<$family>>();
+                // SAFETY: there is room for the wish of either family, which is words without padding.
+                unsafe {
+                    words::copy_words(wish, to);
+                    $allocate(to) as u16
+                }
             }
             #[inline(always)]
             fn snat_forget(&mut self, key: &<$family as datapath::Balanced>::SnatKey) {

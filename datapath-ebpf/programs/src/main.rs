@@ -21,7 +21,7 @@ use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT, xdp_action};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
-use datapath::{Action, Verdict};
+use datapath::{Action, Stage, Verdict, hooks, stages};
 
 use crate::packet::Packet;
 use crate::xdp::Frame;
@@ -34,7 +34,7 @@ const MARK_TO_PROXY: u32 = 0x0200;
 #[inline(always)]
 fn cil_from_container(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    act(skb, datapath::from_pod(&mut Packet::new(skb)))
+    act(skb, hooks::from_pod(&mut Packet::new(skb)))
 }
 
 /// A packet reaches a pod from the host's stack.
@@ -42,7 +42,7 @@ fn cil_from_container(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn cil_to_container(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    act(skb, datapath::to_pod(&mut Packet::new(skb)))
+    act(skb, hooks::to_pod(&mut Packet::new(skb)))
 }
 
 /// A packet leaves the host by `cilium_host`.
@@ -50,7 +50,7 @@ fn cil_to_container(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn cil_from_host(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    act(skb, datapath::from_host(&mut Packet::new(skb)))
+    act(skb, hooks::from_host(&mut Packet::new(skb)))
 }
 
 /// A packet reaches the node from outside.
@@ -58,7 +58,51 @@ fn cil_from_host(ctx: TcContext) -> i32 {
 #[inline(always)]
 fn cil_from_netdev(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
-    act(skb, datapath::from_netdev(&mut Packet::new(skb)))
+    act(skb, hooks::from_netdev(&mut Packet::new(skb)))
+}
+
+/// Declares the program of each stage, and how one is gone on in.
+macro_rules! stages {
+    ($($stage:ident = $name:ident;)*) => {
+        $(
+            #[doc = concat!("Stage [`Stage::", stringify!($stage), "`].")]
+            #[classifier]
+            #[inline(always)]
+            fn $name(ctx: TcContext) -> i32 {
+                let skb = ctx.skb.skb;
+                act(skb, stages::run(&mut Packet::new(skb), Stage::$stage))
+            }
+        )*
+
+        /// Goes on in a stage. A program that is not there drops the packet: see [`hooks::missed`].
+        #[inline(always)]
+        fn go_on(skb: *mut __sk_buff, number: u32) -> Verdict {
+            match Stage::of(number) {
+                $(Some(Stage::$stage) => maps::CALLS.go_on::<{ Stage::$stage as u32 }>(skb.cast()),)*
+                None => {}
+            }
+            hooks::missed(&mut Packet::new(skb))
+        }
+    };
+}
+
+stages! {
+    PodIpv4 = cil_pod_ipv4;
+    PodIpv6 = cil_pod_ipv6;
+    Neighbour = cil_neighbour;
+    PodError4 = cil_pod_error4;
+    PodError6 = cil_pod_error6;
+    Hairpin4 = cil_hairpin4;
+    Hairpin6 = cil_hairpin6;
+    Deliver4 = cil_deliver4;
+    Deliver6 = cil_deliver6;
+    ToPod4 = cil_to_pod4;
+    ToPod6 = cil_to_pod6;
+    Net4 = cil_net4;
+    Net6 = cil_net6;
+    Return4 = cil_return4;
+    Return6 = cil_return6;
+    Complain = cil_complain;
 }
 
 /// A packet reaches the node from outside, before the kernel has made a buffer of it.
@@ -80,14 +124,17 @@ fn cil_xdp_entry(ctx: XdpContext) -> u32 {
 
 /// Carries a verdict out.
 #[inline(always)]
-fn act(skb: *mut __sk_buff, verdict: Verdict) -> i32 {
+fn act(skb: *mut __sk_buff, mut verdict: Verdict) -> i32 {
+    if verdict.action == Action::Continue {
+        verdict = go_on(skb, verdict.argument);
+    }
     // SAFETY: fields of the context that programs may write, and helpers without pointers.
     unsafe {
         (*skb).cb[0] = verdict.action as u32;
         (*skb).cb[1] = verdict.argument;
         match verdict.action {
             Action::Pass => TC_ACT_OK,
-            Action::Drop => TC_ACT_SHOT,
+            Action::Drop | Action::Continue => TC_ACT_SHOT,
             Action::RedirectPeer => helpers::bpf_redirect_peer(verdict.argument, 0) as i32,
             Action::Redirect => helpers::bpf_redirect(verdict.argument, 0) as i32,
             Action::RedirectNeighbour => {

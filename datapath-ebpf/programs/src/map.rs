@@ -2,6 +2,7 @@
 //!
 //! A definition is never read or written at run time: its address stands for the map.
 
+use core::arch::asm;
 use core::marker::PhantomData;
 use core::ptr;
 
@@ -18,6 +19,7 @@ const PER_CPU_HASH: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_PERCP
 const PER_CPU_ARRAY: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as usize;
 const LRU_HASH: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LRU_HASH as usize;
 const LPM_TRIE: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as usize;
+const PROG_ARRAY: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_PROG_ARRAY as usize;
 const RINGBUF: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_RINGBUF as usize;
 const NO_PREALLOC: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -127,6 +129,46 @@ const SCRATCH_HALF: usize = 64;
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_scratch")]
 static SCRATCH: PerCpuArray<[u64; 2 * SCRATCH_HALF / 8], 1> = PerCpuArray::new();
+
+/// An array of programs.
+#[repr(C)]
+pub struct Calls<const ENTRIES: usize> {
+    r#type: *const [i32; PROG_ARRAY],
+    key: *const u32,
+    value: *const u32,
+    max_entries: *const [i32; ENTRIES],
+}
+
+// SAFETY: as for `Map`.
+unsafe impl<const ENTRIES: usize> Sync for Calls<ENTRIES> {}
+
+impl<const ENTRIES: usize> Calls<ENTRIES> {
+    /// The definition.
+    pub const fn new() -> Self {
+        Self { r#type: ptr::null(), key: ptr::null(), value: ptr::null(), max_entries: ptr::null() }
+    }
+
+    /// Goes on in the program with this number. Returns only if there is none.
+    ///
+    /// In assembly, so that each call has its number as a constant: the kernel makes such a call a plain jump.
+    #[inline(always)]
+    pub fn go_on<const NUMBER: u32>(&self, ctx: *mut core::ffi::c_void) {
+        let map = ptr::from_ref(self);
+        // SAFETY: the helper takes the context, a map of programs and a number; registers 0 to 5 are lost in a call.
+        unsafe {
+            asm!(
+                "r1 = {ctx}",
+                "r2 = {map}",
+                "r3 = {number}",
+                "call 12",
+                ctx = in(reg) ctx,
+                map = in(reg) map,
+                number = const NUMBER,
+                out("r0") _, out("r1") _, out("r2") _, out("r3") _, out("r4") _, out("r5") _,
+            );
+        }
+    }
+}
 
 /// The ring buffer of event records. `BYTES` is its size.
 #[repr(C)]

@@ -13,9 +13,11 @@ use abi::maps as spec;
 use abi::metrics::{MetricsKey, MetricsValue};
 use abi::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use abi::policy::{PolicyEntry, PolicyKey};
+use abi::stage::CALLS_ENTRIES;
+use datapath::Kept;
 
 use crate::maglev::Maglev;
-use crate::map::{Array, Hash, LpmTrie, LruHash, PerCpuHash, RingBuf};
+use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
 
 /// Declares one static for each map; the number of entries comes from the list the loader and the simulator read.
 macro_rules! maps {
@@ -69,6 +71,21 @@ pub static LB6_MAGLEV: Maglev<{ spec::LB6_MAGLEV.max_entries as usize }> = Magle
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_runtime_config")]
 pub static RUNTIME_CONFIG: Array<u64, { spec::RUNTIME_CONFIG.max_entries as usize }> = Array::new();
+
+/// Memory of this CPU for what one stage leaves for the next. Not shared with user space.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_kept")]
+pub static KEPT: PerCpuArray<Kept, 1> = PerCpuArray::new();
+
+/// Memory of this CPU for the wish for a port. Not shared with user space.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_wish")]
+pub static WISH: PerCpuArray<[u64; 6], 1> = PerCpuArray::new();
+
+/// The programs of the stages, by number. The loader fills it before a packet meets any of these programs.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_calls")]
+pub static CALLS: Calls<{ CALLS_ENTRIES as usize }> = Calls::new();
 
 /// `cilium_events`
 #[unsafe(link_section = ".maps")]

@@ -14,7 +14,7 @@ use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Balanced, Env, Hop, NodeportEnv, Notification, Room, V4, V6, Wish};
+use datapath::{Balanced, Env, Hop, Kept, NodeportEnv, Notification, Room, V4, V6, Wish};
 
 use crate::maps;
 use crate::packet::ReadOnly;
@@ -166,7 +166,10 @@ impl Env for Frame {
 }
 
 impl NodeportEnv for Frame {
-    const EARLY: bool = true;
+    #[inline(always)]
+    fn is_early(&self) -> bool {
+        true
+    }
 
     #[inline(always)]
     fn next_hop<F: Balanced>(&mut self, src: &F::Addr, dst: &F::Addr, protocol: u8, len: u32) -> Hop {
@@ -241,3 +244,6 @@ pub unsafe extern "C" fn cil_find_port6(wish: *const Wish<V6>) -> u32 {
         None => 0,
     }
 }
+
+/// A wish fits where it is put together.
+const _: () = assert!(size_of::<Wish<V4>>() <= 48 && size_of::<Wish<V6>>() <= 48);

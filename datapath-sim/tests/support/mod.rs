@@ -52,6 +52,7 @@ pub struct World {
     pub maps: Maps,
     pub config: NodeConfig,
     pub seconds: u64,
+    pub ways: datapath_sim::Ways,
 }
 
 impl World {
@@ -70,7 +71,7 @@ impl World {
             lifetimes: DEFAULT_LIFETIMES,
             ..NodeConfig::default()
         };
-        let mut world = Self { maps: Maps::with_sizes(1, |spec| spec.max_entries.min(1 << 16)), config, seconds: 1000 };
+        let mut world = Self { maps: Maps::with_sizes(1, |spec| spec.max_entries.min(1 << 16)), config, seconds: 1000, ways: datapath_sim::Ways::default() };
         for n in 1..=3 {
             world.add(n);
         }
@@ -189,6 +190,8 @@ impl World {
             now_ns,
             cpu: 0,
             mark: 0,
+            ways: &self.ways,
+            early: false,
         };
         let verdict = hook(&mut run);
         Out { verdict, mark: run.mark, packet: run.packet }

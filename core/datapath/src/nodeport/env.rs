@@ -12,7 +12,7 @@ use crate::family::{V4, V6};
 pub trait NodeportEnv: Env + NodeportMaps<V4> + NodeportMaps<V6> {
     /// Whether the hook comes before the kernel has made a buffer of the packet (XDP). What cannot be finished there is passed
     /// on as it came; the later hook of the same device does it.
-    const EARLY: bool;
+    fn is_early(&self) -> bool;
 
     /// Asks the routing and neighbour tables for the way of a packet of `len` bytes (from the IP header on) that came in at
     /// this hook's device and now goes from `src` to `dst`.

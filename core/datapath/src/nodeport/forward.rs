@@ -43,11 +43,11 @@ pub fn length<E: NodeportEnv>(env: &E) -> u32 {
 
 /// Whether a packet can leave this way now. At an early hook, what cannot is left to the later one.
 #[inline(always)]
-pub fn leads_on<E: NodeportEnv>(_env: &E, hop: &Hop) -> Result<bool, DropReason> {
+pub fn leads_on<E: NodeportEnv>(env: &E, hop: &Hop) -> Result<bool, DropReason> {
     match hop.code {
         hop::OK => Ok(true),
         hop::FRAGMENTATION_NEEDED => Err(DropReason::FragmentationNeeded),
-        _ if E::EARLY => Ok(false),
+        _ if env.is_early() => Ok(false),
         hop::NO_NEIGHBOUR => Ok(true),
         _ => Err(DropReason::NoRoute),
     }

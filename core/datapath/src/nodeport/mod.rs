@@ -23,10 +23,11 @@ pub mod service;
 pub mod snat;
 
 use abi::be::Port;
-use abi::ct::{CT_DSR, CT_LOCAL_BACKEND};
+use abi::ct::{CT_DSR, CT_LOCAL_BACKEND, CT_NODE_PORT, Connection};
 
-use crate::conntrack::{self, Moment};
-use crate::family::End;
+use crate::conntrack::{self, Found, Moment};
+use crate::env::{Env, FamilyMaps};
+use crate::family::{End, Family};
 use crate::nat;
 use crate::parse::Flow;
 use crate::verdict::{DropReason, Verdict};
@@ -54,6 +55,79 @@ impl Step {
     }
 }
 
+/// The service by which a packet came from outside to a backend of this node, and whose address replies must have.
+#[derive(Clone, Copy, Debug)]
+pub struct Origin<F: Family> {
+    /// [`CT_NODE_PORT`], [`CT_DSR`], or 0: by none.
+    pub flags: u16,
+    /// With [`CT_DSR`] the frontend; otherwise its port is the service's reverse NAT index.
+    pub frontend: End<F::Addr>,
+}
+
+impl<F: Family> Origin<F> {
+    /// By no service.
+    #[inline(always)]
+    pub fn none() -> Self {
+        Self { flags: 0, frontend: End { addr: F::UNSPECIFIED, port: Port::from_raw(0) } }
+    }
+
+    /// By the service with this reverse NAT index.
+    #[inline(always)]
+    pub fn service(index: Port) -> Self {
+        let flags = if index.raw == 0 { 0 } else { CT_NODE_PORT };
+        Self { flags, frontend: End { addr: F::UNSPECIFIED, port: index } }
+    }
+
+    /// Puts it into the entry of a connection at the backend's side.
+    #[inline(always)]
+    pub fn imprint(&self, connection: &mut Connection, nat: &mut End<F::Addr>) {
+        if self.flags & CT_DSR != 0 {
+            *nat = self.frontend;
+        } else if self.flags != 0 {
+            connection.rev_nat_index = self.frontend.port;
+        }
+        connection.flags |= self.flags;
+    }
+
+    /// A known connection comes by another service now, or by one at all: replies follow the newest.
+    #[inline(always)]
+    pub fn mark<E: Env + FamilyMaps<F>>(&self, env: &mut E, flow: &Flow<F>, key: &F::CtKey, found: &Found<F>) {
+        let same = if self.flags & CT_DSR != 0 {
+            found.has(CT_DSR) && found.nat == self.frontend
+        } else {
+            found.has(CT_NODE_PORT) && !found.has(CT_DSR) && found.rev_nat() == self.frontend.port
+        };
+        if same {
+            return;
+        }
+        if let Some(entry) = crate::maps::connection::<F, E>(env, flow.is_tcp(), key) {
+            let mut connection = *F::connection(entry);
+            let mut nat = F::nat(entry);
+            connection.flags &= !(CT_NODE_PORT | CT_DSR);
+            self.imprint(&mut connection, &mut nat);
+            *entry = F::ct_entry(connection, &nat);
+        }
+    }
+}
+
+/// Sends the answer of a pod of this node to a client outside, from the frontend the client knows.
+#[inline(always)]
+pub fn answer<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    flow: &mut Flow<F>,
+    origin: &Origin<F>,
+) -> Result<Verdict, DropReason> {
+    let mut frontend = origin.frontend;
+    if origin.flags & CT_DSR == 0 {
+        let Some(entry) = crate::maps::reverse_nat::<F, E>(env, frontend.port) else {
+            return Err(DropReason::NoMapping);
+        };
+        frontend = F::frontend(entry);
+    }
+    let client = flow.dst;
+    forward::send(env, flow, &frontend, &client)
+}
+
 /// Balances and translates a packet that came in at a network device.
 #[inline(always)]
 pub fn balance<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
@@ -75,7 +149,7 @@ pub fn balance<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         return Ok(Step::ON);
     }
     if served.has(CT_LOCAL_BACKEND) {
-        if E::EARLY {
+        if env.is_early() {
             return Ok(Step::ON);
         }
         nat::rewrite(env, flow, nat::Which::Destination, &served.backend)?;

@@ -12,18 +12,23 @@ use crate::family::End;
 use crate::parse::Flow;
 use crate::verdict::DropReason;
 
-/// What an allocation needs to know. In memory, so that an implementation for the kernel can make a function of its own of it.
+/// What an allocation needs to know. In memory and without padding, so that an implementation for the kernel can make a function of
+/// its own of it.
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Wish<F: Balanced> {
     /// The client.
-    pub client: End<F::Addr>,
+    pub client: F::Addr,
     /// Whom it is to be forwarded to.
-    pub backend: End<F::Addr>,
+    pub backend: F::Addr,
     /// Hash of the flow.
     pub hash: u32,
     /// Seconds of the monotonic clock.
     pub seconds: u32,
+    /// The client's port.
+    pub client_port: Port,
+    /// The backend's port.
+    pub backend_port: Port,
     /// Reverse NAT index.
     pub index: Port,
     /// Transport protocol.
@@ -42,8 +47,10 @@ pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     now: &Moment,
 ) -> Result<Port, DropReason> {
     let wish = Wish {
-        client: flow.src,
-        backend: *backend,
+        client: flow.src.addr,
+        backend: backend.addr,
+        client_port: flow.src.port,
+        backend_port: backend.port,
         hash: flow.hash(config::seed(env.node())),
         seconds: now.seconds,
         index,
@@ -65,29 +72,29 @@ pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
 pub fn find_port<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wish: &Wish<F>) -> u16 {
     let node = env.node();
     let (first, last) = config::nat_ports(node);
-    let own = wish.client.port.host();
-    let count = (last as u32).wrapping_sub(first as u32).wrapping_add(1);
-    let drawn = first as u32 + ((wish.hash & 0xffff).wrapping_mul(count) >> 16);
-    let mut port = if own < first || own > last { drawn } else { own as u32 };
+    let client = End { addr: wish.client, port: wish.client_port };
+    let backend = End { addr: wish.backend, port: wish.backend_port };
+    let own = client.port.host();
+    let count = (last as u32).wrapping_sub(first as u32).wrapping_add(1).max(1);
+    let drawn = (wish.hash & 0xffff).wrapping_mul(count) >> 16;
+    let mut port = if own < first || own > last { first as u32 + drawn } else { own as u32 };
     let address = F::snat_address(node);
-    let entry = F::snat_entry(&wish.client, wish.index, 0, wish.seconds);
+    let entry = F::snat_entry(&client, wish.index, 0, wish.seconds);
     let mut attempt = 0;
     while attempt < SNAT_ATTEMPTS {
         let candidate = Port::new(port as u16);
-        let key = F::snat_key(&wish.backend, &End { addr: address, port: candidate }, wish.protocol, SNAT_IN);
+        let key = F::snat_key(&backend, &End { addr: address, port: candidate }, wish.protocol, SNAT_IN);
         if maps::snat_new::<F, E>(env, &key, &entry).is_some() {
             return candidate.raw;
         }
-        if attempt == 0 {
-            if let Some(there) = maps::snat::<F, E>(env, &key)
-                && F::snat_target(there) == (wish.client, wish.index)
-            {
-                return candidate.raw;
-            }
-            port = drawn;
-        } else {
-            port = if port >= last as u32 { first as u32 } else { port + 1 };
+        if attempt == 0
+            && let Some(there) = maps::snat::<F, E>(env, &key)
+            && F::snat_target(there) == (client, wish.index)
+        {
+            return candidate.raw;
         }
+        // Without a branch, which would be a path of its own for the verifier in each round.
+        port = first as u32 + drawn.wrapping_add(attempt) % count;
         attempt += 1;
     }
     0

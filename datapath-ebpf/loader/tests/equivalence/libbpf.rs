@@ -1,9 +1,12 @@
 //! The same object through the kernel's own library, libbpf: it loads, and its programs answer like those aya loaded.
 //! Maps are those libbpf makes from the object's own declarations.
 
-use std::path::Path;
+use std::{
+    os::fd::{AsFd as _, AsRawFd as _},
+    path::Path,
+};
 
-use abi::{config::NodeConfig, write::MapWrite};
+use abi::{config::NodeConfig, stage::Stage, write::MapWrite};
 use libbpf_rs::{MapCore as _, MapFlags, Object, ObjectBuilder, ProgramInput};
 use loader::SkBuff;
 use zerocopy::{FromZeros as _, IntoBytes as _};
@@ -23,7 +26,15 @@ impl Libbpf {
                 map.set_initial_value(config.as_bytes()).unwrap_or_else(|e| panic!("the configuration fits: {e}"));
             }
         }
-        Self { object: open.load().unwrap_or_else(|e| panic!("libbpf loads it: {e}")) }
+        let object = open.load().unwrap_or_else(|e| panic!("libbpf loads it: {e}"));
+        let calls = object.maps().find(|map| map.name() == "cilium_calls").expect("it is in the object");
+        for stage in Stage::ALL {
+            let program =
+                object.progs().find(|program| program.name() == stage.name()).expect("every stage is a program");
+            let (number, fd) = ((*stage as u32).to_ne_bytes(), program.as_fd().as_raw_fd().to_ne_bytes());
+            calls.update(&number, &fd, MapFlags::ANY).unwrap_or_else(|e| panic!("{}: {e}", stage.name()));
+        }
+        Self { object }
     }
 
     pub fn programs(&self) -> usize {

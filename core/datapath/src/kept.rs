@@ -1,0 +1,130 @@
+//! What one stage leaves for the next.
+//!
+//! A stage that goes on as another program takes nothing with it: its stack is gone. What the next stage could not find in the
+//! packet again (because the packet has been rewritten, or at the price of look-ups) is kept in memory of this CPU, and
+//! read once, at the start of the next stage. One shape serves both address families and all stages.
+
+use abi::be::Port;
+
+use crate::conntrack::Moment;
+use crate::env::Env;
+use crate::events::Report;
+use crate::family::{End, Family};
+use crate::nodeport::Origin;
+use crate::parse::Flow;
+use crate::policy::Peer;
+use crate::verdict::DropReason;
+
+/// The kept words. Which of the last ones mean something is a matter between two stages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::Immutable)]
+#[repr(C)]
+pub struct Kept {
+    src: [u64; 2],
+    dst: [u64; 2],
+    bits: u64,
+    source: u64,
+    destination: u64,
+    ports: u32,
+    l4: u32,
+    told: u32,
+    seconds: u32,
+    policy: u32,
+    lb: u32,
+    /// Identity of who sent the packet.
+    pub identity: u32,
+    /// Class of who sent the packet.
+    pub class: u32,
+    /// The interface the packet goes to; the drop reason of a packet that is complained about.
+    pub number: u32,
+    /// Port (or reverse NAT index) and `CT_*` bits of [`Origin`].
+    origin: u32,
+    /// Frontend address of [`Origin`].
+    frontend: [u64; 2],
+}
+
+impl Kept {
+    /// What every stage after parsing needs.
+    #[inline(always)]
+    pub fn of<F: Family>(flow: &Flow<F>, report: &Report, now: &Moment) -> Self {
+        let (source, destination, told) = report.words();
+        Self {
+            src: F::widen(&flow.src.addr),
+            dst: F::widen(&flow.dst.addr),
+            bits: flow.bits(),
+            source,
+            destination,
+            ports: flow.src.port.raw as u32 | (flow.dst.port.raw as u32) << 16,
+            l4: flow.l4,
+            told,
+            seconds: now.seconds,
+            policy: now.policy,
+            lb: now.lb,
+            ..Self::default()
+        }
+    }
+
+    /// Keeps this for the next stage.
+    #[inline(always)]
+    pub fn leave<E: Env>(&self, env: &mut E) -> Result<(), DropReason> {
+        match env.keep(self) {
+            Some(()) => Ok(()),
+            None => Err(DropReason::MissedTailCall),
+        }
+    }
+
+    /// The packet's flow.
+    #[inline(always)]
+    pub fn flow<F: Family>(&self) -> Flow<F> {
+        let end = |addr, port: u32| End { addr: F::narrow(addr), port: Port::from_raw(port as u16) };
+        Flow::from_bits(end(&self.src, self.ports), end(&self.dst, self.ports >> 16), self.l4, self.bits)
+    }
+
+    /// What is known to be told about it.
+    #[inline(always)]
+    pub fn report(&self) -> Report {
+        Report::from_words(self.source, self.destination, self.told)
+    }
+
+    /// The packet's moment.
+    #[inline(always)]
+    pub fn moment(&self) -> Moment {
+        Moment { seconds: self.seconds, policy: self.policy, lb: self.lb }
+    }
+
+    /// By which service the packet came.
+    #[inline(always)]
+    pub fn origin<F: Family>(&self) -> Origin<F> {
+        Origin {
+            flags: (self.origin >> 16) as u16,
+            frontend: End { addr: F::narrow(&self.frontend), port: Port::from_raw(self.origin as u16) },
+        }
+    }
+
+    /// Keeps by which service the packet came.
+    #[inline(always)]
+    pub fn through<F: Family>(self, origin: &Origin<F>) -> Self {
+        Self {
+            origin: origin.frontend.port.raw as u32 | (origin.flags as u32) << 16,
+            frontend: F::widen(&origin.frontend.addr),
+            ..self
+        }
+    }
+
+    /// Who sent the packet.
+    #[inline(always)]
+    pub fn peer(&self) -> Peer {
+        Peer { identity: self.identity, class: self.class }
+    }
+
+    /// Keeps two numbers between two stages, in the places of identity and interface.
+    #[inline(always)]
+    pub fn with(self, identity: u32, number: u32) -> Self {
+        Self { identity, number, ..self }
+    }
+
+    /// Keeps who sent the packet, and the interface it goes to.
+    #[inline(always)]
+    pub fn towards(self, peer: &Peer, ifindex: u32) -> Self {
+        Self { identity: peer.identity, class: peer.class, number: ifindex, ..self }
+    }
+}
