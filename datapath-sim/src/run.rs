@@ -151,6 +151,9 @@ impl NodeportEnv for Run<'_> {
         self.packet.drain(14..14 + LEN as usize);
         Some(())
     }
+    fn mark(&self) -> u32 {
+        self.mark
+    }
     fn is_aggregate(&self) -> bool {
         false
     }
@@ -170,7 +173,7 @@ impl NodeportEnv for Run<'_> {
 
 /// The north-south maps of one family behind the trait.
 macro_rules! nodeport_maps {
-    ($family:ty, $snat:ident, $maglev:ident, $affinity:ident, $ranges:ident) => {
+    ($family:ty, $snat:ident, $maglev:ident, $affinity:ident, $ranges:ident, $excluded:ident) => {
         impl NodeportMaps<$family> for Run<'_> {
             fn snat(&mut self, key: &<$family as Balanced>::SnatKey) -> Option<&<$family as Balanced>::SnatEntry> {
                 self.maps.$snat.lookup_mut(key).map(|entry| &*entry)
@@ -197,14 +200,17 @@ macro_rules! nodeport_maps {
             fn keep(&mut self, key: &<$family as Balanced>::AffinityKey, affinity: &LbAffinity) -> Option<()> {
                 self.maps.$affinity.update(*key, *affinity, Update::Any).ok()
             }
+            fn is_excluded(&self, key: &<$family as Balanced>::Exclusion) -> bool {
+                self.maps.$excluded.lookup(key).is_some()
+            }
             fn in_source_range(&self, key: &<$family as Balanced>::SourceRange) -> bool {
                 self.maps.$ranges.lookup(key).is_some()
             }
         }
     };
 }
-nodeport_maps!(V4, snat4, lb4_maglev, lb4_affinity, lb4_source_range);
-nodeport_maps!(V6, snat6, lb6_maglev, lb6_affinity, lb6_source_range);
+nodeport_maps!(V4, snat4, lb4_maglev, lb4_affinity, lb4_source_range, ipmasq4);
+nodeport_maps!(V6, snat6, lb6_maglev, lb6_affinity, lb6_source_range, ipmasq6);
 
 /// The maps of one family behind the trait.
 macro_rules! family_maps {

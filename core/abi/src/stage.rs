@@ -60,6 +60,10 @@ stages! {
     Return4 = "cil_return4";
     /// The same for IPv6.
     Return6 = "cil_return6";
+    /// To the network, IPv4: masquerading.
+    Out4 = "cil_out4";
+    /// The same for IPv6.
+    Out6 = "cil_out6";
     /// An ICMP error of the node's own about a packet that was dropped.
     Complain = "cil_complain";
 }

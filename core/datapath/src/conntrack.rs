@@ -214,6 +214,22 @@ fn known<F: Family, E: Env + FamilyMaps<F>>(
     Found::entry(connection, nat, touched, now)
 }
 
+/// Who opened the connection of an outbound packet: [`reason::REPLY`] if the far end did. Nothing is brought up to date.
+#[inline(always)]
+pub fn state_of<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, key: &F::CtKey, flow: &Flow<F>, now: &Moment) -> u8 {
+    match maps::connection::<F, E>(env, flow.is_tcp(), key) {
+        Some(entry) => {
+            let connection = F::connection(entry);
+            if connection.lifetime > now.seconds && connection.flags & CT_INBOUND != 0 {
+                reason::REPLY
+            } else {
+                reason::NEW
+            }
+        }
+        None => reason::NEW,
+    }
+}
+
 /// What [`touch`] says of an entry that does not stand for the packet.
 pub(crate) const STALE: u32 = u32::MAX;
 /// Bit of what [`touch`] says: worth a trace event.

@@ -2,9 +2,11 @@
 //!
 //! In the kernel these are the programs that are attached. Natively, whole chains are in [`crate::stages`].
 
+use abi::config::LB_NO_BACKEND_DROP;
 use abi::endpoint::ENDPOINT_HOST;
 use wire::header;
 
+use crate::config;
 use crate::env::{Env, FamilyMaps};
 use crate::events::{self, Report};
 use crate::family::{Family, V4, V6};
@@ -30,10 +32,12 @@ fn reason<E: Env>(env: &E, handled: &Result<Verdict, DropReason>) -> u8 {
     env.forget(number as u64) as u8
 }
 
-/// Whether the pod that sent a packet hears by ICMP that it was dropped for this reason.
+/// Whether whoever sent a packet hears by ICMP that it was dropped for this reason.
 #[inline(always)]
 const fn is_answered(reason: u8) -> bool {
-    reason == DropReason::NoBackend as u8 || reason == DropReason::TtlExceeded as u8
+    reason == DropReason::NoBackend as u8
+        || reason == DropReason::TtlExceeded as u8
+        || reason == DropReason::FragmentationNeeded as u8
 }
 
 /// Counts and reports what became of a packet. Whatever goes wrong in any stage ends here.
@@ -51,7 +55,8 @@ pub fn finish<E: Env>(env: &mut E, report: &mut Report, handled: Result<Verdict,
             let reason = reason(env, &handled);
             let verdict = events::dropped(env, report, reason);
             let kept = Kept::default().with(0, reason as u32);
-            if report.answered() && is_answered(reason) && kept.leave(env).is_ok() {
+            let silent = reason == DropReason::NoBackend as u8 && config::balances(env.node(), LB_NO_BACKEND_DROP);
+            if report.answered() && is_answered(reason) && !silent && kept.leave(env).is_ok() {
                 return Verdict::go_on(Stage::Complain);
             }
             verdict
@@ -119,6 +124,16 @@ pub fn from_netdev<E: Env>(env: &mut E) -> Verdict {
     match ethertype(env) {
         Some(wire::ETHERTYPE_IPV4) => Verdict::go_on(Stage::Net4),
         Some(wire::ETHERTYPE_IPV6) => Verdict::go_on(Stage::Net6),
+        _ => Verdict::PASS,
+    }
+}
+
+/// A packet leaves the node: egress of the host's device (`cil_to_netdev`).
+#[inline(always)]
+pub fn to_netdev<E: Env>(env: &mut E) -> Verdict {
+    match ethertype(env) {
+        Some(wire::ETHERTYPE_IPV4) => Verdict::go_on(Stage::Out4),
+        Some(wire::ETHERTYPE_IPV6) => Verdict::go_on(Stage::Out6),
         _ => Verdict::PASS,
     }
 }

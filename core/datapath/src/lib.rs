@@ -33,5 +33,5 @@ pub use nodeport::env::{Hop, NodeportEnv, NodeportMaps, Room, hop};
 pub use nodeport::family::Balanced;
 pub use nodeport::hooks::early;
 pub use nodeport::snat::{Wish, find_port};
-pub use stages::{complete, from_host, from_netdev, from_pod, to_pod};
+pub use stages::{complete, from_host, from_netdev, from_pod, to_netdev, to_pod};
 pub use verdict::{Action, DropReason, Verdict};

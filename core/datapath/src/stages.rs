@@ -45,6 +45,8 @@ pub fn run<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
         Stage::Net6 => net::<V6, E>(env),
         Stage::Return4 => to_client::<V4, E>(env),
         Stage::Return6 => to_client::<V6, E>(env),
+        Stage::Out4 => out::<V4, E>(env),
+        Stage::Out6 => out::<V6, E>(env),
         Stage::Complain => complain(env),
     }
 }
@@ -79,6 +81,12 @@ pub fn to_pod<E: NodeportEnv>(env: &mut E) -> Verdict {
 /// All of `cil_from_netdev`.
 pub fn from_netdev<E: NodeportEnv>(env: &mut E) -> Verdict {
     let first = hooks::from_netdev(env);
+    complete(env, first)
+}
+
+/// All of `cil_to_netdev`.
+pub fn to_netdev<E: NodeportEnv>(env: &mut E) -> Verdict {
+    let first = hooks::to_netdev(env);
     complete(env, first)
 }
 
@@ -205,8 +213,16 @@ fn hairpin<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
 #[inline(always)]
 fn net<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     let mut report = about::<F>(true);
+    report.set_answered();
     let handled = nodeport::hooks::arrive::<F, E>(env, &mut report);
     finish(env, &mut report, handled)
+}
+
+/// To the network.
+#[inline(always)]
+fn out<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
+    let handled = nodeport::masquerade::depart::<F, E>(env);
+    finish(env, &mut about::<F>(false), handled)
 }
 
 /// From a pod to a client of a service outside, whose frontend is kept.
@@ -270,16 +286,15 @@ fn reach_pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, report: &mut Report
 
 /// Tells a pod by ICMP why its packet was dropped, if the packet is one that is told of. The drop has been counted.
 #[inline(always)]
-fn complain<E: Env>(env: &mut E) -> Verdict {
+fn complain<E: NodeportEnv>(env: &mut E) -> Verdict {
     let Some(kept) = env.kept() else { return hooks::missed(env) };
     let reason = kept.number as u8;
-    let complaint =
-        if reason == DropReason::NoBackend as u8 { Complaint::Unreachable } else { Complaint::TimeExceeded };
-    let complained = if ethertype(env) == Some(wire::ETHERTYPE_IPV6) {
-        icmp::complain6(env, complaint)
-    } else {
-        icmp::complain4(env, complaint)
-    };
+    let ipv6 = ethertype(env) == Some(wire::ETHERTYPE_IPV6);
+    if !icmp::may_complain(env) {
+        return Verdict::dropped(reason);
+    }
+    let complaint = Complaint::about(env, reason, ipv6);
+    let complained = if ipv6 { icmp::complain6(env, complaint) } else { icmp::complain4(env, complaint) };
     match complained {
         Some(()) => Verdict::redirect(env.ifindex()),
         None => Verdict::dropped(reason),

@@ -123,6 +123,8 @@ pub enum DropReason {
     PolicyDeny = 181,
     /// A rule demands authentication, which there is not yet.
     AuthRequired = 189,
+    /// The packet cannot carry what tells its backend of the frontend.
+    DsrUnsupported = 193,
     /// Time to live, or hop limit, is used up.
     TtlExceeded = 196,
     /// The endpoint's policy is not known yet, or nobody is behind the interface.

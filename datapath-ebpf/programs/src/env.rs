@@ -100,14 +100,14 @@ pub(crate) use nodeport_maps;
 
 /// Implements the north-south maps of one family for one kind of packet.
 macro_rules! nodeport_family {
-    ($packet:ty, $family:ty, $allocate:path, $snat:ident, $maglev:ident, $affinity:ident, $ranges:ident) => {
+    ($packet:ty, $family:ty, $allocate:path, $snat:ident, $maglev:ident, $affinity:ident, $ranges:ident, $excluded:ident) => {
         impl datapath::NodeportMaps<$family> for $packet {
             #[inline(always)]
             fn snat(
                 &mut self,
                 key: &<$family as datapath::Balanced>::SnatKey,
             ) -> Option<&<$family as datapath::Balanced>::SnatEntry> {
-                maps::$snat.get(key)
+                maps::$snat.get_through_scratch(key)
             }
             #[inline(always)]
             fn snat_new(
@@ -149,6 +149,10 @@ macro_rules! nodeport_family {
                 affinity: &abi::lb::LbAffinity,
             ) -> Option<()> {
                 maps::$affinity.set(key, affinity)
+            }
+            #[inline(always)]
+            fn is_excluded(&self, key: &<$family as datapath::Balanced>::Exclusion) -> bool {
+                maps::$excluded.get(key).is_some()
             }
             #[inline(always)]
             fn in_source_range(&self, key: &<$family as datapath::Balanced>::SourceRange) -> bool {

@@ -61,6 +61,14 @@ fn cil_from_netdev(ctx: TcContext) -> i32 {
     act(skb, hooks::from_netdev(&mut Packet::new(skb)))
 }
 
+/// A packet leaves the node.
+#[classifier]
+#[inline(always)]
+fn cil_to_netdev(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    act(skb, hooks::to_netdev(&mut Packet::new(skb)))
+}
+
 /// Declares the program of each stage, and how one is gone on in.
 macro_rules! stages {
     ($($stage:ident = $name:ident;)*) => {
@@ -102,6 +110,8 @@ stages! {
     Net6 = cil_net6;
     Return4 = cil_return4;
     Return6 = cil_return6;
+    Out4 = cil_out4;
+    Out6 = cil_out6;
     Complain = cil_complain;
 }
 

@@ -81,6 +81,18 @@ impl<K: Plain, V: Plain, const KIND: usize, const ENTRIES: usize, const FLAGS: u
         unsafe { helpers::bpf_map_lookup_elem(self.address(), copy.fill(key).cast()).cast::<V>().as_mut() }
     }
 
+    /// As [`Self::get`], for long keys where the stack has no room for a copy.
+    #[inline(always)]
+    pub fn get_through_scratch(&self, key: &K) -> Option<&V> {
+        const { assert!(size_of::<K>() <= SCRATCH_HALF, "scratch is too small") };
+        let scratch: *mut K = ptr::from_mut(SCRATCH.get_mut(&0)?).cast();
+        // SAFETY: there is room for a copy, and nothing else uses this CPU's scratch meanwhile (see `set`).
+        unsafe {
+            words::copy(key, scratch);
+            helpers::bpf_map_lookup_elem(self.address(), scratch.cast()).cast::<V>().as_ref()
+        }
+    }
+
     /// Writes a value; `None` when the kernel refuses.
     #[inline(always)]
     pub fn set(&self, key: &K, value: &V) -> Option<()> {

@@ -6,7 +6,7 @@ use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{
-    LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4,
+    IpMasqKey4, IpMasqKey6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4,
     LbRevNat6, LbService, LbSourceRange4, LbSourceRange6, RateBucket, RateKey,
 };
 use abi::maps as spec;
@@ -51,6 +51,8 @@ maps! {
     LB6_SOURCE_RANGE = "cilium_lb6_source_range": LpmTrie<LbSourceRange6, u8>;
     SNAT4 = "cilium_snat_v4_external": LruHash<SnatKey4, SnatEntry4>;
     SNAT6 = "cilium_snat_v6_external": LruHash<SnatKey6, SnatEntry6>;
+    IPMASQ4 = "cilium_ipmasq_v4": LpmTrie<IpMasqKey4, u8>;
+    IPMASQ6 = "cilium_ipmasq_v6": LpmTrie<IpMasqKey6, u8>;
     RATELIMIT = "cilium_ratelimit": LruHash<RateKey, RateBucket>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
@@ -80,7 +82,7 @@ pub static KEPT: PerCpuArray<Kept, 1> = PerCpuArray::new();
 /// Memory of this CPU for the wish for a port. Not shared with user space.
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_wish")]
-pub static WISH: PerCpuArray<[u64; 6], 1> = PerCpuArray::new();
+pub static WISH: PerCpuArray<[u64; 8], 1> = PerCpuArray::new();
 
 /// The programs of the stages, by number. The loader fills it before a packet meets any of these programs.
 #[unsafe(link_section = ".maps")]

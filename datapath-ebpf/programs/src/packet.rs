@@ -269,6 +269,12 @@ impl NodeportEnv for Packet {
     }
 
     #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.skb).mark }
+    }
+
+    #[inline(always)]
     fn is_aggregate(&self) -> bool {
         // SAFETY: a field of the context.
         unsafe { (*self.skb).gso_size != 0 }
@@ -279,8 +285,8 @@ impl NodeportEnv for Packet {
 
 crate::env::family!(Packet, V4, LB4_SERVICES, LB4_BACKENDS, LB4_REVERSE_NAT, CT4, CT_ANY4, FRAG4);
 crate::env::family!(Packet, V6, LB6_SERVICES, LB6_BACKENDS, LB6_REVERSE_NAT, CT6, CT_ANY6, FRAG6);
-crate::env::nodeport_family!(Packet, V4, cil_find_port4, SNAT4, LB4_MAGLEV, LB4_AFFINITY, LB4_SOURCE_RANGE);
-crate::env::nodeport_family!(Packet, V6, cil_find_port6, SNAT6, LB6_MAGLEV, LB6_AFFINITY, LB6_SOURCE_RANGE);
+crate::env::nodeport_family!(Packet, V4, cil_find_port4, SNAT4, LB4_MAGLEV, LB4_AFFINITY, LB4_SOURCE_RANGE, IPMASQ4);
+crate::env::nodeport_family!(Packet, V6, cil_find_port6, SNAT6, LB6_MAGLEV, LB6_AFFINITY, LB6_SOURCE_RANGE, IPMASQ6);
 
 /// The whole configuration must be where the loader looks for it.
 const _: () = assert!(size_of::<NodeConfig>() % 4 == 0);

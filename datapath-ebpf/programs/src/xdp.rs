@@ -195,6 +195,11 @@ impl NodeportEnv for Frame {
     }
 
     #[inline(always)]
+    fn mark(&self) -> u32 {
+        0
+    }
+
+    #[inline(always)]
     fn is_aggregate(&self) -> bool {
         false
     }
@@ -213,8 +218,8 @@ impl Frame {
 
 crate::env::family!(Frame, V4, LB4_SERVICES, LB4_BACKENDS, LB4_REVERSE_NAT, CT4, CT_ANY4, FRAG4);
 crate::env::family!(Frame, V6, LB6_SERVICES, LB6_BACKENDS, LB6_REVERSE_NAT, CT6, CT_ANY6, FRAG6);
-crate::env::nodeport_family!(Frame, V4, cil_find_port4, SNAT4, LB4_MAGLEV, LB4_AFFINITY, LB4_SOURCE_RANGE);
-crate::env::nodeport_family!(Frame, V6, cil_find_port6, SNAT6, LB6_MAGLEV, LB6_AFFINITY, LB6_SOURCE_RANGE);
+crate::env::nodeport_family!(Frame, V4, cil_find_port4, SNAT4, LB4_MAGLEV, LB4_AFFINITY, LB4_SOURCE_RANGE, IPMASQ4);
+crate::env::nodeport_family!(Frame, V6, cil_find_port6, SNAT6, LB6_MAGLEV, LB6_AFFINITY, LB6_SOURCE_RANGE, IPMASQ6);
 
 /// [`datapath::find_port`] as a global function, which the verifier walks once (see [`crate::packet::cil_touch`]).
 ///
@@ -246,4 +251,4 @@ pub unsafe extern "C" fn cil_find_port6(wish: *const Wish<V6>) -> u32 {
 }
 
 /// A wish fits where it is put together.
-const _: () = assert!(size_of::<Wish<V4>>() <= 48 && size_of::<Wish<V6>>() <= 48);
+const _: () = assert!(size_of::<Wish<V4>>() <= 64 && size_of::<Wish<V6>>() <= 64);

@@ -25,6 +25,9 @@ pub trait NodeportEnv: Env + NodeportMaps<V4> + NodeportMaps<V6> {
     /// Takes away `len` bytes after the Ethernet header.
     fn shrink<const LEN: u32>(&mut self) -> Option<()>;
 
+    /// The packet's mark; 0 where there is none yet.
+    fn mark(&self) -> u32;
+
     /// Whether the packet stands for several on the wire, so that its length says nothing about theirs.
     fn is_aggregate(&self) -> bool;
 
@@ -76,6 +79,9 @@ pub trait NodeportMaps<F: Balanced>: FamilyMaps<F> {
 
     /// Remembers the backend of a client.
     fn keep(&mut self, key: &F::AffinityKey, affinity: &LbAffinity) -> Option<()>;
+
+    /// Whether traffic to a destination is not masqueraded (`cilium_ipmasq_v4`, `cilium_ipmasq_v6`).
+    fn is_excluded(&self, key: &F::Exclusion) -> bool;
 
     /// Whether a source range covers the client.
     fn in_source_range(&self, key: &F::SourceRange) -> bool;

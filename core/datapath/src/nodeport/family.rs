@@ -2,15 +2,17 @@
 
 use abi::Plain;
 use abi::be::{Addr4, Addr6, Port, Wide6};
-use abi::config::NodeConfig;
+use abi::config::{LB_MASQUERADE_IPV4, LB_MASQUERADE_IPV6, NodeConfig};
 use abi::ct::{Connection, CtEntry4, CtEntry6};
 use abi::lb::{
-    LbAffinityKey4, LbAffinityKey6, LbKey4, LbKey6, LbSourceRange4, LbSourceRange6, SOURCE_RANGE_STATIC_BITS,
+    IpMasqKey4, IpMasqKey6, LbAffinityKey4, LbAffinityKey6, LbKey4, LbKey6, LbSourceRange4, LbSourceRange6, SOURCE_RANGE_STATIC_BITS,
 };
 use abi::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use core::mem::offset_of;
 
-use crate::env::NodeFields;
+use super::env::NodeportEnv;
+use super::{Origin, dsr};
+use crate::env::{Env, NodeFields};
 use crate::family::{End, Family, V4, V6};
 use crate::hash;
 use crate::parse::Flow;
@@ -25,6 +27,8 @@ pub trait Balanced: Family {
     type AffinityKey: Plain;
     /// Key of the source range map.
     type SourceRange: Plain;
+    /// Key of the map of destinations that are not masqueraded.
+    type Exclusion: Plain;
 
     /// The key of a packet from `src` to `dst`.
     fn snat_key(src: &End<Self::Addr>, dst: &End<Self::Addr>, protocol: u8, flags: u8) -> Self::SnatKey;
@@ -46,6 +50,22 @@ pub trait Balanced: Family {
     fn maglev_hash<N: NodeFields>(node: N, flow: &Flow<Self>) -> u32;
     /// Source of traffic to backends on other nodes.
     fn snat_address<N: NodeFields>(node: N) -> Self::Addr;
+    /// [`abi::config`]'s bit that says that this family is masqueraded.
+    const MASQUERADE: u32;
+    /// Source of masqueraded traffic.
+    fn masquerade_address<N: NodeFields>(node: N) -> Self::Addr;
+    /// Whether pods' addresses are routed to this destination.
+    fn is_natively_routed<N: NodeFields>(node: N, dst: &Self::Addr) -> bool;
+    /// Source of packets in which others are carried to their backend.
+    fn rss_source<N: NodeFields>(node: N, hash: u32) -> Self::Addr;
+    /// Puts a header of this family before the packet.
+    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Self::Addr, dst: &Self::Addr) -> bool;
+    /// Tells the backend of the frontend.
+    fn put_frontend<E: NodeportEnv>(env: &mut E, frontend: &End<Self::Addr>) -> bool;
+    /// What a packet says of its frontend.
+    fn told<E: Env>(env: &E, flow: &Flow<Self>) -> Origin<Self>;
+    /// The key with which destinations that are not masqueraded are asked.
+    fn exclusion(dst: &Self::Addr) -> Self::Exclusion;
     /// The address as words; IPv4 in the first.
     fn words(addr: &Self::Addr) -> [u32; 4];
 }
@@ -61,6 +81,9 @@ impl Balanced for V4 {
     type SnatEntry = SnatEntry4;
     type AffinityKey = LbAffinityKey4;
     type SourceRange = LbSourceRange4;
+    type Exclusion = IpMasqKey4;
+
+    const MASQUERADE: u32 = LB_MASQUERADE_IPV4;
 
     #[inline(always)]
     fn snat_key(src: &End<Addr4>, dst: &End<Addr4>, nexthdr: u8, flags: u8) -> SnatKey4 {
@@ -113,6 +136,39 @@ impl Balanced for V4 {
         node.field(offset_of!(NodeConfig, snat_ipv4))
     }
     #[inline(always)]
+    fn masquerade_address<N: NodeFields>(node: N) -> Addr4 {
+        node.field(offset_of!(NodeConfig, masquerade_ipv4))
+    }
+    #[inline(always)]
+    fn is_natively_routed<N: NodeFields>(node: N, dst: &Addr4) -> bool {
+        let mask: u32 = node.field(offset_of!(NodeConfig, native_routing_mask_ipv4));
+        mask != 0 && dst.raw & mask == node.field::<u32>(offset_of!(NodeConfig, native_routing_ipv4))
+    }
+    #[inline(always)]
+    fn rss_source<N: NodeFields>(node: N, hash: u32) -> Addr4 {
+        let mask: u32 = node.field(offset_of!(NodeConfig, rss_mask_ipv4));
+        if mask == 0 {
+            return Self::snat_address(node);
+        }
+        Addr4::from_raw(node.field::<u32>(offset_of!(NodeConfig, rss_ipv4)) & mask | hash & !mask)
+    }
+    #[inline(always)]
+    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Addr4, dst: &Addr4) -> bool {
+        dsr::put_outer4(env, *src, *dst)
+    }
+    #[inline(always)]
+    fn put_frontend<E: NodeportEnv>(env: &mut E, frontend: &End<Addr4>) -> bool {
+        dsr::put_frontend4(env, frontend)
+    }
+    #[inline(always)]
+    fn told<E: Env>(env: &E, flow: &Flow<V4>) -> Origin<V4> {
+        dsr::told4(env, flow)
+    }
+    #[inline(always)]
+    fn exclusion(dst: &Addr4) -> IpMasqKey4 {
+        IpMasqKey4 { prefixlen: 32, addr: *dst }
+    }
+    #[inline(always)]
     fn words(addr: &Addr4) -> [u32; 4] {
         [addr.raw, 0, 0, 0]
     }
@@ -123,6 +179,9 @@ impl Balanced for V6 {
     type SnatEntry = SnatEntry6;
     type AffinityKey = LbAffinityKey6;
     type SourceRange = LbSourceRange6;
+    type Exclusion = IpMasqKey6;
+
+    const MASQUERADE: u32 = LB_MASQUERADE_IPV6;
 
     #[inline(always)]
     fn snat_key(src: &End<Wide6>, dst: &End<Wide6>, nexthdr: u8, flags: u8) -> SnatKey6 {
@@ -174,6 +233,45 @@ impl Balanced for V6 {
     #[inline(always)]
     fn snat_address<N: NodeFields>(node: N) -> Wide6 {
         node.field::<Addr6>(offset_of!(NodeConfig, snat_ipv6)).into()
+    }
+    #[inline(always)]
+    fn masquerade_address<N: NodeFields>(node: N) -> Wide6 {
+        node.field::<Addr6>(offset_of!(NodeConfig, masquerade_ipv6)).into()
+    }
+    #[inline(always)]
+    fn is_natively_routed<N: NodeFields>(node: N, dst: &Wide6) -> bool {
+        let mask: Wide6 = node.field::<Addr6>(offset_of!(NodeConfig, native_routing_mask_ipv6)).into();
+        let range: Wide6 = node.field::<Addr6>(offset_of!(NodeConfig, native_routing_ipv6)).into();
+        let ([m0, m1], [r0, r1], [d0, d1]) = (mask.halves, range.halves, dst.halves);
+        (m0 != 0 || m1 != 0) && d0 & m0 == r0 && d1 & m1 == r1
+    }
+    #[inline(always)]
+    fn rss_source<N: NodeFields>(node: N, hash: u32) -> Wide6 {
+        let mask: Wide6 = node.field::<Addr6>(offset_of!(NodeConfig, rss_mask_ipv6)).into();
+        let [m0, m1] = mask.halves;
+        if m0 == 0 && m1 == 0 {
+            return Self::snat_address(node);
+        }
+        let prefix: Wide6 = node.field::<Addr6>(offset_of!(NodeConfig, rss_ipv6)).into();
+        let [p0, p1] = prefix.halves;
+        // The last word varies.
+        Wide6 { halves: [p0 & m0, p1 & m1 | ((hash as u64) << 32) & !m1] }
+    }
+    #[inline(always)]
+    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Wide6, dst: &Wide6) -> bool {
+        dsr::put_outer6(env, *src, *dst)
+    }
+    #[inline(always)]
+    fn put_frontend<E: NodeportEnv>(env: &mut E, frontend: &End<Wide6>) -> bool {
+        dsr::put_frontend6(env, frontend)
+    }
+    #[inline(always)]
+    fn told<E: Env>(env: &E, flow: &Flow<V6>) -> Origin<V6> {
+        dsr::told6(env, flow)
+    }
+    #[inline(always)]
+    fn exclusion(dst: &Wide6) -> IpMasqKey6 {
+        IpMasqKey6 { prefixlen: 128, addr: (*dst).into() }
     }
     #[inline(always)]
     fn words(addr: &Wide6) -> [u32; 4] {

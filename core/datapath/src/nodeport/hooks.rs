@@ -1,10 +1,10 @@
 //! The hooks of a network device: XDP, and the stage of tc.
 
 use abi::be::Port;
-use abi::config::LB_NODE_PORT;
+use abi::config::{LB_DSR, LB_DSR_GENEVE, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_NODE_PORT};
 use abi::endpoint::ENDPOINT_HOST;
 
-use super::Origin;
+use super::{Origin, dsr};
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
 use crate::config;
@@ -72,7 +72,7 @@ pub fn arrive<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     report.set_hash(flow.hash(config::seed(env.node())));
     let now = Moment::read(env);
     let mut index = Port::from_raw(0);
-    if config::balances(env.node(), LB_NODE_PORT) {
+    if config::lb_flags(env.node()) & (LB_NODE_PORT | F::MASQUERADE) != 0 {
         let step = super::balance(env, &mut flow, &now)?;
         if step.done {
             return Ok(step.verdict);
@@ -89,9 +89,13 @@ pub fn arrive<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if env.endpoint(&F::endpoint_key(&flow.src.addr)).is_some() {
         return Err(DropReason::InvalidSource);
     }
+    let mut origin = Origin::<F>::service(index);
+    if index.raw == 0 && tells(env) {
+        origin = dsr::told(env, &flow);
+    }
     let peer = policy::peer::<F, E>(env, &flow.src.addr);
     let kept = Kept::of(&flow, report, &now).towards(&peer, ifindex);
-    kept.through(&Origin::<F>::service(index)).leave(env)?;
+    kept.through(&origin).leave(env)?;
     Ok(Verdict::go_on(stages::of::<F>().deliver))
 }
 
@@ -102,4 +106,11 @@ fn pod_at<F: Balanced, E: NodeportEnv>(env: &E, addr: &F::Addr) -> u32 {
         Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => endpoint.ifindex,
         _ => 0,
     }
+}
+
+/// Whether other nodes of this configuration tell of frontends by options.
+#[inline(always)]
+fn tells<E: NodeportEnv>(env: &E) -> bool {
+    let flags = config::lb_flags(env.node());
+    flags & (LB_DSR | LB_HYBRID | LB_MODE_BY_SERVICE) != 0 && flags & (LB_DSR_IPIP | LB_DSR_GENEVE) == 0
 }

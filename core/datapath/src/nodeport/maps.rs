@@ -57,3 +57,9 @@ pub fn in_source_range<F: Balanced, E: NodeportMaps<F>>(env: &E, key: &F::Source
 pub fn allocate<F: Balanced, E: NodeportMaps<F>>(env: &mut E, wish: &Wish<F>) -> u16 {
     <E as NodeportMaps<F>>::allocate(env, wish)
 }
+
+/// [`NodeportMaps::is_excluded`].
+#[inline(always)]
+pub fn is_excluded<F: Balanced, E: NodeportMaps<F>>(env: &E, dst: &F::Addr) -> bool {
+    <E as NodeportMaps<F>>::is_excluded(env, &F::exclusion(dst))
+}

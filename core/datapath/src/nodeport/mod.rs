@@ -13,11 +13,14 @@
 //!        ─ otherwise the stack's
 //! ```
 
+pub mod dsr;
 pub mod env;
+pub mod errors;
 pub mod family;
 pub mod forward;
 pub mod hooks;
 pub mod maps;
+pub mod masquerade;
 pub mod select;
 pub mod service;
 pub mod snat;
@@ -140,6 +143,12 @@ pub fn balance<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         if index.raw != 0 {
             return reply(env, flow, &client, index, now);
         }
+        if client.port.raw != 0 {
+            return to_pod(env, flow, &client);
+        }
+    }
+    if flow.is_icmp_error() {
+        return errors::translate(env, flow);
     }
     if !flow.has_ports() {
         return Ok(Step::ON);
@@ -156,10 +165,28 @@ pub fn balance<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         return Ok(Step { rev_nat: served.rev_nat(), ..Step::ON });
     }
     if served.has(CT_DSR) {
-        return Err(DropReason::NoRoute);
+        return Ok(Step::done(dsr::forward(env, flow, &served.backend)?));
     }
     let source = End { addr: F::snat_address(env.node()), port: served.snat_port() };
     Ok(Step::done(forward::send(env, flow, &source, &served.backend)?))
+}
+
+/// An answer to a pod of this node that was masqueraded: to the pod, by policy.
+#[inline(always)]
+fn to_pod<F: Balanced, E: NodeportEnv>(
+    env: &mut E,
+    flow: &mut Flow<F>,
+    pod: &End<F::Addr>,
+) -> Result<Step, DropReason> {
+    if env.is_early() {
+        return Ok(Step::ON);
+    }
+    if flow.protocol() == F::ICMP {
+        masquerade::rename_echo(env, flow, pod.port)?;
+        flow.dst.port = pod.port;
+    }
+    nat::rewrite(env, flow, nat::Which::Destination, pod)?;
+    Ok(Step::ON)
 }
 
 /// A backend's answer, to an allocated port: from the frontend to the client.

@@ -17,6 +17,8 @@ use crate::verdict::DropReason;
 #[derive(Clone, Copy, Debug)]
 #[repr(C)]
 pub struct Wish<F: Balanced> {
+    /// The address whose port is wished for.
+    pub address: F::Addr,
     /// The client.
     pub client: F::Addr,
     /// Whom it is to be forwarded to.
@@ -33,8 +35,8 @@ pub struct Wish<F: Balanced> {
     pub index: Port,
     /// Transport protocol.
     pub protocol: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Low byte of the entry's field of this name.
+    pub needs_ct: u8,
 }
 
 /// Allocates a source port for `flow` to `backend`.
@@ -46,7 +48,8 @@ pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     index: Port,
     now: &Moment,
 ) -> Result<Port, DropReason> {
-    let wish = Wish {
+    let wish = Wish::<F> {
+        address: F::snat_address(env.node()),
         client: flow.src.addr,
         backend: backend.addr,
         client_port: flow.src.port,
@@ -55,9 +58,15 @@ pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         seconds: now.seconds,
         index,
         protocol: flow.protocol(),
-        pad: 0,
+        needs_ct: 0,
     };
-    match maps::allocate::<F, E>(env, &wish) {
+    grant(env, &wish)
+}
+
+/// Fulfils a wish, or says why not.
+#[inline(always)]
+pub fn grant<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wish: &Wish<F>) -> Result<Port, DropReason> {
+    match maps::allocate::<F, E>(env, wish) {
         0 => Err(DropReason::NoMapping),
         raw => Ok(Port::from_raw(raw)),
     }
@@ -78,12 +87,11 @@ pub fn find_port<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wis
     let count = (last as u32).wrapping_sub(first as u32).wrapping_add(1).max(1);
     let drawn = (wish.hash & 0xffff).wrapping_mul(count) >> 16;
     let mut port = if own < first || own > last { first as u32 + drawn } else { own as u32 };
-    let address = F::snat_address(node);
-    let entry = F::snat_entry(&client, wish.index, 0, wish.seconds);
+    let entry = F::snat_entry(&client, wish.index, wish.needs_ct as u64, wish.seconds);
     let mut attempt = 0;
     while attempt < SNAT_ATTEMPTS {
         let candidate = Port::new(port as u16);
-        let key = F::snat_key(&backend, &End { addr: address, port: candidate }, wish.protocol, SNAT_IN);
+        let key = F::snat_key(&backend, &End { addr: wish.address, port: candidate }, wish.protocol, SNAT_IN);
         if maps::snat_new::<F, E>(env, &key, &entry).is_some() {
             return candidate.raw;
         }
@@ -106,7 +114,8 @@ pub fn is_allocated<F: Balanced, E: NodeportEnv>(env: &E, end: &End<F::Addr>) ->
     let node = env.node();
     let (first, last) = config::nat_ports(node);
     let port = end.port.host();
-    end.addr == F::snat_address(node) && end.addr != F::UNSPECIFIED && port >= first && port <= last
+    let ours = end.addr == F::snat_address(node) || end.addr == F::masquerade_address(node);
+    ours && end.addr != F::UNSPECIFIED && port >= first && port <= last
 }
 
 /// For whom a packet from `src` to `dst`, an allocated end, is: the client and the service's reverse NAT index. Index 0 and port
