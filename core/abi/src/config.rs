@@ -109,6 +109,10 @@ shared! {
         pub geneve_port: Port,
         /// Zero.
         pub pad: u16,
+        /// Ticks of the kernel a second; 0: not known, the clock is asked for. Set by the loader.
+        pub ticks_per_second: u32,
+        /// The kernel's count of ticks when the monotonic clock stood at zero, low word first. Set by the loader.
+        pub ticks_base: [u32; 2],
     }
 }
 
@@ -181,3 +185,5 @@ pub const LB_IP_MASQ_AGENT: u32 = 1 << 13;
 pub const LB_TUNNEL: u32 = 1 << 14;
 /// DSR by IPIP puts the backend's port in the frontend's place (`bpf-lb-dsr-l4-xlate=backend`).
 pub const LB_DSR_XLATE_BACKEND: u32 = 1 << 15;
+/// Carry every packet through all stages, also those of connections about which nothing is new. For tests.
+pub const NODE_NO_SHORT_WAY: u32 = 1 << 5;

@@ -13,11 +13,9 @@ pub enum MapKind {
     LruHash,
     /// `BPF_MAP_TYPE_LPM_TRIE`
     LpmTrie,
-    /// `BPF_MAP_TYPE_PERCPU_HASH`
-    PerCpuHash,
     /// `BPF_MAP_TYPE_ARRAY`
     Array,
-    /// `BPF_MAP_TYPE_PERCPU_ARRAY` (only the programs' own scratch memory, which is not listed here)
+    /// `BPF_MAP_TYPE_PERCPU_ARRAY`
     PerCpuArray,
     /// `BPF_MAP_TYPE_HASH_OF_MAPS`: each value (an id of four bytes) is an array of one value, [`MaglevSize`] words long.
     ///
@@ -113,8 +111,8 @@ maps! {
     FRAG4 = "cilium_ipv4_frag_datagrams", LruHash, size_of::<frag::FragKey4>(), size_of::<frag::FragPorts>(), 8_192;
     /// Fragments, IPv6.
     FRAG6 = "cilium_ipv6_frag_datagrams", LruHash, size_of::<frag::FragKey6>(), size_of::<frag::FragPorts>(), 8_192;
-    /// Counters.
-    METRICS = "cilium_metrics", PerCpuHash, size_of::<metrics::MetricsKey>(), size_of::<metrics::MetricsValue>(), 1_024;
+    /// Counters, by [`metrics::MetricsKey::index`].
+    METRICS = "cilium_metrics", PerCpuArray, size_of::<u32>(), size_of::<metrics::MetricsValue>(), metrics::METRICS_ENTRIES;
     /// Values that move while the programs run.
     RUNTIME_CONFIG = "cilium_runtime_config", Array, size_of::<u32>(), size_of::<u64>(), config::RUNTIME_CONFIG_ENTRIES;
     /// Event records.

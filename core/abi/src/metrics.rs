@@ -1,9 +1,12 @@
 //! `cilium_metrics`: packets and bytes per reason and direction, per CPU.
+//!
+//! An array, because every packet is counted and a look-up in a hash map would be a good part of what it costs. What
+//! people and other programs see is the reference's key; its line and file numbers are always 0.
 
 use crate::shared;
 
 shared! {
-    /// Key of `cilium_metrics`.
+    /// What is counted: the index of `cilium_metrics` in words.
     pub struct MetricsKey {
         /// Drop code, or 0 (forwarded), or a forwarding reason (reference: drop codes).
         pub reason: u8,
@@ -27,6 +30,9 @@ shared! {
     }
 }
 
+/// Entries of `cilium_metrics`: every reason in each of four directions.
+pub const METRICS_ENTRIES: u32 = 4 << 8;
+
 /// Direction not known.
 pub const DIR_UNKNOWN: u8 = 0;
 /// Towards an endpoint.
@@ -42,5 +48,14 @@ impl MetricsKey {
     pub const fn new(reason: u8, dir: u8) -> Self {
         // Two words: field by field, the compiler zeroes the rest by a call in BPF.
         zerocopy::transmute!([u32::from_ne_bytes([reason, dir, 0, 0]), 0])
+    }
+    /// Where in the array it is counted.
+    #[inline(always)]
+    pub const fn index(&self) -> u32 {
+        self.reason as u32 | (self.dir as u32) << 8
+    }
+    /// What is counted at an index; `None`: nothing is.
+    pub const fn at(index: u32) -> Option<Self> {
+        if index < METRICS_ENTRIES { Some(Self::new(index as u8, (index >> 8) as u8)) } else { None }
     }
 }

@@ -50,6 +50,19 @@ pub fn lifetime<N: NodeFields>(node: N, which: Lifetime) -> u32 {
     node.field(offset_of!(NodeConfig, lifetimes) + which as usize * size_of::<u32>())
 }
 
+/// Ticks of the kernel a second; 0: not known.
+#[inline(always)]
+pub fn ticks_per_second<N: NodeFields>(node: N) -> u32 {
+    node.field(offset_of!(NodeConfig, ticks_per_second))
+}
+
+/// The kernel's count of ticks when the monotonic clock stood at zero.
+#[inline(always)]
+pub fn ticks_base<N: NodeFields>(node: N) -> u64 {
+    let [low, high]: [u32; 2] = node.field(offset_of!(NodeConfig, ticks_base));
+    (high as u64) << 32 | low as u64
+}
+
 /// Mixed into every hash.
 #[inline(always)]
 pub fn seed<N: NodeFields>(node: N) -> u32 {

@@ -11,13 +11,14 @@
 
 use abi::be::Port;
 use abi::config::Lifetime;
-use abi::ct::{CT_INBOUND, CT_RX_CLOSING, CT_SEEN_NON_SYN, CT_SERVICE, CT_TX_CLOSING, Connection};
+use abi::ct::{CT_FAR_AWAY, CT_INBOUND, CT_RX_CLOSING, CT_SEEN_NON_SYN, CT_SERVICE, CT_TX_CLOSING, Connection};
 use abi::event::reason;
 use wire::tcp_flags::{ACK, FIN, RST, SYN};
 
 use crate::config;
 use crate::env::{Env, FamilyMaps, NodeFields};
 use crate::family::{End, Family};
+use crate::fast::USUAL;
 use crate::maps;
 use crate::parse::Flow;
 
@@ -67,10 +68,22 @@ impl<F: Family> Found<F> {
         }
     }
 
+    /// See [`Env::forget`].
+    #[inline(always)]
+    pub fn forget<E: Env>(&mut self, env: &E) {
+        self.bits = env.forget(self.bits);
+    }
+
     /// The packet opens a connection to a service's backend.
     #[inline(always)]
     pub fn with_rev_nat(self, index: Port) -> Self {
         Self { bits: self.bits & !0xffff_0000 | (index.raw as u64) << 16, ..self }
+    }
+
+    /// The packet opens a connection to a far end that is not on this node.
+    #[inline(always)]
+    pub fn with_far_away(self) -> Self {
+        Self { bits: self.bits | CT_FAR_AWAY as u64, ..self }
     }
 
     /// `NEW`, `ESTABLISHED` or `REPLY` of [`abi::event::reason`].
@@ -207,7 +220,7 @@ fn known<F: Family, E: Env + FamilyMaps<F>>(
     let Some(entry) = maps::connection::<F, E>(env, tcp, key) else { return Found::nothing() };
     let nat = F::nat(entry);
     let connection = F::connection(entry);
-    let touched = node.touch(connection, touching(flow, outbound), now.seconds);
+    let touched = touch(node, connection, touching(flow, outbound), now.seconds);
     if touched == STALE {
         return Found::nothing();
     }
@@ -230,6 +243,99 @@ pub fn state_of<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, key: &F::CtKey, 
     }
 }
 
+/// What the short way ([`crate::fast`]) needs to know of a connection about which nothing is new.
+#[derive(Clone, Copy, Debug)]
+pub struct Steady<F: Family> {
+    /// `CT_*` bits (16), reverse NAT index (16), then state (8), [`STEADY_POLICY`] and [`STEADY_LB`].
+    bits: u64,
+    /// Where a service entry translates to.
+    pub nat: End<F::Addr>,
+}
+
+/// Bit of [`Steady`]: policy has moved.
+const STEADY_POLICY: u64 = 1 << 40;
+/// Bit of [`Steady`]: services have moved.
+const STEADY_LB: u64 = 1 << 41;
+
+impl<F: Family> Steady<F> {
+    /// Whether any of the `CT_*` bits in `mask` is set.
+    #[inline(always)]
+    pub fn has(&self, mask: u16) -> bool {
+        self.bits & mask as u64 != 0
+    }
+    /// Reverse NAT index; 0: none.
+    #[inline(always)]
+    pub fn rev_nat(&self) -> Port {
+        Port::from_raw((self.bits >> 16) as u16)
+    }
+    /// `ESTABLISHED` or `REPLY` of [`abi::event::reason`].
+    #[inline(always)]
+    pub fn state(&self) -> u8 {
+        (self.bits >> 32) as u8
+    }
+    /// Whether the connection was judged by the policy that holds now.
+    #[inline(always)]
+    pub fn policy_fresh(&self) -> bool {
+        self.bits & STEADY_POLICY == 0
+    }
+    /// Whether the far end was checked against the services that are now.
+    #[inline(always)]
+    pub fn lb_fresh(&self) -> bool {
+        self.bits & STEADY_LB == 0
+    }
+}
+
+/// Looks a connection up to which a packet that neither opens nor closes brings nothing new, and prolongs its life, just as
+/// [`lookup`] would. `None`, with nothing changed, when there is no such connection.
+#[inline(always)]
+pub fn steady<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    key: &F::CtKey,
+    flow: &Flow<F>,
+    outbound: bool,
+    now: &Moment,
+) -> Option<Steady<F>> {
+    let node = env.node();
+    let tcp = flow.is_tcp();
+    let entry = maps::connection::<F, E>(env, tcp, key)?;
+    let nat = F::nat(entry);
+    let connection = F::connection(entry);
+    let flags = connection.flags;
+    let reply = (flags & CT_INBOUND == 0) != outbound;
+    let (tx, rx) = (connection.tx_flags_seen, connection.rx_flags_seen);
+    let (before, last) = if reply { (rx, connection.last_rx_report) } else { (tx, connection.last_tx_report) };
+    let news = connection.lifetime <= now.seconds
+        || flags & !USUAL != 0
+        || connection.proxy_port.raw != 0
+        || flow.tcp_flags() & !before != 0
+        || (tcp && ((tx | rx) & (FIN | RST) != 0 || (tx | rx) & !SYN == 0))
+        || last.wrapping_add(config::report_interval(node)) <= now.seconds;
+    if news {
+        return None;
+    }
+    let service = flags & CT_SERVICE != 0;
+    let which = match (tcp, service) {
+        (true, true) => Lifetime::ServiceTcp,
+        (true, false) => Lifetime::Tcp,
+        (false, true) => Lifetime::ServiceAny,
+        (false, false) => Lifetime::Any,
+    };
+    let until = now.seconds.wrapping_add(config::lifetime(node, which));
+    if until != connection.lifetime {
+        connection.lifetime = until;
+    }
+    let state = if reply { reason::REPLY } else { reason::ESTABLISHED };
+    let moved = |then: u32, now: u32| ((then ^ now) as u64).wrapping_neg() >> 63;
+    Some(Steady {
+        bits: flags as u64
+            | (connection.rev_nat_index.raw as u64) << 16
+            | (state as u64) << 32
+            | moved(connection.policy_revision, now.policy) << 40
+            | moved(connection.lb_revision, now.lb) << 41,
+        nat,
+    })
+}
+
 /// What [`touch`] says of an entry that does not stand for the packet.
 pub(crate) const STALE: u32 = u32::MAX;
 /// Bit of what [`touch`] says: worth a trace event.
@@ -250,7 +356,7 @@ pub(crate) fn bring_up_to_date<F: Family, N: NodeFields>(
     outbound: bool,
     now: &Moment,
 ) -> u32 {
-    node.touch(entry, touching(flow, outbound), now.seconds)
+    touch(node, entry, touching(flow, outbound), now.seconds)
 }
 
 /// Bit of what [`touch`] is told: the packet comes from the local end.
@@ -259,10 +365,8 @@ const TOUCHES_OUTBOUND: u32 = 1 << 16;
 /// Brings a live entry up to date with a packet. Returns the packet's state and a bit that says whether it is worth a
 /// trace event, or a number of its own when the entry does not stand for the packet.
 ///
-/// It needs nothing but words and has more paths than anything else: an implementation for the kernel makes it a function
-/// of its own ([`NodeFields::touch`]), which the verifier then walks once.
 #[inline(always)]
-pub fn touch<N: NodeFields>(node: N, entry: &mut Connection, packet: u32, seconds: u32) -> u32 {
+fn touch<N: NodeFields>(node: N, entry: &mut Connection, packet: u32, seconds: u32) -> u32 {
     if entry.lifetime <= seconds {
         return STALE;
     }

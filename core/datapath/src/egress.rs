@@ -2,7 +2,7 @@
 
 use abi::be::Port;
 use abi::config::NODE_HOST_ROUTING;
-use abi::ct::{CT_DSR, CT_INBOUND, CT_LB_LOOPBACK, CT_NODE_PORT, CT_SERVICE};
+use abi::ct::{CT_DSR, CT_FAR_AWAY, CT_INBOUND, CT_LB_LOOPBACK, CT_NODE_PORT, CT_SERVICE};
 use abi::endpoint::{DEVICE_ANY_SOURCE, ENDPOINT_HOST};
 use abi::event::{point, reason};
 
@@ -29,7 +29,7 @@ const MARK_IDENTITY: u32 = 0x0f00;
 
 /// The mark that carries `identity` into the host's stack.
 #[inline(always)]
-const fn identity_mark(identity: u32) -> u32 {
+pub(crate) const fn identity_mark(identity: u32) -> u32 {
     (identity & 0xffff) << 16 | (identity >> 16) & 0xff | MARK_IDENTITY
 }
 
@@ -85,6 +85,9 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
         }
     }
     flow.forget(env);
+    let way = known_way(env, &flow, &key, &mut found);
+    let way = env.forget(way as u64) as u32;
+    found.forget(env);
     let proxy = police(env, local, &flow, &key, &found, report, &now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
@@ -92,7 +95,7 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
     if found.state() == reason::REPLY && found.has(CT_NODE_PORT | CT_DSR) {
         return to_client(env, &flow, &found, report, &now);
     }
-    route(env, local, &mut flow, report, &now, found.state(), found.report())
+    route(env, local, &flow, report, &now, Route { way, state: found.state(), news: found.report() })
 }
 
 /// An answer to a client outside, who knows a service's address and not the pod's.
@@ -161,32 +164,72 @@ fn police<F: Family, E: Env + FamilyMaps<F>>(
     Ok(proxy.raw)
 }
 
-/// Finds the way to the destination: a pod of this node, this node, or the rest of the world.
+/// The way to an address that is none of this node.
+const FAR_AWAY: u32 = 0;
+/// The way to an address of the node itself. Any other way is the interface of a pod of this node.
+const TO_HOST: u32 = u32::MAX;
+
+/// The way to a packet's destination.
+#[inline(always)]
+fn way<F: Family, E: Env>(env: &E, flow: &Flow<F>) -> u32 {
+    match env.endpoint(&F::endpoint_key(&flow.dst.addr)) {
+        Some(endpoint) if endpoint.flags & ENDPOINT_HOST != 0 => TO_HOST,
+        Some(endpoint) => endpoint.ifindex,
+        None => FAR_AWAY,
+    }
+}
+
+/// The way, asked for only where the connection does not know it. Of a destination that is not on this node the entry keeps
+/// that until the connection is reported next; should a pod of this node get that address meanwhile, the host's
+/// stack finds it, and `to_pod` polices.
+#[inline(always)]
+fn known_way<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    flow: &Flow<F>,
+    key: &F::CtKey,
+    found: &mut Found<F>,
+) -> u32 {
+    let known_far = found.has(CT_FAR_AWAY);
+    if known_far && !found.report() {
+        return FAR_AWAY;
+    }
+    let way = way::<F, E>(env, flow);
+    if (way == FAR_AWAY) != known_far {
+        if found.is_new() {
+            *found = found.with_far_away();
+        } else if let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), key) {
+            F::connection(entry).flags ^= CT_FAR_AWAY;
+        }
+    }
+    way
+}
+
+/// Where a packet goes, and what is told of it.
+#[derive(Clone, Copy)]
+struct Route {
+    way: u32,
+    state: u8,
+    news: bool,
+}
+
+/// Sends a packet on its way: to a pod of this node, this node, or the rest of the world.
 #[inline(always)]
 fn route<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
-    flow: &mut Flow<F>,
+    flow: &Flow<F>,
     report: &mut Report,
     now: &Moment,
-    state: u8,
-    news: bool,
+    route: Route,
 ) -> Result<Verdict, DropReason> {
-    flow.forget(env);
-    let mut at = point::TO_STACK;
-    let mut ifindex = 0;
-    if let Some(endpoint) = env.endpoint(&F::endpoint_key(&flow.dst.addr)) {
-        if endpoint.flags & ENDPOINT_HOST != 0 {
-            at = point::TO_HOST;
-        } else {
-            ifindex = endpoint.ifindex;
-        }
-    }
-    if ifindex != 0 && config::enabled(env.node(), NODE_HOST_ROUTING) {
+    let Route { way, state, news } = route;
+    let far = way == FAR_AWAY || way == TO_HOST;
+    if !far && config::enabled(env.node(), NODE_HOST_ROUTING) {
         let peer = policy::local_peer::<F, E>(env, &flow.src.addr, local.identity);
-        Kept::of(flow, report, now).towards(&peer, ifindex).leave(env)?;
+        Kept::of(flow, report, now).towards(&peer, way).leave(env)?;
         return Ok(Verdict::go_on(stages::of::<F>().deliver));
     }
+    let at = if way == TO_HOST { point::TO_HOST } else { point::TO_STACK };
     env.set_mark(identity_mark(local.identity));
     report.set_outcome(Outcome::at(at, state, news));
     Ok(Verdict::PASS)
@@ -205,7 +248,8 @@ pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     if related.known {
         report.set_dst_identity(related.peer_identity);
         icmp::translate(env, flow, &related, true)?;
-        return route(env, local, flow, report, now, reason::RELATED, true);
+        let way = way::<F, E>(env, flow);
+        return route(env, local, flow, report, now, Route { way, state: reason::RELATED, news: true });
     }
     let key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
     let found = Found::nothing();
@@ -213,7 +257,8 @@ pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
-    route(env, local, flow, report, now, found.state(), found.report())
+    let way = way::<F, E>(env, flow);
+    route(env, local, flow, report, now, Route { way, state: found.state(), news: found.report() })
 }
 
 /// What the stage of packets to their own pod must know.

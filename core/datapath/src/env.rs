@@ -12,7 +12,6 @@
 //! - The result depends only on packet, maps, configuration and time, so two implementations given the same give the same.
 
 use abi::config::{NodeConfig, Runtime};
-use abi::ct::Connection;
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::event::{DropNotify, DropRecord, PolicyVerdictNotify, PolicyVerdictRecord, TraceNotify, TraceRecord};
 use abi::frag::FragPorts;
@@ -25,7 +24,6 @@ use abi::{Plain, be::Port};
 use zerocopy::IntoBytes;
 
 use crate::checksum;
-use crate::conntrack;
 use crate::family::{Family, V4, V6};
 use crate::kept::Kept;
 
@@ -122,12 +120,6 @@ pub trait Env: FamilyMaps<V4> + FamilyMaps<V6> {
 pub trait NodeFields: Copy {
     /// The field of type `T` at byte `offset` of [`NodeConfig`].
     fn field<T: Plain>(self, offset: usize) -> T;
-
-    /// [`conntrack::touch`], which an implementation for the kernel calls as a function of its own.
-    #[inline(always)]
-    fn touch(self, entry: &mut Connection, packet: u32, seconds: u32) -> u32 {
-        conntrack::touch(self, entry, packet, seconds)
-    }
 }
 
 impl NodeFields for &NodeConfig {

@@ -195,7 +195,7 @@ impl Outcome {
 
 /// Counts a packet under `reason` (0: forwarded).
 #[inline(always)]
-fn count<E: Env>(env: &mut E, reason: u8, ingress: bool) {
+pub fn count<E: Env>(env: &mut E, reason: u8, ingress: bool) {
     let dir = if ingress { DIR_INGRESS } else { DIR_EGRESS };
     let bytes = env.packet_len();
     env.count(&MetricsKey::new(reason, dir), bytes);

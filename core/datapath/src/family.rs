@@ -58,6 +58,8 @@ pub trait Family: Copy + 'static {
     const IPV6: bool;
     /// Protocol number of this family's ICMP.
     const ICMP: u8;
+    /// Offset of the transport header behind a network header without options or extension headers.
+    const FIXED: u32;
     /// Offset of the source address in the IP header.
     const SRC: u32;
     /// Offset of the destination address in the IP header.
@@ -93,6 +95,8 @@ pub trait Family: Copy + 'static {
     fn mix(addr: &Self::Addr) -> u32;
     /// Reads the network header at `offset`.
     fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason>;
+    /// Reads the network header behind the Ethernet header, without extension headers; `None`: there is none.
+    fn fixed<E: Env>(env: &E) -> Option<Network<Self>>;
     /// Reads the network header of a packet quoted in an ICMP error. IPv6 extension headers are not followed there: an
     /// error about a packet that had some is about no connection we can name.
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason>;
@@ -140,6 +144,7 @@ impl Family for V4 {
 
     const IPV6: bool = false;
     const ICMP: u8 = protocol::ICMP;
+    const FIXED: u32 = parse::L3 + 20;
     const SRC: u32 = offset_of!(header::Ipv4, src) as u32;
     const DST: u32 = offset_of!(header::Ipv4, dst) as u32;
     const LOOPBACK: Addr4 = Addr4::new(SERVICE_LOOPBACK_IPV4.to_bits());
@@ -207,6 +212,10 @@ impl Family for V4 {
         parse::ipv4(env, offset)
     }
     #[inline(always)]
+    fn fixed<E: Env>(env: &E) -> Option<Network<Self>> {
+        parse::ipv4(env, parse::L3).ok()
+    }
+    #[inline(always)]
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
         parse::ipv4(env, offset)
     }
@@ -248,6 +257,7 @@ impl Family for V6 {
 
     const IPV6: bool = true;
     const ICMP: u8 = protocol::ICMPV6;
+    const FIXED: u32 = parse::L3 + 40;
     const SRC: u32 = offset_of!(header::Ipv6, src) as u32;
     const DST: u32 = offset_of!(header::Ipv6, dst) as u32;
     const LOOPBACK: Wide6 = zerocopy::transmute!(SERVICE_LOOPBACK_IPV6.octets());
@@ -330,6 +340,10 @@ impl Family for V6 {
     #[inline(always)]
     fn network<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {
         parse::ipv6(env, offset)
+    }
+    #[inline(always)]
+    fn fixed<E: Env>(env: &E) -> Option<Network<Self>> {
+        parse::ipv6_fixed(env, parse::L3).ok()
     }
     #[inline(always)]
     fn quoted<E: Env>(env: &E, offset: u32) -> Result<Network<Self>, DropReason> {

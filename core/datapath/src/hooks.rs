@@ -10,6 +10,7 @@ use crate::config;
 use crate::env::{Env, FamilyMaps};
 use crate::events::{self, Report};
 use crate::family::{Family, V4, V6};
+use crate::fast;
 use crate::kept::Kept;
 use crate::parse::L3;
 use crate::policy::Local;
@@ -73,11 +74,27 @@ pub fn missed<E: Env>(env: &mut E) -> Verdict {
 /// A packet leaves a pod: ingress of its host-side interface (`cil_from_container`).
 #[inline(always)]
 pub fn from_pod<E: Env>(env: &mut E) -> Verdict {
-    match ethertype(env) {
-        Some(wire::ETHERTYPE_IPV4) => Verdict::go_on(Stage::PodIpv4),
-        Some(wire::ETHERTYPE_IPV6) => Verdict::go_on(Stage::PodIpv6),
-        _ => Verdict::go_on(Stage::Neighbour),
+    let (short, stage) = match ethertype(env) {
+        Some(wire::ETHERTYPE_IPV4) => (short_way::<V4, E>(env), Stage::PodIpv4),
+        Some(wire::ETHERTYPE_IPV6) => (short_way::<V6, E>(env), Stage::PodIpv6),
+        _ => (None, Stage::Neighbour),
+    };
+    match short {
+        Some(Ok(verdict)) => verdict,
+        Some(Err(reason)) => events::dropped(env, &Report::new(false), reason as u8),
+        None => Verdict::go_on(stage),
     }
+}
+
+/// [`fast::from_pod`] for the pod at this interface.
+#[inline(always)]
+fn short_way<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Option<Result<Verdict, DropReason>> {
+    let device = env.device(env.ifindex())?;
+    let (local, own) = (Local::of(device), F::own(device));
+    if local.is_closed() {
+        return None;
+    }
+    fast::from_pod::<F, E>(env, &local, &own)
 }
 
 /// A packet reaches a pod from the host's stack: egress of its host-side interface (`cil_to_container`).

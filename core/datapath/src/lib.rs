@@ -9,6 +9,7 @@ pub mod egress;
 pub mod env;
 pub mod events;
 pub mod family;
+pub mod fast;
 pub mod hash;
 pub mod hooks;
 pub mod icmp;

@@ -80,7 +80,7 @@ mod place {
 impl<F: Family> Flow<F> {
     /// A flow of which the network header is known.
     #[inline(always)]
-    fn of(network: &Network<F>) -> Self {
+    pub(crate) fn of(network: &Network<F>) -> Self {
         let none = Port::from_raw(0);
         Self {
             src: End { addr: network.src, port: none },
@@ -92,6 +92,11 @@ impl<F: Family> Flow<F> {
         }
     }
 
+    /// Puts flags of TCP where there were none.
+    #[inline(always)]
+    pub(crate) fn set_tcp(&mut self, flags: u8) {
+        self.bits |= (flags as u64) << place::TCP_FLAGS;
+    }
     /// A flow from its parts.
     #[inline(always)]
     pub(crate) const fn from_bits(src: End<F::Addr>, dst: End<F::Addr>, l4: u32, bits: u64) -> Self {
@@ -325,7 +330,7 @@ fn header<F: Family, E: Env>(env: &E, network: &Network<F>, flow: &mut Flow<F>) 
             }
             flow.src.port = Port::from_raw(tcp.sport);
             flow.dst.port = Port::from_raw(tcp.dport);
-            flow.bits |= (tcp.flags as u64) << place::TCP_FLAGS;
+            flow.set_tcp(tcp.flags);
         }
         protocol::UDP => {
             let Some(udp) = env.load::<header::Udp>(network.l4) else { return Err(DropReason::InvalidTransport) };

@@ -4,7 +4,7 @@
 
 use abi::be::Port;
 use abi::config::NODE_POLICY_VERDICTS;
-use abi::ct::{CT_AUDITED, CT_INBOUND, CT_PROXY_REDIRECT};
+use abi::ct::{CT_AUDITED, CT_FAR_AWAY, CT_INBOUND, CT_PROXY_REDIRECT};
 
 use crate::config;
 use crate::conntrack::{self, Found, Moment};
@@ -93,6 +93,7 @@ fn remember<F: Family, E: Env + FamilyMaps<F>>(
 ) -> Result<(), DropReason> {
     let flags = if report.ingress() { CT_INBOUND } else { 0 }
         | if judgement.audited { CT_AUDITED } else { 0 }
+        | if found.has(CT_FAR_AWAY) { CT_FAR_AWAY } else { 0 }
         | if judgement.proxy_port.raw != 0 { CT_PROXY_REDIRECT } else { 0 };
     let mut connection = conntrack::opening(env, side.flow, flags, now);
     connection.source_identity = report.src_identity();

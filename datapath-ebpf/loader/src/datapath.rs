@@ -9,7 +9,7 @@ use std::{
 };
 
 use abi::{
-    config::{NODE_HOST_ROUTING, NodeConfig},
+    config::{LB_DSR_GENEVE, LB_DSR_XLATE_BACKEND, NODE_HOST_ROUTING, NodeConfig},
     lb::MAGLEV_SIZE_DEFAULT,
     stage::Stage,
 };
@@ -24,6 +24,7 @@ use crate::{
         AtHook, Attacher, Attachment, Direction, Hook, Interface, Outcome, PinnedLink, Site, attached, list_pins,
     },
     calls::{self, calls_directory},
+    clock,
     error::{AttachError, LoadError, MapError, Missing, TestRunError},
     events::Events,
     kernel,
@@ -99,7 +100,8 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     host_routing: bool,
     programs: BTreeMap<Program, OwnedFd>,
-    xdp: OwnedFd,
+    /// The XDP program, or why there is none.
+    xdp: Result<OwnedFd, LoadError>,
     maps: Arc<Maps>,
     moved: Mutex<Vec<Moved>>,
     attacher: Attacher,
@@ -124,7 +126,8 @@ impl Datapath {
         for path in [&pins, &links] {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
-        let mut node = config.node;
+        refuse_unsupported(&config.node)?;
+        let mut node = clock::with_ticks(config.node);
         if node.maglev_size == 0 {
             node.maglev_size = MAGLEV_SIZE_DEFAULT;
         }
@@ -138,7 +141,7 @@ impl Datapath {
         }
         let mut ebpf = loaded?;
         let programs = descriptors(&ebpf)?;
-        let xdp = xdp_descriptor(&ebpf)?;
+        let xdp = load_xdp(&mut ebpf);
         let calls = calls_directory(&config.bpffs);
         let generation = calls::establish(&mut ebpf, &calls)?;
         let attacher = Attacher::new(hook, links.clone());
@@ -234,7 +237,10 @@ impl Datapath {
 
     /// Attaches the XDP program, or puts it in place of the one an earlier agent left there, at one instant.
     pub fn attach_xdp(&self, interface: &Interface, choice: XdpChoice) -> Result<XdpAttachment, AttachError> {
-        xdp::attach(self.xdp.as_fd(), &self.links, interface, choice)
+        match &self.xdp {
+            Ok(program) => xdp::attach(program.as_fd(), &self.links, interface, choice),
+            Err(why) => Err(AttachError::NoXdp { device: interface.name.clone(), why: why.to_string() }),
+        }
     }
 
     /// Detaches the XDP program; says whether it was attached.
@@ -359,6 +365,19 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
     Ok(())
 }
 
+/// Refuses what the programs would have to pretend.
+fn refuse_unsupported(node: &NodeConfig) -> Result<(), LoadError> {
+    for (flag, option) in [
+        (LB_DSR_GENEVE, "bpf-lb-dsr-dispatch=geneve"),
+        (LB_DSR_XLATE_BACKEND, "bpf-lb-dsr-l4-xlate=backend"),
+    ] {
+        if node.lb_flags & flag != 0 {
+            return Err(LoadError::Unsupported { option });
+        }
+    }
+    Ok(())
+}
+
 fn choose_hook(choice: HookChoice) -> Result<Hook, Missing> {
     let tcx = kernel::has_tcx();
     match choice {
@@ -407,9 +426,6 @@ fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError
         let Some(classifier) = classifier(&mut ebpf, program) else { continue };
         patiently(program, || classifier.load())?;
     }
-    if let Some(aya::programs::Program::Xdp(program)) = ebpf.program_mut(xdp::XDP_ENTRY) {
-        patiently(xdp::XDP_ENTRY, || program.load())?;
-    }
     Ok(ebpf)
 }
 
@@ -454,11 +470,13 @@ fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<Program, OwnedFd>, LoadError> {
     Ok(out)
 }
 
-/// Descriptor of the loaded XDP program.
-fn xdp_descriptor(ebpf: &Ebpf) -> Result<OwnedFd, LoadError> {
-    let Some(aya::programs::Program::Xdp(program)) = ebpf.program(xdp::XDP_ENTRY) else {
+/// Loads the XDP program. It only makes faster what tc does as well, so a kernel that refuses it is no reason to go without the
+/// rest: [`Datapath::attach_xdp`] says why it is not there.
+fn load_xdp(ebpf: &mut Ebpf) -> Result<OwnedFd, LoadError> {
+    let Some(aya::programs::Program::Xdp(program)) = ebpf.program_mut(xdp::XDP_ENTRY) else {
         return Err(LoadError::Object { problem: format!("the program {} is not in it", xdp::XDP_ENTRY) });
     };
+    patiently(xdp::XDP_ENTRY, || program.load())?;
     let failed =
         |source: ProgramError| LoadError::Aya { step: xdp::XDP_ENTRY.to_owned(), source: Box::new(source.into()) };
     program.fd().map_err(failed)?.as_fd().try_clone_to_owned().map_err(|e| failed(e.into()))

@@ -205,6 +205,12 @@ pub enum Missing {
 /// Why the datapath could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// The programs do not do what an option asks for.
+    #[error("{option} is not supported by this datapath; choose another value")]
+    Unsupported {
+        /// Option and value.
+        option: &'static str,
+    },
     /// The kernel or this process lacks something.
     #[error(transparent)]
     Missing(#[from] Missing),
@@ -275,6 +281,14 @@ pub enum AttachError {
         device: String,
         /// The kernel's answer.
         source: io::Error,
+    },
+    /// This kernel does not take the XDP program.
+    #[error("no XDP program can be attached to {device}: {why}")]
+    NoXdp {
+        /// Which device.
+        device: String,
+        /// Why it could not be loaded.
+        why: String,
     },
     /// A step with the XDP program failed.
     #[error("{step} the XDP program at {device} failed: {source}")]

@@ -10,6 +10,7 @@
 mod attach;
 mod batch;
 mod calls;
+mod clock;
 mod datapath;
 mod error;
 mod events;
@@ -37,7 +38,7 @@ pub use maps::{Access, Maps};
 pub use program::{Program, UnknownProgram};
 pub use schema::{Mismatch, Property};
 pub use sys::kernel_release;
-pub use table::{PerCpuTable, Table};
+pub use table::{Counters, Table};
 pub use test_run::{SkBuff, TestRun, XdpRun};
 pub use verifier::{Figures, Rejection};
 pub use xdp::{XdpAttachment, XdpChoice, XdpMode};

@@ -20,7 +20,6 @@ use abi::{
         LbSourceRange6, MAGLEV_SIZE_DEFAULT, RateBucket, RateKey,
     },
     maps::{self, MapSpec},
-    metrics::{MetricsKey, MetricsValue},
     nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6},
     policy::{PolicyEntry, PolicyKey},
 };
@@ -29,7 +28,7 @@ use crate::{
     error::{MapError, Operation},
     maglev::MaglevTables,
     schema, sys,
-    table::{PerCpuTable, Table},
+    table::{Counters, Table},
 };
 
 /// What a handle may be used for.
@@ -105,7 +104,7 @@ pub struct Maps {
     /// `cilium_ipv6_frag_datagrams`
     pub frag6: Table<FragKey6, FragPorts>,
     /// `cilium_metrics`
-    pub metrics: PerCpuTable<MetricsKey, MetricsValue>,
+    pub metrics: Counters,
     /// `cilium_runtime_config`
     pub runtime: Table<u32, u64>,
     directory: PathBuf,
@@ -170,7 +169,7 @@ impl Maps {
             ratelimit: table!(RATELIMIT),
             frag4: table!(FRAG4),
             frag6: table!(FRAG6),
-            metrics: PerCpuTable::new(open(&maps::METRICS)?, &maps::METRICS)?,
+            metrics: Counters::new(open(&maps::METRICS)?, &maps::METRICS)?,
             directory: directory.to_owned(),
         })
     }

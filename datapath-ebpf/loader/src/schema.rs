@@ -107,7 +107,8 @@ pub(crate) fn prepare(directory: &Path, sizes: &BTreeMap<String, u32>, maglev_si
     tables_of_size(directory, &runtime, maglev_size)?;
     drop(runtime);
     let maps = Maps::assemble(directory, |spec| {
-        let entries = if spec.kind == MapKind::Array { spec.max_entries } else { wanted(spec, sizes) };
+        let fixed = matches!(spec.kind, MapKind::Array | MapKind::PerCpuArray);
+        let entries = if fixed { spec.max_entries } else { wanted(spec, sizes) };
         one(directory, spec, entries, maglev_size, &mut moved)
     })?;
     one(directory, &maps::EVENTS, wanted(&maps::EVENTS, sizes), maglev_size, &mut moved)?;
@@ -220,7 +221,7 @@ fn resize(
 fn copy(spec: &'static MapSpec, old: &OwnedFd, new: &OwnedFd, flags: u64) -> Result<usize, MapError> {
     let (from, to) = (old.as_fd(), new.as_fd());
     let cpus = match spec.kind {
-        MapKind::PerCpuHash => aya::util::nr_cpus().map_err(|(_, e)| MapError::system(spec, Operation::Inspect, e))?,
+        MapKind::PerCpuArray => aya::util::nr_cpus().map_err(|(_, e)| MapError::system(spec, Operation::Inspect, e))?,
         _ => 1,
     };
     let failed = |operation| move |e| MapError::system(spec, operation, e);

@@ -24,6 +24,7 @@ mod cmd {
     pub const PROG_LOAD: libc::c_int = 5;
     pub const OBJ_PIN: libc::c_int = 6;
     pub const OBJ_GET: libc::c_int = 7;
+    pub const PROG_TEST_RUN: libc::c_int = 10;
     pub const PROG_GET_NEXT_ID: libc::c_int = 11;
     pub const PROG_GET_FD_BY_ID: libc::c_int = 13;
     pub const MAP_GET_FD_BY_ID: libc::c_int = 14;
@@ -102,7 +103,6 @@ pub const fn map_type(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash => 1,
         MapKind::Array => 2,
-        MapKind::PerCpuHash => 5,
         MapKind::PerCpuArray => 6,
         MapKind::LruHash => 9,
         MapKind::LpmTrie => 11,
@@ -115,7 +115,7 @@ pub const fn map_type(kind: MapKind) -> u32 {
 pub const fn map_flags(kind: MapKind) -> u32 {
     match kind {
         MapKind::Hash | MapKind::LpmTrie | MapKind::HashOfMaps => F_NO_PREALLOC,
-        MapKind::LruHash | MapKind::PerCpuHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
+        MapKind::LruHash | MapKind::PerCpuArray | MapKind::Array | MapKind::RingBuf => 0,
     }
 }
 
@@ -611,7 +611,7 @@ pub fn prog_load(code: &Code<'_>, log_level: u32, log: &mut [u8]) -> io::Result<
             license: code.license.as_ptr() as u64,
             log_level,
             log_size: size(log.len())?,
-            log_buf: address_mut(log),
+            log_buf: if log.is_empty() { 0 } else { address_mut(log) },
             kern_version: 0,
             prog_flags: 0,
             name: name16(code.name),
@@ -641,6 +641,45 @@ struct BtfLoad {
 pub fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
     let size = u32::try_from(btf.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     bpf_fd(cmd::BTF_LOAD, &mut BtfLoad { btf: address(btf), log_buf: 0, size, log_size: 0, log_level: 0, pad: 0 })
+}
+
+/// The head of the attributes of a test run.
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct TestRun {
+    prog_fd: u32,
+    returned: u32,
+    size_in: u32,
+    size_out: u32,
+    data_in: u64,
+    data_out: u64,
+    repeat: u32,
+    duration: u32,
+}
+
+/// Runs a program on a packet of zeros; what it returned.
+pub fn test_run(program: BorrowedFd<'_>) -> io::Result<u32> {
+    let packet = [0_u8; 64];
+    let mut attr = TestRun {
+        prog_fd: raw(program),
+        returned: 0,
+        size_in: packet.len() as u32,
+        size_out: 0,
+        data_in: address(&packet),
+        data_out: 0,
+        repeat: 1,
+        duration: 0,
+    };
+    bpf(cmd::PROG_TEST_RUN, &mut attr)?;
+    Ok(attr.returned)
+}
+
+/// The monotonic clock at the last tick, nanoseconds.
+pub fn coarse_clock() -> u64 {
+    let mut now = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `now` is room for one timespec.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC_COARSE, &mut now) };
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// The file system type of `path` (`BPF_FS_MAGIC` for a bpffs).

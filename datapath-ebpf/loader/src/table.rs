@@ -9,7 +9,11 @@ use std::{
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use abi::{Plain, maps::MapSpec};
+use abi::{
+    Plain,
+    maps::MapSpec,
+    metrics::{MetricsKey, MetricsValue},
+};
 use zerocopy::IntoBytes as _;
 
 use crate::{
@@ -137,65 +141,56 @@ impl<K, V> AsFd for Table<K, V> {
     }
 }
 
-/// A hash map with one value for each key and CPU. Programs write it; user space reads it.
+/// `cilium_metrics`: an array with one value for each index and CPU. Programs write it; user space reads it.
 #[derive(Debug)]
-pub struct PerCpuTable<K, V> {
+pub struct Counters {
     fd: OwnedFd,
     spec: &'static MapSpec,
     cpus: usize,
-    types: PhantomData<fn() -> (K, V)>,
 }
 
-impl<K: Plain, V: Plain> PerCpuTable<K, V> {
+impl Counters {
     pub(crate) fn new(fd: OwnedFd, spec: &'static MapSpec) -> Result<Self, MapError> {
         // The kernel rounds each CPU's value up to eight bytes: with such a size the values lie side by side.
-        assert!(
-            size_of::<K>() == spec.key_size && size_of::<V>() == spec.value_size && size_of::<V>().is_multiple_of(8)
-        );
+        const { assert!(size_of::<MetricsValue>().is_multiple_of(8)) };
         let cpus = aya::util::nr_cpus().map_err(|(_, e)| MapError::system(spec, Operation::Inspect, e))?;
-        Ok(Self { fd, spec, cpus, types: PhantomData })
+        Ok(Self { fd, spec, cpus })
     }
 
-    /// One value for each possible CPU.
-    pub fn get(&self, key: &K) -> Result<Option<Vec<V>>, MapError> {
-        let mut values = vec![V::new_zeroed(); self.cpus];
-        let found = sys::map_lookup(self.fd.as_fd(), key.as_bytes(), values.as_mut_slice().as_mut_bytes())
+    /// One value for each possible CPU; `None`: nothing was counted.
+    pub fn get(&self, key: &MetricsKey) -> Result<Option<Vec<MetricsValue>>, MapError> {
+        let mut values = vec![MetricsValue::default(); self.cpus];
+        sys::map_lookup(self.fd.as_fd(), key.index().as_bytes(), values.as_mut_slice().as_mut_bytes())
             .map_err(|e| MapError::system(self.spec, Operation::Read, e))?;
-        Ok(found.then_some(values))
+        Ok(counted(&values).then_some(values))
     }
 
-    /// All keys with the values of all CPUs.
-    pub fn entries(&self) -> Result<Vec<(K, Vec<V>)>, MapError> {
-        let sizes =
-            Sizes { key: size_of::<K>(), value: size_of::<V>() * self.cpus, max_entries: self.spec.max_entries };
+    /// Everything that was counted, with the values of all CPUs.
+    pub fn entries(&self) -> Result<Vec<(MetricsKey, Vec<MetricsValue>)>, MapError> {
+        let value = size_of::<MetricsValue>() * self.cpus;
+        let sizes = Sizes { key: size_of::<u32>(), value, max_entries: self.spec.max_entries };
         let dump =
             batch::read_all(self.fd.as_fd(), sizes).map_err(|e| MapError::system(self.spec, Operation::Read, e))?;
-        let keys = dump.keys.chunks_exact(sizes.key).map(copied::<K>);
-        let values = dump.values.chunks_exact(sizes.value).map(|all| all.chunks_exact(size_of::<V>()).map(copied::<V>));
-        Ok(keys.zip(values.map(Iterator::collect)).collect())
+        let keys = dump.keys.chunks_exact(sizes.key).map(|key| MetricsKey::at(copied::<u32>(key)));
+        let values = dump.values.chunks_exact(sizes.value);
+        let values = values.map(|all| all.chunks_exact(size_of::<MetricsValue>()).map(copied).collect::<Vec<_>>());
+        Ok(keys.zip(values).filter_map(|(key, all)| Some((key?, all))).filter(|(_, all)| counted(all)).collect())
     }
 
     /// Writes the values of all CPUs (missing ones count as zero).
-    pub fn insert(&self, key: &K, values: &[V]) -> Result<(), MapError> {
-        let mut all = vec![V::new_zeroed(); self.cpus];
+    pub fn insert(&self, key: &MetricsKey, values: &[MetricsValue]) -> Result<(), MapError> {
+        let mut all = vec![MetricsValue::default(); self.cpus];
         for (to, from) in all.iter_mut().zip(values) {
             *to = *from;
         }
-        sys::map_update(self.fd.as_fd(), key.as_bytes(), all.as_slice().as_bytes(), sys::ANY)
+        sys::map_update(self.fd.as_fd(), key.index().as_bytes(), all.as_slice().as_bytes(), sys::ANY)
             .map_err(|e| MapError::system(self.spec, Operation::Write, e))
     }
 
-    /// Removes an entry; says whether it was there.
-    pub fn remove(&self, key: &K) -> Result<bool, MapError> {
-        sys::map_delete(self.fd.as_fd(), key.as_bytes()).map_err(|e| MapError::system(self.spec, Operation::Delete, e))
-    }
-}
-
-impl PerCpuTable<abi::metrics::MetricsKey, abi::metrics::MetricsValue> {
     /// All counters, summed over the CPUs.
-    pub fn sums(&self) -> Result<Vec<(abi::metrics::MetricsKey, abi::metrics::MetricsValue)>, MapError> {
-        let sum = |values: Vec<abi::metrics::MetricsValue>| {
-            values.into_iter().fold(abi::metrics::MetricsValue::default(), |mut total, value| {
+    pub fn sums(&self) -> Result<Vec<(MetricsKey, MetricsValue)>, MapError> {
+        let sum = |values: Vec<MetricsValue>| {
+            values.into_iter().fold(MetricsValue::default(), |mut total, value| {
                 total.count = total.count.wrapping_add(value.count);
                 total.bytes = total.bytes.wrapping_add(value.bytes);
                 total
@@ -203,6 +198,10 @@ impl PerCpuTable<abi::metrics::MetricsKey, abi::metrics::MetricsValue> {
         };
         Ok(self.entries()?.into_iter().map(|(key, values)| (key, sum(values))).collect())
     }
+}
+
+fn counted(values: &[MetricsValue]) -> bool {
+    values.iter().any(|value| *value != MetricsValue::default())
 }
 
 fn copied<T: Plain>(bytes: &[u8]) -> T {

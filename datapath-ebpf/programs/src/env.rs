@@ -5,9 +5,14 @@ macro_rules! maps_and_time {
     () => {
         #[inline(always)]
         fn now_seconds(&self) -> u32 {
-            // SAFETY: no arguments.
-            let ns = unsafe { helpers::bpf_ktime_get_coarse_ns() };
-            (ns / 1_000_000_000) as u32
+            let hz = config::ticks_per_second(ReadOnly) as u64;
+            // SAFETY: no arguments. The kernel makes a load of the first.
+            unsafe {
+                if hz != 0 {
+                    return (helpers::bpf_jiffies64().wrapping_sub(config::ticks_base(ReadOnly)) / hz) as u32;
+                }
+                (helpers::bpf_ktime_get_coarse_ns() / 1_000_000_000) as u32
+            }
         }
 
         type Node = ReadOnly;
@@ -60,11 +65,9 @@ macro_rules! maps_and_time {
 
         #[inline(always)]
         fn count(&mut self, key: &MetricsKey, bytes: u32) {
-            if let Some(value) = maps::METRICS.get_mut(key) {
+            if let Some(value) = maps::METRICS.get_mut(&key.index()) {
                 value.count = value.count.wrapping_add(1);
                 value.bytes = value.bytes.wrapping_add(bytes as u64);
-            } else {
-                let _ = maps::METRICS.set(key, &MetricsValue { count: 1, bytes: bytes as u64 });
             }
         }
     };

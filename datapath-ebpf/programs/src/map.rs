@@ -15,7 +15,6 @@ use crate::words::{self, OnStack};
 /// Kernel map types.
 const HASH: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_HASH as usize;
 const ARRAY: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_ARRAY as usize;
-const PER_CPU_HASH: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_PERCPU_HASH as usize;
 const PER_CPU_ARRAY: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_PERCPU_ARRAY as usize;
 const LRU_HASH: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LRU_HASH as usize;
 const LPM_TRIE: usize = aya_ebpf::bindings::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as usize;
@@ -41,8 +40,6 @@ unsafe impl<K, V, const KIND: usize, const ENTRIES: usize, const FLAGS: usize> S
 
 /// Allocates on insertion.
 pub type Hash<K, V, const ENTRIES: usize> = Map<K, V, HASH, ENTRIES, NO_PREALLOC>;
-/// One value for each CPU; allocated in advance, so that counting cannot fail halfway.
-pub type PerCpuHash<K, V, const ENTRIES: usize> = Map<K, V, PER_CPU_HASH, ENTRIES, 0>;
 /// Evicts what was least recently used.
 pub type LruHash<K, V, const ENTRIES: usize> = Map<K, V, LRU_HASH, ENTRIES, 0>;
 /// Longest prefix; the key's first word is the prefix length.

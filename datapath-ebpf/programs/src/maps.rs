@@ -10,14 +10,14 @@ use abi::lb::{
     LbRevNat6, LbService, LbSourceRange4, LbSourceRange6, RateBucket, RateKey,
 };
 use abi::maps as spec;
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::MetricsValue;
 use abi::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use abi::policy::{PolicyEntry, PolicyKey};
 use abi::stage::CALLS_ENTRIES;
 use datapath::Kept;
 
 use crate::maglev::Maglev;
-use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, PerCpuHash, RingBuf};
+use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
 
 /// Declares one static for each map; the number of entries comes from the list the loader and the simulator read.
 macro_rules! maps {
@@ -56,7 +56,6 @@ maps! {
     RATELIMIT = "cilium_ratelimit": LruHash<RateKey, RateBucket>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
-    METRICS = "cilium_metrics": PerCpuHash<MetricsKey, MetricsValue>;
 }
 
 /// `cilium_lb4_maglev`
@@ -88,6 +87,11 @@ pub static WISH: PerCpuArray<[u64; 8], 1> = PerCpuArray::new();
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_calls")]
 pub static CALLS: Calls<{ CALLS_ENTRIES as usize }> = Calls::new();
+
+/// `cilium_metrics`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_metrics")]
+pub static METRICS: PerCpuArray<MetricsValue, { spec::METRICS.max_entries as usize }> = PerCpuArray::new();
 
 /// `cilium_events`
 #[unsafe(link_section = ".maps")]

@@ -9,12 +9,11 @@ use core::ptr;
 
 use abi::Plain;
 use abi::config::{NodeConfig, Runtime};
-use abi::ct::Connection;
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::event::{PAYLOAD_LEN, Prefix};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{LbAffinityMatch, RateBucket, RateKey};
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET};
 use aya_ebpf::bindings::{
@@ -22,7 +21,7 @@ use aya_ebpf::bindings::{
     BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
 };
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Balanced, Env, Hop, Kept, NodeFields, NodeportEnv, Notification, Room, V4, V6};
+use datapath::{Balanced, Env, Hop, Kept, NodeFields, NodeportEnv, Notification, Room, V4, V6, config};
 
 use crate::maps;
 use crate::route;
@@ -109,26 +108,6 @@ impl NodeFields for ReadOnly {
         unsafe { ptr::read_volatile((&raw const maps::NODE_CONFIG).cast::<u8>().add(offset).cast::<T>()) }
     }
 
-    #[inline(always)]
-    fn touch(self, entry: &mut Connection, packet: u32, seconds: u32) -> u32 {
-        // SAFETY: a live reference.
-        unsafe { cil_touch(entry, packet, seconds) }
-    }
-}
-
-/// [`datapath::conntrack::touch`] as a global function: the verifier walks it once, for any arguments, and not again at each
-/// of the places that call it. It costs a call for each look-up and saves most of the walk.
-///
-/// # Safety
-/// `entry` must be null or point to a connection in a map.
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub unsafe extern "C" fn cil_touch(entry: *mut Connection, packet: u32, seconds: u32) -> u32 {
-    // SAFETY: the verifier knows the argument's type and makes this check necessary.
-    match unsafe { entry.as_mut() } {
-        Some(entry) => datapath::conntrack::touch(ReadOnly, entry, packet, seconds),
-        None => u32::MAX,
-    }
 }
 
 impl Env for Packet {

@@ -10,11 +10,11 @@ use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::event::{PAYLOAD_LEN, Prefix};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{LbAffinityMatch, RateBucket, RateKey};
-use abi::metrics::{MetricsKey, MetricsValue};
+use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Balanced, Env, Hop, Kept, NodeportEnv, Notification, Room, V4, V6, Wish};
+use datapath::{Balanced, Env, Hop, Kept, NodeportEnv, Notification, Room, V4, V6, Wish, config};
 
 use crate::maps;
 use crate::packet::ReadOnly;
@@ -221,7 +221,7 @@ crate::env::family!(Frame, V6, LB6_SERVICES, LB6_BACKENDS, LB6_REVERSE_NAT, CT6,
 crate::env::nodeport_family!(Frame, V4, cil_find_port4, SNAT4, LB4_MAGLEV, LB4_AFFINITY, LB4_SOURCE_RANGE, IPMASQ4);
 crate::env::nodeport_family!(Frame, V6, cil_find_port6, SNAT6, LB6_MAGLEV, LB6_AFFINITY, LB6_SOURCE_RANGE, IPMASQ6);
 
-/// [`datapath::find_port`] as a global function, which the verifier walks once (see [`crate::packet::cil_touch`]).
+/// [`datapath::find_port`] as a global function, which the verifier walks once , whatever calls it.
 ///
 /// # Safety
 /// `wish` must be null or point to a wish.

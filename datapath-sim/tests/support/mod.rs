@@ -210,6 +210,11 @@ impl World {
         self.run(2, packet, |run| datapath::from_netdev(run))
     }
 
+    /// The host's stack sends a packet out to the network.
+    pub fn depart(&mut self, packet: &[u8]) -> Out {
+        self.run(2, packet, |run| datapath::to_netdev(run))
+    }
+
     /// The last drop event: reason, identities of source and destination.
     pub fn last_drop(&mut self) -> Option<(u8, u32, u32)> {
         let mut last = None;

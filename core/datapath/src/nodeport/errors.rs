@@ -2,13 +2,14 @@
 
 use abi::be::Port;
 use abi::ct::{CT_DSR, CT_LOCAL_BACKEND, CT_NODE_PORT, CT_SERVICE};
+use abi::nat::SNAT_OUT;
 use core::mem::offset_of;
 use wire::header;
 
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
 use super::forward::{self, leads_on, leave, length};
-use super::{Step, snat};
+use super::{Step, maps, snat};
 use crate::checksum;
 use crate::env::Env;
 use crate::family::{End, Family};
@@ -80,6 +81,21 @@ fn to_pod<F: Balanced, E: NodeportEnv>(
     let to = End { addr: pod.addr, port: flow.dst.port };
     nat::rewrite(env, flow, nat::Which::Destination, &to)?;
     Ok(Step::ON)
+}
+
+/// A pod's error about an answer to its masqueraded packet: whoever gets it knows the node's address.
+#[inline(always)]
+pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, flow: &mut Flow<F>) -> Result<(), DropReason> {
+    let quoted = icmp::quotation::<F, E>(env, flow);
+    if !quoted.known {
+        return Ok(());
+    }
+    let key = F::snat_key(&quoted.receiver, &quoted.sender, quoted.protocol, SNAT_OUT);
+    let Some(entry) = maps::snat::<F, E>(env, &key) else { return Ok(()) };
+    let (to, _) = F::snat_target(entry);
+    requote(env, flow, &quoted, &[quoted.sender, to])?;
+    let source = End { addr: to.addr, port: flow.src.port };
+    nat::rewrite(env, flow, nat::Which::Source, &source)
 }
 
 /// About an answer that was sent to a client from a frontend.

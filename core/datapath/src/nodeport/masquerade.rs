@@ -14,7 +14,7 @@ use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
 use super::forward::MARK_SNAT_DONE;
 use super::snat::Wish;
-use super::{maps, snat};
+use super::{errors, maps, snat};
 use crate::config;
 use crate::conntrack::{self, Moment};
 use crate::env::Env;
@@ -45,9 +45,16 @@ pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Res
         return Ok(Verdict::PASS);
     }
     let mut flow = parse::transport::<F, E>(env, &network)?;
+    if flow.is_icmp_error() {
+        errors::depart(env, &mut flow)?;
+        return Ok(Verdict::PASS);
+    }
+    // What is neither asked by an echo nor by a port cannot be told apart on its way back.
+    if flow.src.port.raw == 0 {
+        return Ok(Verdict::PASS);
+    }
     let now = Moment::read(env);
     let key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
-    // An error goes with the connection it is about, which the receiver knows by the address that is quoted.
     if conntrack::state_of::<F, E>(env, &key, &flow, &now) == reason::REPLY {
         return Ok(Verdict::PASS);
     }

@@ -125,11 +125,14 @@ pub struct Native {
     pub config: NodeConfig,
     pub cpu: u32,
     pub ways: datapath_sim::Ways,
+    /// Packets whose first stage was their last.
+    pub short: u64,
 }
 
 impl Native {
     pub fn new(config: NodeConfig, cpu: u32) -> Self {
-        Self { maps: datapath_sim::Maps::new(1), config, cpu, ways: datapath_sim::Ways::default() }
+        let ways = datapath_sim::Ways::default();
+        Self { maps: datapath_sim::Maps::new(1), config, cpu, ways, short: 0 }
     }
 
     pub fn run(&mut self, stimulus: &Stimulus, now_ns: u64) -> Answer {
@@ -144,13 +147,16 @@ impl Native {
             ways: &self.ways,
             early: false,
         };
-        let Verdict { action, argument } = match stimulus.program {
-            Program::FromContainer => datapath::from_pod(&mut run),
-            Program::ToContainer => datapath::to_pod(&mut run),
-            Program::FromHost => datapath::from_host(&mut run),
-            Program::FromNetdev => datapath::from_netdev(&mut run),
+        let first = match stimulus.program {
+            Program::FromContainer => datapath::hooks::from_pod(&mut run),
+            Program::ToContainer => datapath::hooks::to_pod(&mut run),
+            Program::FromHost => datapath::hooks::from_host(&mut run),
+            Program::FromNetdev => datapath::hooks::from_netdev(&mut run),
             other => panic!("{other} has no native twin yet"),
         };
+        let short = stimulus.program == Program::FromContainer && first.action != Action::Continue;
+        self.short += u64::from(short);
+        let Verdict { action, argument } = datapath::complete(&mut run, first);
         let (packet, mut mark) = (run.packet, run.mark);
         if action == Action::Proxy {
             mark = 0x0200 | argument << 16; // What the program itself does with this verdict.

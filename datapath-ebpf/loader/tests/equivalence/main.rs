@@ -73,6 +73,17 @@ fn kernel_and_native_agree_on_every_packet() {
     let Some((_fs, mut bench)) = bench(seed, world::World::config) else { return };
     bench.run(number("EQUIVALENCE_PACKETS", 100_000));
     show(&bench.report);
+    let from_pods = bench.report.programs[&loader::Program::FromContainer].compared;
+    assert!(bench.report.short * 20 > from_pods, "only {} of {from_pods} by the short way", bench.report.short);
+}
+
+#[test]
+fn they_agree_where_every_packet_is_reported() {
+    let seed = number("EQUIVALENCE_SEED", 0xc111_0006);
+    let Some((_fs, mut bench)) = bench(seed, world::World::talkative_config) else { return };
+    bench.run(number("EQUIVALENCE_PACKETS", 100_000) / 5);
+    show(&bench.report);
+    assert_eq!(bench.report.short, 0);
 }
 
 #[test]
@@ -128,6 +139,13 @@ fn another_identity_of_a_pod_is_found_by_the_mark_and_the_events() {
     };
     assert_found(planted(plant), "events");
     assert_found(planted(plant), "mark");
+}
+
+#[test]
+fn a_short_way_that_prolongs_another_life_is_found() {
+    // The long arm alone gets another lifetime: whatever takes the short way there then differs from it.
+    let found = planted(|bench| bench.long.config.lifetimes[0] += 1);
+    assert_found(found, "maps");
 }
 
 #[test]

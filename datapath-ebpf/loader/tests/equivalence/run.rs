@@ -6,7 +6,12 @@ use std::{
     fmt::Debug,
 };
 
-use abi::{Plain, config::NodeConfig, ct::Connection, write::MapWrite};
+use abi::{
+    Plain,
+    config::{NODE_NO_SHORT_WAY, NodeConfig},
+    ct::Connection,
+    write::MapWrite,
+};
 use loader::{Datapath, Interface, Program, Table};
 
 use crate::{
@@ -29,11 +34,37 @@ const KEPT: usize = 20;
 /// Where the arms differ.
 #[derive(Clone)]
 pub enum Difference {
-    Verdict { stimulus: Stimulus, kernel: Answer, native: Answer },
-    Bytes { stimulus: Stimulus, kernel: Answer, native: Answer },
-    Mark { stimulus: Stimulus, kernel: Answer, native: Answer },
-    Events { stimulus: Stimulus, kernel: Answer, native: Answer },
-    Maps { map: &'static str, kernel: String, native: String },
+    Verdict {
+        stimulus: Stimulus,
+        kernel: Answer,
+        native: Answer,
+    },
+    Bytes {
+        stimulus: Stimulus,
+        kernel: Answer,
+        native: Answer,
+    },
+    Mark {
+        stimulus: Stimulus,
+        kernel: Answer,
+        native: Answer,
+    },
+    Events {
+        stimulus: Stimulus,
+        kernel: Answer,
+        native: Answer,
+    },
+    /// The short way made something else of the packet than the long one.
+    Way {
+        stimulus: Stimulus,
+        long: Answer,
+        short: Answer,
+    },
+    Maps {
+        map: &'static str,
+        kernel: String,
+        native: String,
+    },
 }
 
 impl Difference {
@@ -43,6 +74,7 @@ impl Difference {
             Self::Bytes { .. } => "bytes",
             Self::Mark { .. } => "mark",
             Self::Events { .. } => "events",
+            Self::Way { .. } => "way",
             Self::Maps { .. } => "maps",
         }
     }
@@ -59,6 +91,11 @@ impl Debug for Difference {
                 writeln!(f, "{} of {program} at {ifindex}, {kind:?}", self.kind())?;
                 writeln!(f, "  in     {}", hex(packet))?;
                 write!(f, "kernel: {kernel:?}native: {native:?}")
+            }
+            Self::Way { stimulus, long, short } => {
+                writeln!(f, "the short way of {} at {}", stimulus.program, stimulus.ifindex)?;
+                writeln!(f, "  in     {}", hex(&stimulus.packet))?;
+                write!(f, "long: {long:?}short: {short:?}")
             }
             Self::Maps { map, kernel, native } => write!(f, "{map}\n  kernel {kernel}\n  native {native}"),
         }
@@ -99,6 +136,8 @@ pub struct Report {
     /// Packets during which a second passed: what each arm saw of the clock is unknown, so the maps were copied anew.
     between_seconds: u64,
     kinds: BTreeSet<&'static str>,
+    /// Packets from pods that took the short way.
+    pub short: u64,
 }
 
 impl Report {
@@ -131,8 +170,14 @@ impl fmt::Display for Report {
         write!(
             f,
             "equivalence: {} differences, {} bad checksums, {} connections at the end, {} comparisons of all maps, {} \
-             changes meanwhile, {} packets between two seconds",
-            self.found, self.bad_checksums, self.connections, self.map_comparisons, self.changes, self.between_seconds
+             changes meanwhile, {} packets between two seconds, {} from pods by the short way",
+            self.found,
+            self.bad_checksums,
+            self.connections,
+            self.map_comparisons,
+            self.changes,
+            self.between_seconds,
+            self.short
         )
     }
 }
@@ -144,6 +189,8 @@ pub struct Bench {
     pub initial: Vec<MapWrite>,
     kernel: Kernel,
     pub native: Native,
+    /// As `native`, but every packet goes through all stages: the short way may differ in nothing.
+    pub long: Native,
     generator: Generator,
     rng: Rng,
     pub report: Report,
@@ -156,13 +203,15 @@ impl Bench {
         let cpu = support::stay_on_one_cpu();
         let mut rng = Rng::new(seed ^ 0x5eed);
         let (kernel, mut native) = (Kernel::new(datapath), Native::new(config, cpu));
+        let mut long = Native::new(NodeConfig { flags: config.flags | NODE_NO_SHORT_WAY, ..config }, cpu);
         let initial = world.writes(&mut rng);
         for write in &initial {
             kernel.write(write);
             native.write(write);
+            long.write(write);
         }
         let generator = Generator::new(seed);
-        Self { world, initial, kernel, native, generator, rng, report: Report::default(), tamper: false }
+        Self { world, initial, kernel, native, long, generator, rng, report: Report::default(), tamper: false }
     }
 
     /// Runs packets through each program in turn, until this many were compared of each.
@@ -183,6 +232,7 @@ impl Bench {
             }
         }
         self.compare_maps();
+        self.report.short = self.native.short;
     }
 
     /// Runs this many packets through each program in the kernel and through `other`, which must answer alike (but for
@@ -223,6 +273,8 @@ impl Bench {
             return;
         }
         let mut native = self.native.run(&stimulus, now);
+        let long = self.long.run(&stimulus, now);
+        let same = long == native;
         if self.tamper && self.rng.below(20) == 0 {
             native.packet[0] ^= 1;
         }
@@ -236,6 +288,10 @@ impl Bench {
         let output = (!kernel.is_drop()).then(|| kernel.packet.clone());
         if stimulus.whole && output.as_deref().is_some_and(|packet| !packets::checksums_hold(packet)) {
             self.report.bad_checksums += 1;
+        }
+        if !same {
+            let stimulus = stimulus.clone();
+            self.report.differ(Difference::Way { stimulus, long, short: native.clone() });
         }
         self.generator.ran(&stimulus, output);
         self.compare(stimulus, kernel, native);
@@ -267,6 +323,7 @@ impl Bench {
         for write in self.world.change(&mut self.rng) {
             self.kernel.write(&write);
             self.native.write(&write);
+            self.long.write(&write);
         }
     }
 
@@ -283,10 +340,11 @@ impl Bench {
             }
         };
         let maps = self.kernel.datapath.maps();
-        age_some(&maps.ct4, &mut self.native.maps.ct4, |entry| older(&mut entry.connection));
-        age_some(&maps.ct_any4, &mut self.native.maps.ct_any4, |entry| older(&mut entry.connection));
-        age_some(&maps.ct6, &mut self.native.maps.ct6, |entry| older(&mut entry.connection));
-        age_some(&maps.ct_any6, &mut self.native.maps.ct_any6, |entry| older(&mut entry.connection));
+        let (native, long) = (&mut self.native.maps, &mut self.long.maps);
+        age_some(&maps.ct4, [&mut native.ct4, &mut long.ct4], |entry| older(&mut entry.connection));
+        age_some(&maps.ct_any4, [&mut native.ct_any4, &mut long.ct_any4], |entry| older(&mut entry.connection));
+        age_some(&maps.ct6, [&mut native.ct6, &mut long.ct6], |entry| older(&mut entry.connection));
+        age_some(&maps.ct_any6, [&mut native.ct_any6, &mut long.ct_any6], |entry| older(&mut entry.connection));
     }
 
     fn compare_maps(&mut self) {
@@ -302,6 +360,8 @@ impl Bench {
                     connections += theirs.len();
                 }
                 found.extend(first_differences(stringify!($map), &theirs, &ours));
+                let long: BTreeMap<_, _> = self.long.maps.$map.iter().map(|(k, v)| (*k, *v)).collect();
+                found.extend(first_differences(concat!(stringify!($map), " of the long way"), &long, &ours));
             )* };
         }
         compare!(lxc, devices, ipcache, policy, lb4_services, lb6_services, lb4_backends, lb6_backends);
@@ -309,23 +369,27 @@ impl Bench {
         let counters: BTreeMap<_, _> = kernel.metrics.sums().expect("reading").into_iter().collect();
         let ours: BTreeMap<_, _> = native.metrics[0].iter().map(|(k, v)| (*k, *v)).collect();
         found.extend(first_differences("metrics", &counters, &ours));
+        let long: BTreeMap<_, _> = self.long.maps.metrics[0].iter().map(|(k, v)| (*k, *v)).collect();
+        found.extend(first_differences("metrics of the long way", &long, &ours));
         self.report.connections = connections;
         found.into_iter().for_each(|difference| self.report.differ(difference));
     }
 
     /// Makes the native arm's maps those of the kernel, after a packet whose time is not known.
     fn copy_connections(&mut self) {
-        let (kernel, native) = (self.kernel.maps(), &mut self.native.maps);
+        let (kernel, native, long) = (self.kernel.maps(), &mut self.native.maps, &mut self.long.maps);
         macro_rules! copy {
             ($($map:ident),*) => { $(
                 for (key, value) in kernel.$map.entries().expect("reading") {
                     native.$map.update(key, value, Default::default()).expect("it is as large");
+                    long.$map.update(key, value, Default::default()).expect("it is as large");
                 }
             )* };
         }
         copy!(frag4, frag6, ct4, ct_any4, ct6, ct_any6);
         for (key, value) in kernel.metrics.sums().expect("reading") {
             native.metrics[0].update(key, value, Default::default()).expect("it is as large");
+            long.metrics[0].update(key, value, Default::default()).expect("it is as large");
         }
     }
 }
@@ -352,14 +416,16 @@ fn first_differences<K: Ord + Copy + Debug, V: Copy + PartialEq + Debug>(
 /// Changes a hundred entries on both sides alike.
 fn age_some<K: Plain + Ord, V: Plain>(
     kernel: &Table<K, V>,
-    native: &mut datapath_sim::map::Lru<K, V>,
+    native: [&mut datapath_sim::map::Lru<K, V>; 2],
     mut change: impl FnMut(&mut V),
 ) {
+    let [native, long] = native;
     let some: Vec<(K, V)> = native.iter().map(|(key, value)| (*key, *value)).step_by(7).take(100).collect();
     for (key, mut value) in some {
         change(&mut value);
         kernel.insert(&key, &value).expect("it is there");
         native.update(key, value, Default::default()).expect("it is there");
+        long.update(key, value, Default::default()).expect("it is there");
     }
 }
 

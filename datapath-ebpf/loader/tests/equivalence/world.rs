@@ -160,7 +160,7 @@ impl World {
         }
     }
 
-    /// Constants of the programs, with everything switched on.
+    /// Constants of the programs, with everything switched on, and as quiet about known connections as agents are.
     pub fn config(&self) -> NodeConfig {
         NodeConfig {
             router_ipv4: v4(ip("10.0.0.1")),
@@ -172,7 +172,7 @@ impl World {
             flags: NODE_TRACK_FRAGMENTS | NODE_POLICY_VERDICTS | NODE_ALLOW_LOCALHOST | NODE_HOST_ROUTING,
             world_ipv4: 9,
             world_ipv6: 10,
-            monitor_aggregation: 0,
+            monitor_aggregation: 3,
             report_interval: 5,
             report_tcp_flags: 0x17,
             capture_len: 96,
@@ -182,9 +182,14 @@ impl World {
         }
     }
 
-    /// The other choices: no fragments, no host routing, audit, quiet.
+    /// The other choices: no fragments, no host routing, audit.
     pub fn other_config(&self) -> NodeConfig {
-        NodeConfig { flags: NODE_AUDIT, monitor_aggregation: 3, capture_len: 128, ..self.config() }
+        NodeConfig { flags: NODE_AUDIT, capture_len: 128, ..self.config() }
+    }
+
+    /// Every packet is reported, and so none takes the short way.
+    pub fn talkative_config(&self) -> NodeConfig {
+        NodeConfig { monitor_aggregation: 0, ..self.config() }
     }
 
     /// Everything the maps hold at first.

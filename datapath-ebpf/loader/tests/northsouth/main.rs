@@ -9,8 +9,9 @@ mod support;
 
 use std::{io::ErrorKind, thread};
 
-use net::{IMPATIENCE, PATIENCE, Server, ask, transfer};
-use node::{Addr, At, CLIENT, Node, REMOTE, pod};
+use net::{Namespace, PATIENCE, Server, ask, transfer};
+use abi::config::{LB_MASQUERADE_IPV4, LB_MASQUERADE_IPV6};
+use node::{Addr, At, CLIENT, NODE, Node, REMOTE, pod};
 use std::net::SocketAddr;
 
 /// Bytes of a large transfer.
@@ -18,12 +19,12 @@ const LARGE: usize = 1 << 20;
 
 /// TCP of every size, many at once, and UDP, from the client to a service of `node`.
 fn converse(node: &Node, port: u16, v6: bool) {
-    let to = Node::frontend(port, v6);
-    node.client.enter(|| {
+    let (to, client) = (Node::frontend(port, v6), &node.client);
+    client.enter(|| {
         transfer(to, 1).unwrap_or_else(|e| panic!("one byte to {to}: {e}"));
         transfer(to, LARGE).unwrap_or_else(|e| panic!("{LARGE} bytes to {to}: {e}"));
         thread::scope(|scope| {
-            let all: Vec<_> = (0..20).map(|n| scope.spawn(move || (n, in_client(node, || transfer(to, 20_000 + n))))).collect();
+            let all: Vec<_> = (0..20).map(|n| scope.spawn(move || (n, in_client(client, || transfer(to, 20_000 + n))))).collect();
             for one in all {
                 let (n, result) = one.join().expect("no panic");
                 result.unwrap_or_else(|e| panic!("connection {n} to {to}: {e}"));
@@ -38,13 +39,34 @@ fn converse(node: &Node, port: u16, v6: bool) {
 }
 
 /// Runs something on this thread, moved into the client's namespace.
-fn in_client<T>(node: &Node, body: impl FnOnce() -> T) -> T {
-    net::move_into(&node.client.name);
+fn in_client<T>(client: &Namespace, body: impl FnOnce() -> T) -> T {
+    net::move_into(&client.name);
     body()
 }
 
 fn serve(node: &Node, at: Addr, v6: bool) -> Server {
     Server::start(&node.other, SocketAddr::new(at.of(v6), 8080))
+}
+
+#[test]
+fn a_pod_leaves_with_the_nodes_address() {
+    let Some(mut node) = Node::new(At::Tc, |config| {
+        config.lb_flags |= LB_MASQUERADE_IPV4 | LB_MASQUERADE_IPV6;
+        (config.masquerade_ipv4, config.masquerade_ipv6) = (NODE.0.into(), NODE.1.into());
+    }) else {
+        return;
+    };
+    node.add_pod(1);
+    for v6 in [false, true] {
+        let to = SocketAddr::new(CLIENT.of(v6), 9090);
+        let server = Server::start(&node.client, to);
+        node.pods[0].enter(|| {
+            transfer(to, LARGE).unwrap_or_else(|e| panic!("{to}: {e}"));
+            ask(to, b"question", PATIENCE).unwrap_or_else(|e| panic!("{to}: {e}"));
+        });
+        let peers = server.peers();
+        assert!(!peers.is_empty() && peers.iter().all(|ip| *ip == NODE.of(v6)), "{peers:?}");
+    }
 }
 
 #[test]
@@ -88,6 +110,5 @@ fn a_service_without_backends_refuses() {
             assert_eq!(tcp.expect_err("nobody there").kind(), ErrorKind::ConnectionRefused, "{at:?} {to}");
             assert_eq!(udp.expect_err("nobody there").kind(), ErrorKind::ConnectionRefused, "{at:?} {to}");
         }
-        let _ = IMPATIENCE;
     }
 }

@@ -14,8 +14,6 @@ use crate::support;
 
 /// How long what should come may take: the machine may be busy, and a wait ends as soon as it is over.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-/// How long what should not come is waited for.
-pub const IMPATIENCE: Duration = Duration::from_millis(400);
 
 /// A network namespace that goes with the value.
 pub struct Namespace {

@@ -98,6 +98,7 @@ impl Node {
         for device in ["ext0", "ext1"] {
             let interface = Interface::by_name(device).expect("it was made");
             datapath.attach(Program::FromNetdev, &interface, Direction::Ingress).expect("attaching");
+            datapath.attach(Program::ToNetdev, &interface, Direction::Egress).expect("attaching");
             let choice = match at {
                 At::Tc => continue,
                 At::XdpNative => XdpChoice::Native,

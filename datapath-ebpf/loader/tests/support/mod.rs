@@ -125,11 +125,12 @@ pub fn coarse_clock() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// The same, after the turn of the second if that is near, so that what follows is within one second.
+/// The same, when no turn of a second is near, before or after: what follows is within one second, also by the programs'
+/// count, which may be a tick behind.
 pub fn coarse_clock_away_from_the_next_second() -> u64 {
     const NEAR: u64 = 12_000_000;
     let mut now = coarse_clock();
-    while now % 1_000_000_000 > 1_000_000_000 - NEAR {
+    while now % 1_000_000_000 > 1_000_000_000 - NEAR || now % 1_000_000_000 < NEAR {
         std::thread::sleep(std::time::Duration::from_nanos(NEAR / 4));
         now = coarse_clock();
     }
