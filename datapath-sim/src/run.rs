@@ -16,7 +16,7 @@ use abi::lb::{
 };
 use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
-use datapath::{Balanced, Env, FamilyMaps, Hop, NodeportEnv, NodeportMaps, Room, Wish, Kept, Notification, V4, V6};
+use datapath::{Balanced, Env, FamilyMaps, Hop, Kept, NodeportEnv, NodeportMaps, Notification, Room, V4, V6, Wish};
 use zerocopy::IntoBytes;
 
 use crate::map::Update;
@@ -129,7 +129,11 @@ impl NodeportEnv for Run<'_> {
 
     fn next_hop<F: Balanced>(&mut self, _src: &F::Addr, dst: &F::Addr, _protocol: u8, len: u32) -> Hop {
         let [a, b, c, d] = F::words(dst);
-        let ip = if F::IPV6 { IpAddr::V6(Addr6 { words: [a, b, c, d] }.into()) } else { IpAddr::V4(Addr4::from_raw(a).into()) };
+        let ip = if F::IPV6 {
+            IpAddr::V6(Addr6 { words: [a, b, c, d] }.into())
+        } else {
+            IpAddr::V4(Addr4::from_raw(a).into())
+        };
         self.ways.next_hop(ip, len)
     }
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {

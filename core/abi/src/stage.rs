@@ -56,6 +56,10 @@ stages! {
     Net4 = "cil_net4";
     /// The same for IPv6.
     Net6 = "cil_net6";
+    /// From the network to a service, IPv4: the backend is chosen, and the connection remembered.
+    Open4 = "cil_open4";
+    /// The same for IPv6.
+    Open6 = "cil_open6";
     /// From a pod to a client outside, as an answer of a service, IPv4.
     Return4 = "cil_return4";
     /// The same for IPv6.

@@ -160,7 +160,8 @@ fn police<F: Family, E: Env + FamilyMaps<F>>(
     }
     let peer = policy::peer::<F, E>(env, &flow.dst.addr);
     report.set_dst_identity(peer.identity);
-    let proxy = side::settle(env, &Side { local, peer: &peer, flow, key, origin: &Origin::none() }, found, report, now)?;
+    let proxy =
+        side::settle(env, &Side { local, peer: &peer, flow, key, origin: &Origin::none() }, found, report, now)?;
     Ok(proxy.raw)
 }
 

@@ -43,6 +43,8 @@ pub fn run<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
         Stage::ToPod6 => to_pod_with::<V6, E>(env),
         Stage::Net4 => net::<V4, E>(env),
         Stage::Net6 => net::<V6, E>(env),
+        Stage::Open4 => open::<V4, E>(env, Stage::Net4),
+        Stage::Open6 => open::<V6, E>(env, Stage::Net6),
         Stage::Return4 => to_client::<V4, E>(env),
         Stage::Return6 => to_client::<V6, E>(env),
         Stage::Out4 => out::<V4, E>(env),
@@ -107,15 +109,29 @@ pub struct Stages {
     pub deliver: Stage,
     /// To a client outside.
     pub to_client: Stage,
+    /// A connection to a service opens.
+    pub open: Stage,
 }
 
 /// The stages of `F`.
 #[inline(always)]
 pub const fn of<F: Family>() -> Stages {
     if F::IPV6 {
-        Stages { error: Stage::PodError6, hairpin: Stage::Hairpin6, deliver: Stage::Deliver6, to_client: Stage::Return6 }
+        Stages {
+            error: Stage::PodError6,
+            hairpin: Stage::Hairpin6,
+            deliver: Stage::Deliver6,
+            to_client: Stage::Return6,
+            open: Stage::Open6,
+        }
     } else {
-        Stages { error: Stage::PodError4, hairpin: Stage::Hairpin4, deliver: Stage::Deliver4, to_client: Stage::Return4 }
+        Stages {
+            error: Stage::PodError4,
+            hairpin: Stage::Hairpin4,
+            deliver: Stage::Deliver4,
+            to_client: Stage::Return4,
+            open: Stage::Open4,
+        }
     }
 }
 
@@ -216,6 +232,16 @@ fn net<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     report.set_answered();
     let handled = nodeport::hooks::arrive::<F, E>(env, &mut report);
     finish(env, &mut report, handled)
+}
+
+/// From the network to a service whose way is not made yet; then back to the stage that needed it.
+#[inline(always)]
+fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, back: Stage) -> Verdict {
+    resume(env, |env, kept, report| {
+        report.set_answered();
+        nodeport::service::establish::<F, E>(env, &kept.flow(), &kept.moment())?;
+        Ok(Verdict::go_on(back))
+    })
 }
 
 /// To the network.

@@ -367,10 +367,9 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
 
 /// Refuses what the programs would have to pretend.
 fn refuse_unsupported(node: &NodeConfig) -> Result<(), LoadError> {
-    for (flag, option) in [
-        (LB_DSR_GENEVE, "bpf-lb-dsr-dispatch=geneve"),
-        (LB_DSR_XLATE_BACKEND, "bpf-lb-dsr-l4-xlate=backend"),
-    ] {
+    for (flag, option) in
+        [(LB_DSR_GENEVE, "bpf-lb-dsr-dispatch=geneve"), (LB_DSR_XLATE_BACKEND, "bpf-lb-dsr-l4-xlate=backend")]
+    {
         if node.lb_flags & flag != 0 {
             return Err(LoadError::Unsupported { option });
         }

@@ -108,6 +108,8 @@ stages! {
     ToPod6 = cil_to_pod6;
     Net4 = cil_net4;
     Net6 = cil_net6;
+    Open4 = cil_open4;
+    Open6 = cil_open6;
     Return4 = cil_return4;
     Return6 = cil_return6;
     Out4 = cil_out4;

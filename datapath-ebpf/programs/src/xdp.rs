@@ -126,6 +126,10 @@ impl Env for Frame {
 
     #[inline(always)]
     fn forget(&self, word: u64) -> u64 {
+        // In a function of its own there is no packet, and nothing to forget.
+        if self.xdp.is_null() {
+            return word;
+        }
         let len = self.packet_len() as u64;
         let (unknown, mut word) = (len | len << 32, word);
         // SAFETY: arithmetic on registers only (see `Packet`).

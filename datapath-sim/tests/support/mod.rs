@@ -71,7 +71,12 @@ impl World {
             lifetimes: DEFAULT_LIFETIMES,
             ..NodeConfig::default()
         };
-        let mut world = Self { maps: Maps::with_sizes(1, |spec| spec.max_entries.min(1 << 16)), config, seconds: 1000, ways: datapath_sim::Ways::default() };
+        let mut world = Self {
+            maps: Maps::with_sizes(1, |spec| spec.max_entries.min(1 << 16)),
+            config,
+            seconds: 1000,
+            ways: datapath_sim::Ways::default(),
+        };
         for n in 1..=3 {
             world.add(n);
         }

@@ -202,10 +202,9 @@ pub fn told4<E: Env>(env: &E, flow: &Flow<V4>) -> Origin<V4> {
         return Origin::none();
     }
     match env.load::<[u32; 2]>(L3 + 20) {
-        Some([first, address]) if first & 0xffff == OPTION4 => Origin {
-            flags: CT_DSR,
-            frontend: End { addr: Addr4::new(address), port: Port::new((first >> 16) as u16) },
-        },
+        Some([first, address]) if first & 0xffff == OPTION4 => {
+            Origin { flags: CT_DSR, frontend: End { addr: Addr4::new(address), port: Port::new((first >> 16) as u16) } }
+        }
         _ => Origin::none(),
     }
 }

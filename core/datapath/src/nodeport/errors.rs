@@ -85,7 +85,10 @@ fn to_pod<F: Balanced, E: NodeportEnv>(
 
 /// A pod's error about an answer to its masqueraded packet: whoever gets it knows the node's address.
 #[inline(always)]
-pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, flow: &mut Flow<F>) -> Result<(), DropReason> {
+pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    flow: &mut Flow<F>,
+) -> Result<(), DropReason> {
     let quoted = icmp::quotation::<F, E>(env, flow);
     if !quoted.known {
         return Ok(());

@@ -5,7 +5,8 @@ use abi::be::{Addr4, Addr6, Port, Wide6};
 use abi::config::{LB_MASQUERADE_IPV4, LB_MASQUERADE_IPV6, NodeConfig};
 use abi::ct::{Connection, CtEntry4, CtEntry6};
 use abi::lb::{
-    IpMasqKey4, IpMasqKey6, LbAffinityKey4, LbAffinityKey6, LbKey4, LbKey6, LbSourceRange4, LbSourceRange6, SOURCE_RANGE_STATIC_BITS,
+    IpMasqKey4, IpMasqKey6, LbAffinityKey4, LbAffinityKey6, LbKey4, LbKey6, LbSourceRange4, LbSourceRange6,
+    SOURCE_RANGE_STATIC_BITS,
 };
 use abi::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use core::mem::offset_of;

@@ -80,8 +80,7 @@ pub fn translate<F: Family, E: Env>(
     if flow.protocol() == protocol::SCTP && moved {
         return Err(DropReason::UntranslatableProtocol);
     }
-    let pseudo =
-        checksum::add(F::difference(&flow.src.addr, &src.addr), F::difference(&flow.dst.addr, &dst.addr));
+    let pseudo = checksum::add(F::difference(&flow.src.addr, &src.addr), F::difference(&flow.dst.addr, &dst.addr));
     network(env, flow, src, dst, pseudo)?;
     flow.src = *src;
     flow.dst = *dst;

@@ -4,9 +4,9 @@ use abi::be::Port;
 use abi::config::{LB_DSR, LB_DSR_GENEVE, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_NODE_PORT};
 use abi::endpoint::ENDPOINT_HOST;
 
-use super::{Origin, dsr};
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
+use super::{Origin, dsr};
 use crate::config;
 use crate::conntrack::Moment;
 use crate::events::Report;

@@ -130,4 +130,3 @@ pub fn rename_echo<F: Balanced, E: Env>(env: &mut E, flow: &Flow<F>, id: abi::be
     let done = env.store(flow.l4 + at, &id).is_some() && env.patch_l4_checksum(flow.l4 + sum, 0, own, false).is_some();
     if done { Ok(()) } else { Err(DropReason::Write) }
 }
-

@@ -30,9 +30,12 @@ use abi::ct::{CT_DSR, CT_LOCAL_BACKEND, CT_NODE_PORT, Connection};
 
 use crate::conntrack::{self, Found, Moment};
 use crate::env::{Env, FamilyMaps};
+use crate::events::Report;
 use crate::family::{End, Family};
+use crate::kept::Kept;
 use crate::nat;
 use crate::parse::Flow;
+use crate::stages;
 use crate::verdict::{DropReason, Verdict};
 use env::{NodeportEnv, NodeportMaps};
 use family::Balanced;
@@ -156,6 +159,14 @@ pub fn balance<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     let served = service::serve(env, flow, now)?;
     if !served.known() {
         return Ok(Step::ON);
+    }
+    if served.unmade() {
+        // Once it is made, the packet comes here again.
+        if env.is_early() {
+            return Ok(Step::ON);
+        }
+        Kept::of(flow, &Report::new(true), now).leave(env)?;
+        return Ok(Step::done(Verdict::go_on(stages::of::<F>().open)));
     }
     if served.has(CT_LOCAL_BACKEND) {
         if env.is_early() {

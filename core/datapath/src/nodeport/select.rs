@@ -141,7 +141,12 @@ fn kept<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
 
 /// Keeps a client's affinity alive while it uses its backend.
 #[inline(always)]
-pub fn refresh<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, client: &F::Addr, index: Port, now: &Moment) {
+pub fn refresh<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    client: &F::Addr,
+    index: Port,
+    now: &Moment,
+) {
     if let Some(affinity) = maps::affinity::<F, E>(env, &F::affinity_key(client, index)) {
         let seconds = now.seconds as u64;
         if affinity.last_used != seconds {

@@ -5,13 +5,9 @@
 //! the entry is believed until the load-balancer revision moves, then checked.
 
 use abi::be::Port;
-use abi::config::{
-    LB_DSR, LB_EXTERNAL_CLUSTER_IP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_SOURCE_RANGES,
-};
+use abi::config::{LB_DSR, LB_EXTERNAL_CLUSTER_IP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_SOURCE_RANGES};
 use abi::ct::{CT_AFFINITY, CT_DSR, CT_INBOUND, CT_LOCAL_BACKEND, CT_NODE_PORT, CT_SERVICE};
-use abi::lb::{
-    BACKEND_ACTIVE, LbService, SCOPE_EXTERNAL, SERVICE_FORWARD_DSR, SERVICE_ROUTABLE, SERVICE_SOURCE_RANGE,
-};
+use abi::lb::{BACKEND_ACTIVE, LbService, SCOPE_EXTERNAL, SERVICE_FORWARD_DSR, SERVICE_ROUTABLE, SERVICE_SOURCE_RANGE};
 
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
@@ -36,6 +32,8 @@ pub struct Served<F: Balanced> {
 
 /// Bit of [`Served`]: services have moved since the backend was last checked.
 const STALE: u64 = 1 << 48;
+/// Bit of [`Served`]: there is a service, but its way has to be made or checked first.
+const UNMADE: u64 = 1 << 49;
 
 impl<F: Balanced> Served<F> {
     #[inline(always)]
@@ -50,6 +48,11 @@ impl<F: Balanced> Served<F> {
     #[inline(always)]
     pub fn known(&self) -> bool {
         self.bits != 0
+    }
+    /// Whether the way has to be made or checked first ([`establish`]).
+    #[inline(always)]
+    pub fn unmade(&self) -> bool {
+        self.bits & UNMADE != 0
     }
     /// Whether any of the `CT_*` bits is set.
     #[inline(always)]
@@ -72,26 +75,14 @@ impl<F: Balanced> Served<F> {
     }
 }
 
-/// Finds or makes the way of a packet from outside.
+/// Finds the way of a packet from outside.
 #[inline(always)]
 pub fn serve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     now: &Moment,
 ) -> Result<Served<F>, DropReason> {
-    let mut served = way(env, flow, now)?;
-    served.bits = env.forget(served.bits);
-    Ok(served)
-}
-
-#[inline(always)]
-fn way<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
-    env: &mut E,
-    flow: &Flow<F>,
-    now: &Moment,
-) -> Result<Served<F>, DropReason> {
-    let key = F::ct_key(&flow.dst, &flow.src, flow.protocol());
-    let mut served = remembered(env, flow, &key, now);
+    let mut served = remembered(env, flow, now);
     served.bits = env.forget(served.bits);
     if served.known() && !served.stale() {
         if served.has(CT_AFFINITY) {
@@ -99,32 +90,41 @@ fn way<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         }
         return Ok(served);
     }
-    let (service, slots) = look_up(env, flow);
-    if service.rev_nat_index.raw == 0 {
-        return Ok(Served::nothing());
+    let (service, _) = look_up(env, flow);
+    let mut unmade = Served::nothing();
+    if service.rev_nat_index.raw != 0 {
+        unmade.bits = UNMADE;
     }
+    Ok(unmade)
+}
+
+/// Makes the way of a packet to a service: checks the backend that is remembered, or chooses one. The connection map has it then.
+#[inline(always)]
+pub fn establish<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    flow: &Flow<F>,
+    now: &Moment,
+) -> Result<(), DropReason> {
+    let (service, slots) = look_up(env, flow);
     admits(env, flow, &service)?;
-    let slots = slots.forget(env);
+    let key = F::ct_key(&flow.dst, &flow.src, flow.protocol());
+    let served = remembered(env, flow, now);
     if served.known() && service.rev_nat_index == served.rev_nat() && still_serves(env, flow, &served) {
         if let Some(entry) = crate::maps::connection::<F, E>(env, flow.is_tcp(), &key) {
             F::connection(entry).lb_revision = now.lb;
         }
-        return Ok(served);
+        return Ok(());
     }
     open(env, flow, &key, &service, slots, now)
 }
 
 /// What the connection map knows about client and frontend, brought up to date with this packet.
 #[inline(always)]
-fn remembered<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
-    env: &mut E,
-    flow: &Flow<F>,
-    key: &F::CtKey,
-    now: &Moment,
-) -> Served<F> {
+fn remembered<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, flow: &Flow<F>, now: &Moment) -> Served<F> {
     const OURS: u16 = CT_SERVICE | CT_NODE_PORT;
     let node = env.node();
-    let Some(entry) = crate::maps::connection::<F, E>(env, flow.is_tcp(), key) else { return Served::nothing() };
+    let key = F::ct_key(&flow.dst, &flow.src, flow.protocol());
+    let Some(entry) = crate::maps::connection::<F, E>(env, flow.is_tcp(), &key) else { return Served::nothing() };
     let (backend, snat_port) = (F::nat(entry), F::snat_port(entry));
     let connection = F::connection(entry);
     if connection.flags & OURS != OURS {
@@ -201,7 +201,7 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     service: &LbService,
     slots: Slots,
     now: &Moment,
-) -> Result<Served<F>, DropReason> {
+) -> Result<(), DropReason> {
     let chosen = select::backend(env, flow, service, slots, now)?;
     let index = service.rev_nat_index;
     let mut flags = CT_SERVICE | CT_NODE_PORT | CT_INBOUND;
@@ -216,8 +216,6 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     } else {
         snat_port = snat::allocate(env, flow, &chosen.end, index, now)?;
     }
-    let flags = env.forget(flags as u64) as u16;
-    let snat_port = Port::from_raw(env.forget(snat_port.raw as u64) as u16);
     let mut connection = conntrack::opening(env, flow, flags, now);
     connection.backend_id = chosen.id;
     connection.rev_nat_index = index;
@@ -225,5 +223,5 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if crate::maps::track::<F, E>(env, flow.is_tcp(), key, &entry).is_none() {
         return Err(DropReason::ConnectionTableFull);
     }
-    Ok(Served::new(chosen.end, flags, index, snat_port, chosen.id))
+    Ok(())
 }

@@ -60,13 +60,19 @@ pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         protocol: flow.protocol(),
         needs_ct: 0,
     };
-    grant(env, &wish)
+    // Here, and not as a function of its own: the caller is one.
+    granted(find_port(env, &wish))
 }
 
 /// Fulfils a wish, or says why not.
 #[inline(always)]
 pub fn grant<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wish: &Wish<F>) -> Result<Port, DropReason> {
-    match maps::allocate::<F, E>(env, wish) {
+    granted(maps::allocate::<F, E>(env, wish))
+}
+
+#[inline(always)]
+fn granted(port: u16) -> Result<Port, DropReason> {
+    match port {
         0 => Err(DropReason::NoMapping),
         raw => Ok(Port::from_raw(raw)),
     }

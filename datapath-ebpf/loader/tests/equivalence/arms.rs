@@ -114,7 +114,7 @@ fn returned(action: u32) -> i32 {
             || a == Action::RedirectNeighbour as u32 =>
         {
             7
-        },
+        }
         _ => 0,
     }
 }

@@ -9,8 +9,8 @@ mod support;
 
 use std::{io::ErrorKind, thread};
 
-use net::{Namespace, PATIENCE, Server, ask, transfer};
 use abi::config::{LB_MASQUERADE_IPV4, LB_MASQUERADE_IPV6};
+use net::{Namespace, PATIENCE, Server, ask, transfer};
 use node::{Addr, At, CLIENT, NODE, Node, REMOTE, pod};
 use std::net::SocketAddr;
 
@@ -24,7 +24,8 @@ fn converse(node: &Node, port: u16, v6: bool) {
         transfer(to, 1).unwrap_or_else(|e| panic!("one byte to {to}: {e}"));
         transfer(to, LARGE).unwrap_or_else(|e| panic!("{LARGE} bytes to {to}: {e}"));
         thread::scope(|scope| {
-            let all: Vec<_> = (0..20).map(|n| scope.spawn(move || (n, in_client(client, || transfer(to, 20_000 + n))))).collect();
+            let all: Vec<_> =
+                (0..20).map(|n| scope.spawn(move || (n, in_client(client, || transfer(to, 20_000 + n))))).collect();
             for one in all {
                 let (n, result) = one.join().expect("no panic");
                 result.unwrap_or_else(|e| panic!("connection {n} to {to}: {e}"));

@@ -103,8 +103,7 @@ pub struct Server {
 
 impl Server {
     pub fn start(netns: &Namespace, at: SocketAddr) -> Self {
-        let (tcp, udp) =
-            netns.enter(|| (TcpListener::bind(at).expect("free"), UdpSocket::bind(at).expect("free")));
+        let (tcp, udp) = netns.enter(|| (TcpListener::bind(at).expect("free"), UdpSocket::bind(at).expect("free")));
         tcp.set_nonblocking(true).expect("it can");
         udp.set_read_timeout(Some(Duration::from_millis(50))).expect("not zero");
         let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));

@@ -190,12 +190,8 @@ impl Node {
         let dport = Port::new(port);
         let key4 = LbKey4 { address: NODE.0.into(), dport, ..LbKey4::default() };
         let key6 = LbKey6 { address: NODE.1.into(), dport, ..LbKey6::default() };
-        maps.lb4_reverse_nat
-            .insert(&rev, &LbRevNat4 { address: NODE.0.into(), port: dport, pad: 0 })
-            .expect("room");
-        maps.lb6_reverse_nat
-            .insert(&rev, &LbRevNat6 { address: NODE.1.into(), port: dport, pad: 0 })
-            .expect("room");
+        maps.lb4_reverse_nat.insert(&rev, &LbRevNat4 { address: NODE.0.into(), port: dport, pad: 0 }).expect("room");
+        maps.lb6_reverse_nat.insert(&rev, &LbRevNat6 { address: NODE.1.into(), port: dport, pad: 0 }).expect("room");
         for (at, backend) in backends.iter().enumerate() {
             let id = u32::from(port) << 8 | at as u32;
             let port = Port::new(8080);
