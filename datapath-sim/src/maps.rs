@@ -9,7 +9,7 @@ use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{
     IpMasqKey4, IpMasqKey6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6,
     LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService, LbSourceRange4,
-    LbSourceRange6, RateBucket, RateKey,
+    LbSourceRange6, MaglevTable, RateBucket, RateKey,
 };
 use abi::maps::{self, MapSpec};
 use abi::metrics::{MetricsKey, MetricsValue};
@@ -40,6 +40,8 @@ pub struct Maps {
     pub lb6_reverse_nat: Hash<Port, LbRevNat6>,
     pub lb4_maglev: Hash<Port, Vec<u32>>,
     pub lb6_maglev: Hash<Port, Vec<u32>>,
+    /// Maglev tables that writes may name, by number.
+    pub tables: std::collections::BTreeMap<u64, Vec<u32>>,
     pub lb4_affinity: Lru<LbAffinityKey4, LbAffinity>,
     pub lb6_affinity: Lru<LbAffinityKey6, LbAffinity>,
     pub lb_affinity_match: Hash<LbAffinityMatch, u8>,
@@ -87,6 +89,7 @@ impl Maps {
             lb6_reverse_nat: Hash::new(size_of(&maps::LB6_REVERSE_NAT)),
             lb4_maglev: Hash::new(size_of(&maps::LB4_MAGLEV)),
             lb6_maglev: Hash::new(size_of(&maps::LB6_MAGLEV)),
+            tables: std::collections::BTreeMap::new(),
             lb4_affinity: Lru::new(size_of(&maps::LB4_AFFINITY)),
             lb6_affinity: Lru::new(size_of(&maps::LB6_AFFINITY)),
             lb_affinity_match: Hash::new(size_of(&maps::LB_AFFINITY_MATCH)),
@@ -130,6 +133,8 @@ impl Maps {
             MapWrite::Backend6(key, value) => hash(&mut self.lb6_backends, key, value),
             MapWrite::RevNat4(key, value) => hash(&mut self.lb4_reverse_nat, key, value),
             MapWrite::RevNat6(key, value) => hash(&mut self.lb6_reverse_nat, key, value),
+            MapWrite::Maglev4(index, table) => return maglev(&self.tables, &mut self.lb4_maglev, index, table),
+            MapWrite::Maglev6(index, table) => return maglev(&self.tables, &mut self.lb6_maglev, index, table),
             MapWrite::AffinityMatch(key, value) => hash(&mut self.lb_affinity_match, key, value),
             MapWrite::SourceRange4(key, value) => lpm(&mut self.lb4_source_range, key, value),
             MapWrite::SourceRange6(key, value) => lpm(&mut self.lb6_source_range, key, value),
@@ -143,12 +148,7 @@ impl Maps {
                 None => Err(MapError::Full),
             },
         };
-        done.map_err(|error| match error {
-            MapError::Full => WriteErrorKind::Full,
-            MapError::NoEntry => WriteErrorKind::Errno(2),
-            MapError::Exists => WriteErrorKind::Errno(17),
-            MapError::Invalid => WriteErrorKind::Errno(22),
-        })
+        done.map_err(kind)
     }
 
     /// What the agent's maps hold, as writes that would put it there: what an agent reads after a restart.
@@ -164,6 +164,10 @@ impl Maps {
         all.extend(self.lb6_backends.iter().map(|(k, v)| MapWrite::Backend6(*k, Some(*v))));
         all.extend(self.lb4_reverse_nat.iter().map(|(k, v)| MapWrite::RevNat4(*k, Some(*v))));
         all.extend(self.lb6_reverse_nat.iter().map(|(k, v)| MapWrite::RevNat6(*k, Some(*v))));
+        // What is in them nobody has looked at.
+        let unknown = Some(MaglevTable::default());
+        all.extend(self.lb4_maglev.iter().map(|(index, _)| MapWrite::Maglev4(*index, unknown)));
+        all.extend(self.lb6_maglev.iter().map(|(index, _)| MapWrite::Maglev6(*index, unknown)));
         all.extend(self.lb_affinity_match.iter().map(|(k, v)| MapWrite::AffinityMatch(*k, Some(*v))));
         all.extend(self.lb4_source_range.iter().map(|(k, v)| MapWrite::SourceRange4(*k, Some(*v))));
         all.extend(self.lb6_source_range.iter().map(|(k, v)| MapWrite::SourceRange6(*k, Some(*v))));
@@ -192,6 +196,29 @@ fn hash<K: Ord + Copy, V>(map: &mut Hash<K, V>, key: K, value: Option<V>) -> Res
     match value {
         Some(value) => map.update(key, value, Update::Any),
         None => map.delete(&key).or_else(absent_is_fine),
+    }
+}
+
+/// Puts a table in place that was made known before; one that was not is no entry.
+fn maglev(
+    known: &std::collections::BTreeMap<u64, Vec<u32>>,
+    map: &mut Hash<Port, Vec<u32>>,
+    index: Port,
+    table: Option<MaglevTable>,
+) -> Result<(), WriteErrorKind> {
+    let value = match table {
+        Some(table) => Some(known.get(&table.id).cloned().ok_or(WriteErrorKind::Errno(2))?),
+        None => None,
+    };
+    hash(map, index, value).map_err(kind)
+}
+
+const fn kind(error: MapError) -> WriteErrorKind {
+    match error {
+        MapError::Full => WriteErrorKind::Full,
+        MapError::NoEntry => WriteErrorKind::Errno(2),
+        MapError::Exists => WriteErrorKind::Errno(17),
+        MapError::Invalid => WriteErrorKind::Errno(22),
     }
 }
 

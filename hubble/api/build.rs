@@ -1,19 +1,28 @@
-//! Compiles the `.proto` files without `protoc`, and writes the JSON mapping beside them.
+//! Compiles the `.proto` files without `protoc`, and writes JSON mapping and reflection beside them.
 
 #[path = "build/json.rs"]
 mod json;
+#[path = "build/reflect.rs"]
+mod reflect;
 
 use prost::Message as _;
 use std::{error::Error, fs, path::PathBuf};
 
-const FILES: [&str; 4] = ["flow/flow.proto", "observer/observer.proto", "peer/peer.proto", "relay/relay.proto"];
+const FILES: [&str; 5] =
+    ["flow/flow.proto", "observer/observer.proto", "peer/peer.proto", "recorder/recorder.proto", "relay/relay.proto"];
+
+/// Spoken with old servers only: no server of ours announces it, and nobody prints it as JSON.
+const UNSERVED: &str = "recorder";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo::rerun-if-changed=proto");
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     let mut set = protox::compile(FILES, ["proto"])?;
-    fs::write(out.join("descriptors.bin"), set.encode_to_vec())?;
-    fs::write(out.join("json.rs"), json::generate(&set))?;
+    let mut served = set.clone();
+    served.file.retain(|file| file.package() != UNSERVED);
+    fs::write(out.join("descriptors.bin"), served.encode_to_vec())?;
+    fs::write(out.join("json.rs"), json::generate(&served))?;
+    fs::write(out.join("reflect.rs"), reflect::generate(&set))?;
     forget_deprecation(&mut set);
     tonic_prost_build::configure()
         .client_mod_attribute(".", "#[cfg(feature = \"grpc\")]")

@@ -157,7 +157,7 @@ impl Window {
     /// Whether this was a backend of a service with that frontend.
     pub(crate) fn may_serve(&self, frontend: (IpAddr, u16), protocol: &str, backend: (IpAddr, u16)) -> bool {
         let services = self.states.iter().filter_map(|state| state.service(frontend.0, frontend.1, protocol));
-        services.into_iter().any(|service| service.backends.contains(&backend))
+        services.into_iter().any(|service| service.serving().contains(&backend))
     }
 }
 

@@ -118,6 +118,7 @@ impl Node {
             capture_len: 64,
             lifetimes: DEFAULT_LIFETIMES,
             seed: 0x5eed,
+            ..NodeConfig::default()
         };
         let mut host = Host::new(Maps::new(1), config);
         host.add_interface(UPLINK, Interface::Uplink);
@@ -174,6 +175,7 @@ impl Node {
             maps: self.host.maps.dump(),
             links: self.host.interfaces().filter_map(name).collect(),
             policy_files: Some(PolicyFiles { changes: changes.collect() }),
+            service_files: None,
         }
     }
 

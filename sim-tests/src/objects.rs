@@ -79,6 +79,29 @@ pub struct Service {
     pub protocol: &'static str,
     /// Who answers.
     pub backends: BTreeSet<(IpAddr, u16)>,
+    /// Who is there and should not be given new clients.
+    pub resting: BTreeMap<(IpAddr, u16), Resting>,
+    /// Whether clients come back to whom they had.
+    pub affinity: bool,
+}
+
+/// Why a backend rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Resting {
+    /// It is about to end. Where nobody else is left, it answers.
+    Terminating,
+    /// It was taken out by hand.
+    Maintenance,
+}
+
+impl Service {
+    /// Who may be given a new client.
+    pub fn serving(&self) -> BTreeSet<(IpAddr, u16)> {
+        if !self.backends.is_empty() {
+            return self.backends.clone();
+        }
+        self.resting.iter().filter(|(_, why)| **why == Resting::Terminating).map(|(end, _)| *end).collect()
+    }
 }
 
 /// Everything users asked for, as far as one node is concerned.

@@ -1,12 +1,12 @@
 //! What users of a simulated cluster do: drawn from one seed.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use machine::Rng;
 
 use crate::node::{pod_cidr, pod_cidr6};
-use crate::objects::{Direction, Labels, Objects, Peers, Policy, Rule, Service};
+use crate::objects::{Direction, Labels, Objects, Peers, Policy, Resting, Rule, Service};
 
 /// Ports that rules, services and probes share, so that they meet.
 pub(crate) const PORTS: [u16; 4] = [53, 80, 443, 8080];
@@ -131,9 +131,19 @@ fn service(rng: &mut Rng, objects: &Objects, number: u8) -> Service {
     for pod in objects.pods.values().filter(|_| rng.chance(1, 2)) {
         backends.extend(pod.addrs.iter().filter(|addr| addr.is_ipv6() == ipv6).map(|addr| (*addr, port)));
     }
+    let mut resting = BTreeMap::new();
+    if rng.chance(1, 3) {
+        let why = |rng: &mut Rng| if rng.chance(2, 3) { Resting::Terminating } else { Resting::Maintenance };
+        for end in backends.clone() {
+            if rng.chance(1, 2) {
+                backends.remove(&end);
+                resting.insert(end, why(rng));
+            }
+        }
+    }
     let protocol = if number < 2 { "TCP" } else { "UDP" };
     // A service keeps its port, so that its frontend names it for good.
-    Service { frontend: (ip, PORTS[usize::from(number) % 4]), protocol, backends }
+    Service { frontend: (ip, PORTS[usize::from(number) % 4]), protocol, backends, resting, affinity: rng.chance(1, 4) }
 }
 
 /// Whether an address is of a pod range.

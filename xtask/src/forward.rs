@@ -38,6 +38,10 @@ pub fn conformance(dir: &Path, names: &[String]) -> Result<()> {
             bail!("no corpus is called `{name}`; there are {}", known.join(", "));
         }
     }
+    for unknown in corpora_of(&dir)?.into_iter().filter(|found| !CORPORA.iter().any(|(corpus, _)| corpus == found)) {
+        println!("skipped: {unknown} (no package evaluates it; CORPORA in xtask/src/forward.rs says which one does)");
+    }
+    let mut missed = Vec::new();
     let packages: std::collections::BTreeSet<_> = CORPORA.iter().map(|(_, package)| *package).collect();
     for package in packages {
         let asked = |corpus: &str| names.is_empty() || names.iter().any(|name| name == corpus);
@@ -53,12 +57,34 @@ pub fn conformance(dir: &Path, names: &[String]) -> Result<()> {
             }
             bail!("{package} has no example `conformance` to evaluate {} with", corpora.join(", "));
         }
-        run(cargo()
+        let evaluated = run(cargo()
             .args(["run", "--quiet", "--package", package, "--example", "conformance", "--"])
             .arg(&dir)
-            .args(corpora))?;
+            .args(if names.is_empty() { &[] } else { corpora.as_slice() }));
+        // One package's miss must not hide how the others fare.
+        if let Err(why) = evaluated {
+            eprintln!("error: {package}: {why:#}");
+            missed.push(corpora.join(", "));
+        }
+    }
+    if !missed.is_empty() {
+        bail!("missed: {}", missed.join(", "));
     }
     Ok(())
+}
+
+/// Names of the corpora in a folder: each file `<name>.<part>.json` belongs to one.
+fn corpora_of(dir: &Path) -> Result<std::collections::BTreeSet<String>> {
+    let mut names = std::collections::BTreeSet::new();
+    for entry in std::fs::read_dir(dir)? {
+        let file = entry?.file_name();
+        if let Some((name, _part)) =
+            file.to_str().and_then(|f| f.strip_suffix(".json")).and_then(|f| f.rsplit_once('.'))
+        {
+            names.insert(name.to_owned());
+        }
+    }
+    Ok(names)
 }
 
 /// Whether the package has an example called `conformance`.

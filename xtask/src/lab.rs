@@ -109,7 +109,8 @@ fn build(profile: Profile) -> Result<Programs> {
     let toolchain = step("setup", setup::ensure)?;
     let object = step("build the eBPF object", || bpf::build(&toolchain))?;
     step("build the programs", || {
-        let packages = ["-p", "cilium-agent", "-p", "cilium-cni", "-p", "cilium-cli", "-p", "hubble-cli"];
+        let packages = ["cilium-agent", "cilium-cni", "cilium-cli", "hubble-cli", "hubble-relay"];
+        let packages = packages.into_iter().flat_map(|package| ["-p", package]);
         let release = (profile == Profile::Release).then_some("--release");
         run(cargo().arg("build").arg("--quiet").args(release).args(packages))
     })?;

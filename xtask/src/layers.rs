@@ -16,11 +16,24 @@ const TOP: &[&str] = &["sim-tests", "benches", "xtask"];
 
 /// Who may name an outside crate of the first list (whole names, or the part before a dash).
 const WRAPPED: &[(&[&str], &[&str])] = &[
-    (&["tokio"], &["io-tokio", "hubble/server", "hubble/relay", "hubble/cli", "hubble/ui", "cni/plugin", "sim-tests"]),
+    (
+        &["tokio"],
+        &[
+            "io-tokio",
+            "hubble/transport",
+            "hubble/server",
+            "hubble/relay",
+            "hubble/cli",
+            "hubble/ui",
+            "cni/plugin",
+            "sim-tests",
+        ],
+    ),
     (
         &["tonic"],
         &[
             "io-tokio",
+            "hubble/transport",
             "hubble/server",
             "hubble/relay",
             "hubble/cli",

@@ -1,7 +1,9 @@
 //! `cargo xtask`: every developer task of the workspace, so that there is one place to look and no shell to decipher.
 
 mod bare;
+mod bench;
 mod bpf;
+mod crds;
 mod forward;
 mod kernels;
 mod lab;
@@ -45,6 +47,11 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Measure what packets, connections and tables cost, beside what is aimed at
+    Bench {
+        #[command(subcommand)]
+        what: Measured,
+    },
     /// The servers of one pod of the lab
     #[command(hide = true)]
     LabServe {
@@ -71,6 +78,12 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Write the custom resource definitions in deploy/crds
+    Crds {
+        /// Write nothing; fail if one is not current
+        #[arg(long)]
+        check: bool,
+    },
     /// Evaluate published conformance corpora
     Conformance {
         /// The folder that holds them
@@ -79,6 +92,12 @@ enum Task {
         /// Which ones; all when none is named
         names: Vec<String>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum Measured {
+    /// Load balancing: connections, packets, Maglev tables
+    Lb,
 }
 
 fn main() -> ExitCode {
@@ -99,6 +118,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Bpf { accept, .. } => bpf::check(&setup::ensure()?, accept),
         Task::Lab(options) => lab::lab(&options),
         Task::Measure { json } => lab::measure(json),
+        Task::Bench { what: Measured::Lb } => bench::load_balancing(&setup::ensure()?),
         Task::LabServe { name } => lab::serve(&name),
         Task::Kernels { lines } => {
             setup::setup_kernels()?;
@@ -109,6 +129,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Test => test::all(),
         Task::Ci => test::ci(),
         Task::Sim { arguments } => forward::sim(&arguments),
+        Task::Crds { check } => crds::write(check),
         Task::Conformance { dir, names } => forward::conformance(&dir.unwrap_or_else(forward::corpora_dir), &names),
     }
 }

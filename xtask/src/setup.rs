@@ -26,6 +26,8 @@ const PACKAGES: &[Package] = &[
     Package { name: "libelf-dev", provides: "/usr/include/libelf.h", why: "libbpf" },
     Package { name: "zlib1g-dev", provides: "/usr/include/zlib.h", why: "libbpf" },
     Package { name: "iproute2", provides: "ip", why: "the lab shows what it does in the words of ip and tc" },
+    Package { name: "nftables", provides: "nft", why: "what connections through services are measured against" },
+    Package { name: "iptables", provides: "iptables", why: "the same" },
     Package { name: "iputils-ping", provides: "ping", why: "the lab and its steps for you to try" },
 ];
 

@@ -109,6 +109,8 @@ shared! {
         pub geneve_port: Port,
         /// Zero.
         pub pad: u16,
+        /// Cookie of the network namespace that is the host, low half first.
+        pub host_netns_cookie: [u32; 2],
         /// Ticks of the kernel a second; 0: not known, the clock is asked for. Set by the loader.
         pub ticks_per_second: u32,
         /// The kernel's count of ticks when the monotonic clock stood at zero, low word first. Set by the loader.
@@ -152,6 +154,12 @@ pub const NODE_ALLOW_LOCALHOST: u32 = 1 << 2;
 pub const NODE_AUDIT: u32 = 1 << 3;
 /// Deliver to local pods by `redirect_peer`, past the host's network stack.
 pub const NODE_HOST_ROUTING: u32 = 1 << 4;
+/// Services are translated at sockets of the host only; pods' packets are balanced one by one (`bpf-lb-sock-hostns-only`).
+pub const NODE_SOCK_HOST_ONLY: u32 = 1 << 16;
+/// Sockets of the host may not be bound to node ports (`node-port-bind-protection`).
+pub const NODE_BIND_PROTECTION: u32 = 1 << 17;
+/// Translated socket calls are reported (`trace-sock`).
+pub const NODE_TRACE_SOCK: u32 = 1 << 18;
 
 /// North-south traffic is balanced on network devices.
 pub const LB_NODE_PORT: u32 = 1 << 0;

@@ -14,6 +14,8 @@ pub const NOTIFY_DROP: u8 = 1;
 pub const NOTIFY_TRACE: u8 = 4;
 /// Message type of [`PolicyVerdictNotify`].
 pub const NOTIFY_POLICY_VERDICT: u8 = 5;
+/// Message type of [`TraceSockNotify`].
+pub const NOTIFY_TRACE_SOCK: u8 = 7;
 
 shared! {
     /// What comes before each notification.
@@ -124,6 +126,36 @@ shared! {
         pub pad2: u16,
     }
 
+    /// A socket call that names a service, or is told one (38 bytes and two of padding, reference: Trace sock).
+    pub struct TraceSockNotify {
+        /// [`NOTIFY_TRACE_SOCK`].
+        pub kind: u8,
+        /// One of [`xlate`].
+        pub xlate_point: u8,
+        /// The address before or after its translation; IPv4 in the first four bytes.
+        pub dst_ip: [u8; 16],
+        /// Its port, host order.
+        pub dst_port: u16,
+        /// The socket's cookie, low half first.
+        pub sock_cookie: [u32; 2],
+        /// Number of the caller's control group, low half first.
+        pub cgroup_id: [u32; 2],
+        /// 0 unknown, 1 TCP, 2 UDP.
+        pub l4_proto: u8,
+        /// Bit 0: IPv6.
+        pub flags: u8,
+        /// Zero.
+        pub pad: u16,
+    }
+
+    /// A whole socket record. No packet, so no payload.
+    pub struct TraceSockRecord {
+        /// See [`Prefix`].
+        pub prefix: Prefix,
+        /// See [`TraceSockNotify`].
+        pub notify: TraceSockNotify,
+    }
+
     /// A whole drop record.
     pub struct DropRecord {
         /// See [`Prefix`].
@@ -197,4 +229,86 @@ pub mod reason {
     pub const RELATED: u8 = 3;
     /// Not tracked here.
     pub const UNKNOWN: u8 = 5;
+}
+
+/// Points of a socket call's translation ([`TraceSockNotify::xlate_point`]).
+pub mod xlate {
+    /// What the program asked for.
+    pub const PRE_FORWARD: u8 = 1;
+    /// The backend it gets.
+    pub const POST_FORWARD: u8 = 2;
+    /// The peer the kernel knows.
+    pub const PRE_REVERSE: u8 = 3;
+    /// The peer the program is told.
+    pub const POST_REVERSE: u8 = 4;
+}
+
+/// [`TraceSockNotify::l4_proto`]: neither TCP nor UDP.
+pub const SOCK_UNKNOWN: u8 = 0;
+/// [`TraceSockNotify::l4_proto`]: TCP.
+pub const SOCK_TCP: u8 = 1;
+/// [`TraceSockNotify::l4_proto`]: UDP.
+pub const SOCK_UDP: u8 = 2;
+
+impl TraceSockNotify {
+    /// A record about a socket's address. `addr` is in network order, `port` in host order, `l4_proto` a `SOCK_*`.
+    #[inline(always)]
+    pub const fn new(
+        xlate_point: u8,
+        addr: [u32; 4],
+        port: u16,
+        sock_cookie: u64,
+        cgroup_id: u64,
+        l4_proto: u8,
+        ipv6: bool,
+    ) -> Self {
+        // By words: an array of bytes at an odd place is copied by a call in BPF. Each word of the address lies across two.
+        let [a, b, c, d] = addr;
+        let head = u16::from_ne_bytes([NOTIFY_TRACE_SOCK, xlate_point]);
+        let tail = u16::from_ne_bytes([l4_proto, ipv6 as u8]);
+        zerocopy::transmute!([
+            join(head, low(a)),
+            join(high(a), low(b)),
+            join(high(b), low(c)),
+            join(high(c), low(d)),
+            join(high(d), port),
+            sock_cookie as u32,
+            (sock_cookie >> 32) as u32,
+            cgroup_id as u32,
+            (cgroup_id >> 32) as u32,
+            join(tail, 0),
+        ])
+    }
+
+    /// The socket's cookie.
+    pub const fn cookie(&self) -> u64 {
+        self.sock_cookie[0] as u64 | (self.sock_cookie[1] as u64) << 32
+    }
+
+    /// Number of the caller's control group.
+    pub const fn cgroup(&self) -> u64 {
+        self.cgroup_id[0] as u64 | (self.cgroup_id[1] as u64) << 32
+    }
+}
+
+/// The half of a word that lies first in memory.
+#[inline(always)]
+const fn low(word: u32) -> u16 {
+    if cfg!(target_endian = "little") { word as u16 } else { (word >> 16) as u16 }
+}
+
+/// The half of a word that lies second in memory.
+#[inline(always)]
+const fn high(word: u32) -> u16 {
+    if cfg!(target_endian = "little") { (word >> 16) as u16 } else { word as u16 }
+}
+
+/// The word in which these lie one after the other.
+#[inline(always)]
+const fn join(first: u16, second: u16) -> u32 {
+    if cfg!(target_endian = "little") {
+        first as u32 | (second as u32) << 16
+    } else {
+        (first as u32) << 16 | second as u32
+    }
 }

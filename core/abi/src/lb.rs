@@ -188,6 +188,14 @@ shared! {
     }
 }
 
+shared! {
+    /// Stands for a Maglev table in [`crate::write::MapWrite`]; it is in no map.
+    pub struct MaglevTable {
+        /// Its number; 0: a table that an earlier life left, whose content nobody has looked at.
+        pub id: u64,
+    }
+}
+
 /// Bits of a source range's key before the address.
 pub const SOURCE_RANGE_STATIC_BITS: u32 = 32;
 /// ICMP errors of the node's own.

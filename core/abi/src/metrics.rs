@@ -30,6 +30,14 @@ shared! {
     }
 }
 
+/// A service's slot is gone (reference: `LB, sock cgroup: No backend slot entry found`).
+pub const REASON_LB_NO_BACKEND_SLOT: u8 = 5;
+/// A service's backend is gone.
+pub const REASON_LB_NO_BACKEND: u8 = 6;
+/// The frontend of a translated socket could not be remembered.
+pub const REASON_LB_REVNAT_UPDATE: u8 = 7;
+/// The frontend of a translated socket is no longer that service.
+pub const REASON_LB_REVNAT_STALE: u8 = 8;
 /// Entries of `cilium_metrics`: every reason in each of four directions.
 pub const METRICS_ENTRIES: u32 = 4 << 8;
 
@@ -41,6 +49,10 @@ pub const DIR_INGRESS: u8 = 1;
 pub const DIR_EGRESS: u8 = 2;
 /// Service translation.
 pub const DIR_SERVICE: u8 = 3;
+
+/// Under this key, the last of the map, the programs count event records for which the ring had no room. It is no
+/// reason a packet can have.
+pub const EVENTS_LOST: MetricsKey = MetricsKey::new(u8::MAX, DIR_SERVICE);
 
 impl MetricsKey {
     /// The key of a reason and direction, no source line.

@@ -1,11 +1,14 @@
+extern crate std;
+
 use core::mem::size_of;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::vec;
 
 use zerocopy::IntoBytes;
 
 use crate::be::{Addr4, Addr6, Port};
 use crate::endpoint::{EndpointInfo, EndpointKey};
-use crate::event::{DropNotify, PolicyVerdictNotify, TraceNotify};
+use crate::event::{DropNotify, PolicyVerdictNotify, TraceNotify, TraceSockNotify, xlate};
 use crate::ipcache::IpcacheKey;
 use crate::lb::{
     LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevSk4,
@@ -49,6 +52,23 @@ fn sizes_that_the_reference_fixes() {
     ] {
         assert_eq!(is, should, "{what}");
     }
+}
+
+#[test]
+fn a_socket_record_lies_as_the_reference_says() {
+    let ip: Ipv6Addr = "fd00:1:2:3:4:5:6:7".parse().expect("a literal");
+    let Addr6 { words } = ip.into();
+    let (cookie, cgroup) = (0x0102_0304_0506_0708, 0x1112_1314_1516_1718);
+    let record = TraceSockNotify::new(xlate::POST_FORWARD, words, 8080, cookie, cgroup, 2, true);
+    let mut bytes = vec![7, 2];
+    bytes.extend(ip.octets());
+    bytes.extend(8080_u16.to_ne_bytes());
+    bytes.extend(cookie.to_ne_bytes());
+    bytes.extend(cgroup.to_ne_bytes());
+    bytes.extend([2, 1]);
+    assert_eq!(bytes.len(), 38);
+    assert_eq!(record.as_bytes(), [bytes, vec![0; 2]].concat());
+    assert_eq!((record.cookie(), record.cgroup(), record.dst_ip), (cookie, cgroup, ip.octets()));
 }
 
 #[test]

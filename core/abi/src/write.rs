@@ -3,7 +3,8 @@
 //! The writes of a batch are applied in order, each idempotent: an upsert of what is already there and a delete of
 //! what is not there both succeed. The first failure ends the batch ([`WriteError::index`]).
 //!
-//! Maglev tables are not among them: a table is no small plain value, and lies in a map of its own.
+//! A Maglev table is no small plain value, and lies in a map of its own: a write names it by a number
+//! ([`MaglevTable`](crate::lb::MaglevTable)), and whoever carries the write out is told what is in the table.
 
 use zerocopy::{FromBytes, IntoBytes};
 
@@ -12,7 +13,7 @@ use crate::endpoint::{Device, EndpointInfo, EndpointKey};
 use crate::ipcache::{IpcacheEntry, IpcacheKey};
 use crate::lb::{
     IpMasqKey4, IpMasqKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService,
-    LbSourceRange4, LbSourceRange6,
+    LbSourceRange4, LbSourceRange6, MaglevTable,
 };
 use crate::maps::{self, MapSpec};
 use crate::policy::{PolicyEntry, PolicyKey};
@@ -95,6 +96,10 @@ writes! {
     SourceRange4(LbSourceRange4, u8) in LB4_SOURCE_RANGE;
     /// Clients that may reach an IPv6 service.
     SourceRange6(LbSourceRange6, u8) in LB6_SOURCE_RANGE;
+    /// The Maglev table of an IPv4 service, by reverse NAT index.
+    Maglev4(Port, MaglevTable) in LB4_MAGLEV;
+    /// The Maglev table of an IPv6 service, by reverse NAT index.
+    Maglev6(Port, MaglevTable) in LB6_MAGLEV;
     /// IPv4 destinations that are not masqueraded.
     IpMasq4(IpMasqKey4, u8) in IPMASQ4;
     /// IPv6 destinations that are not masqueraded.

@@ -14,9 +14,10 @@ use crate::config::{Audit, Config, ConfigError, Enforcement};
 use crate::effect::{AgentEvent, Effect, Refusal, Response, StateFile};
 use crate::endpoints::Progress;
 use crate::files::Files;
-use crate::input::{ConfigChange, Input, Request, RequestId, ServiceRequest};
-use crate::kernel::{self, Kernel, Mark, Numbers, ServiceChange};
+use crate::input::{ConfigChange, Input, Request, RequestId};
+use crate::kernel::{self, Kernel, Mark, Numbers, Operation};
 use crate::policies::Documents;
+use crate::services::ServiceFiles;
 
 /// Operations of the parts are numbered in ranges of their own.
 const RANGE: u64 = 1 << 56;
@@ -54,7 +55,10 @@ pub struct Agent {
     pub(crate) ipcache: ipcache::Ipcache,
     pub(crate) engine: Engine,
     pub(crate) numbers: Numbers,
-    pub(crate) services: lb::Services,
+    pub(crate) balancer: lb::Balancer,
+    pub(crate) files_of_services: ServiceFiles,
+    pub(crate) problems_told: BTreeSet<lb::Problem>,
+    pub(crate) health_told: BTreeMap<u16, lb::HealthPort>,
     pub(crate) kernel: Kernel,
     pub(crate) documents: Documents,
     pub(crate) files: Files,
@@ -109,7 +113,10 @@ impl Agent {
             ipcache: ipcache::Ipcache::new(),
             engine,
             numbers: Numbers::default(),
-            services: lb::Services::new(config.lb),
+            balancer: lb::Balancer::new(balancer_config(&config)),
+            files_of_services: ServiceFiles::default(),
+            problems_told: BTreeSet::new(),
+            health_told: BTreeMap::new(),
             kernel: Kernel::new(&config, OpIds::after(3 * RANGE), []),
             documents: Documents::default(),
             files: Files::default(),
@@ -179,49 +186,6 @@ impl Agent {
             Enforcement::Default if !self.policies_lost => policy::Enforcement::Default,
             Enforcement::Default | Enforcement::Always => policy::Enforcement::Always,
         }
-    }
-
-    fn service_request(
-        &mut self,
-        id: RequestId,
-        request: ServiceRequest,
-        fx: &mut Effects<Effect>,
-    ) -> Option<Result<Response, Refusal>> {
-        let (planned, change) = match request {
-            ServiceRequest::Put(spec) => (self.services.put(*spec), ServiceChange::Upserted),
-            ServiceRequest::Delete(service) => (self.services.delete(service), ServiceChange::Deleted),
-        };
-        let planned = match planned {
-            Ok(planned) => planned,
-            Err(refusal) => return Some(Err(refusal.into())),
-        };
-        // From here on the service is what it will be. What is left is to clear away what nobody should find any more:
-        // cached backends are checked before that, so that no packet goes out whose reply finds no way back.
-        let mut clearing = false;
-        for write in planned.writes {
-            let head = crate::kernel::is_service_head(&write);
-            self.put(write);
-            if head && !clearing {
-                clearing = true;
-                self.publish_services();
-            }
-        }
-        // And once more after that: a backend that was still there when it was checked may be gone now.
-        self.publish_services();
-        self.kernel.mark(Mark::Service(planned.id, change));
-        let answer = match change {
-            ServiceChange::Upserted => Response::Service { id: planned.id, created: planned.created },
-            ServiceChange::Deleted => Response::Done,
-        };
-        self.store(StateFile::Services, fx);
-        self.kernel.mark(Mark::AnswerKept(id, answer, StateFile::Services));
-        None
-    }
-
-    /// Moves the revision by which cached backends are checked anew.
-    pub(crate) fn publish_services(&mut self) {
-        self.lb_revision += 1;
-        self.put(MapWrite::Runtime(Runtime::LbRevision as u32, Some(self.lb_revision)));
     }
 
     /// Changes the policy engine, unless the outcome does not fit into the policy map; then nothing has changed.
@@ -490,8 +454,10 @@ impl Agent {
             Mark::Gone(id) => self.endpoint_gone(now, id, fx),
             Mark::Answer(id, response) => fx.push(Effect::Reply(id, Ok(response))),
             Mark::AnswerKept(id, response, file) => self.answer_once_kept(id, response, file, fx),
-            Mark::Service(id, ServiceChange::Upserted) => fx.push(Effect::Notify(AgentEvent::ServiceUpserted(id))),
-            Mark::Service(id, ServiceChange::Deleted) => fx.push(Effect::Notify(AgentEvent::ServiceDeleted(id))),
+            Mark::Service(id, lb::Change::Created) => fx.push(Effect::Notify(AgentEvent::ServiceCreated(id))),
+            Mark::Service(id, lb::Change::Updated) => fx.push(Effect::Notify(AgentEvent::ServiceUpdated(id))),
+            Mark::Service(id, lb::Change::Deleted) => fx.push(Effect::Notify(AgentEvent::ServiceDeleted(id))),
+            Mark::Purge(purge) => fx.push(Effect::Purge(purge)),
             Mark::Realized(revision) => {
                 self.realized = revision;
                 self.endpoints_realized(now, revision, fx);
@@ -512,7 +478,10 @@ impl Agent {
         }
         while self.is_live() {
             let (op, marks) = self.kernel.advance(now);
-            if let Some((op, writes)) = op {
+            if let Some(Operation { op, writes, tables }) = op {
+                if !tables.is_empty() {
+                    fx.push(Effect::Tables(tables));
+                }
                 fx.push(Effect::WriteMaps(op, writes));
             }
             if marks.is_empty() {
@@ -546,6 +515,7 @@ impl Machine for Agent {
             Input::Finished(op, result) => self.finished(now, op, result, fx),
             Input::LinkVanished(ifindex) => self.link_vanished(now, ifindex, fx),
             Input::PolicyFiles(files) => self.policy_files(now, files, fx),
+            Input::ServiceFiles(files) => self.service_files(files, fx),
         }
         self.pump(now, fx);
     }
@@ -577,6 +547,14 @@ impl Machine for Agent {
         self.endpoints_due(now, fx);
         self.pump(now, fx);
     }
+}
+
+/// What the load balancer is told.
+fn balancer_config(config: &Config) -> lb::Config {
+    let mut told = config.lb.clone();
+    told.node.name = config.node_name.clone();
+    (told.node.ipv4, told.node.ipv6) = (config.ipv4.is_some(), config.ipv6.is_some());
+    told
 }
 
 /// What the policy engine is told.

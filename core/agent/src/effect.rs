@@ -1,11 +1,14 @@
 //! What an agent wants done, and its answers.
 
 use alloc::boxed::Box;
+use alloc::collections::BTreeMap;
 use alloc::string::String;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use abi::write::{MapWrite, WriteErrorKind};
 use endpoint::EndpointName;
+use lb::maglev::{Recipe, TableId};
 use machine::OpId;
 use types::{EndpointId, Labels, NumericIdentity, Revision};
 
@@ -21,6 +24,12 @@ pub enum Effect {
     /// Write these, in this order, up to the first failure. Outcome: [`crate::Input::Wrote`]. There is never more than
     /// one such operation without outcome.
     WriteMaps(OpId, Vec<MapWrite>),
+    /// What is in the Maglev tables that the next [`Effect::WriteMaps`] names; those before it are not needed any more.
+    Tables(Vec<(TableId, Arc<Recipe>)>),
+    /// Forget these connections: what they went to is in no map any more. There is no outcome.
+    Purge(Vec<lb::Purge>),
+    /// Answer on these ports, and on no others, how many backends a service has on this node.
+    HealthPorts(BTreeMap<u16, lb::HealthPort>),
     /// Attach the programs to an endpoint's device (idempotent). Outcome: [`crate::Input::Finished`].
     Attach(OpId, Device),
     /// Detach the programs from an endpoint's device. It may be gone already; there is no outcome.
@@ -237,8 +246,10 @@ pub enum AgentEvent {
     },
     /// Everything wanted at this revision is in the kernel.
     Realized(Revision),
-    /// A service was written.
-    ServiceUpserted(lb::ServiceId),
+    /// A new service was written.
+    ServiceCreated(lb::ServiceId),
+    /// A service was written again.
+    ServiceUpdated(lb::ServiceId),
     /// A service was removed.
     ServiceDeleted(lb::ServiceId),
     /// A policy file was not taken up; what it last said stays in force.
@@ -248,6 +259,15 @@ pub enum AgentEvent {
         /// What is wrong.
         why: String,
     },
+    /// A file of services was not taken up whole; what it last said of the rest stays in force.
+    ServiceFileRefused {
+        /// Its path.
+        path: Box<str>,
+        /// What is wrong.
+        why: String,
+    },
+    /// Something of an object does not count.
+    ServiceProblem(lb::Problem),
     /// A state file was not usable; what follows from that.
     StateFileUnusable {
         /// Which.

@@ -80,19 +80,7 @@ impl Agent {
                 })
             }
             StateFile::LocalIdentities => serde_json::to_vec(&self.local.save()),
-            StateFile::Services => {
-                let specs: Vec<lb::ServiceSpec> = self
-                    .services
-                    .iter()
-                    .map(|service| lb::ServiceSpec {
-                        id: Some(service.id),
-                        frontend: service.frontend,
-                        backends: service.backends.iter().map(|(_, backend)| backend.clone()).collect(),
-                        name: service.name.clone(),
-                    })
-                    .collect();
-                serde_json::to_vec(&specs)
-            }
+            StateFile::Services => serde_json::to_vec(&self.services_to_keep()),
             StateFile::Policies => serde_json::to_vec(&self.documents.imported()),
         };
         Some(json.expect("plain values are JSON"))

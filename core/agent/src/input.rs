@@ -34,6 +34,8 @@ pub enum Input {
     LinkVanished(u32),
     /// Files of the watched policy directory changed.
     PolicyFiles(PolicyFiles),
+    /// Files of the watched directory of Services, EndpointSlices and Pods changed.
+    ServiceFiles(PolicyFiles),
 }
 
 /// What went wrong outside, for logs and retries.
@@ -54,16 +56,18 @@ pub struct Snapshot {
     pub links: Vec<(u32, Box<str>)>,
     /// The watched policy directory as it was found, complete; `None`: none is watched.
     pub policy_files: Option<PolicyFiles>,
+    /// The watched directory of services, likewise.
+    pub service_files: Option<PolicyFiles>,
 }
 
-/// Changes of the watched policy directory.
+/// Changes of a watched directory.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PolicyFiles {
     /// Each file that appeared, changed or went.
     pub changes: Vec<PolicyFile>,
 }
 
-/// One file of the watched policy directory.
+/// One file of a watched directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyFile {
     /// Its path.

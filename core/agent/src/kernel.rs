@@ -3,7 +3,8 @@
 //! The policy engine numbers policies and classes anew in each life; the kernel's maps keep their numbers while traffic
 //! flows. [`Numbers`] stands between the two (see the module `reconcile` for how it is found again after a restart).
 
-use alloc::collections::BTreeMap;
+use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
@@ -11,6 +12,7 @@ use abi::be::Port;
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::policy::{POLICY_DENY, PolicyEntry, PolicyKey};
 use abi::write::{MapWrite, WriteError};
+use lb::maglev::{Recipe, TableId};
 use machine::{Instant, OpId, OpIds};
 use policy::{ClassId, EntryKey, EntryValue, PolicyId, Verdict};
 use types::{Cidr, EndpointId, NumericIdentity, Revision};
@@ -31,16 +33,11 @@ pub(crate) enum Mark {
     /// A request can be answered once what it changed is kept in this file.
     AnswerKept(RequestId, Response, StateFile),
     /// A service was written or removed.
-    Service(lb::ServiceId, ServiceChange),
+    Service(lb::ServiceId, lb::Change),
+    /// Nothing leads to these any more.
+    Purge(Vec<lb::Purge>),
     /// Everything of this revision is in the kernel.
     Realized(Revision),
-}
-
-/// What became of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ServiceChange {
-    Upserted,
-    Deleted,
 }
 
 /// A map write as an element of the sequence.
@@ -62,6 +59,32 @@ pub(crate) struct Kernel {
     sequence: table::Sequence<Element, Mark>,
     policy_entries: usize,
     policy_max: usize,
+    tables: Tables,
+}
+
+/// One operation: writes, and what is in the Maglev tables that they name.
+#[derive(Debug)]
+pub(crate) struct Operation {
+    pub(crate) op: OpId,
+    pub(crate) writes: Vec<MapWrite>,
+    pub(crate) tables: Vec<(TableId, Arc<Recipe>)>,
+}
+
+/// What is in the Maglev tables that queued writes name.
+#[derive(Debug, Clone, Default)]
+struct Tables {
+    /// With the number of writes that wait.
+    recipes: BTreeMap<TableId, (Arc<Recipe>, usize)>,
+    /// Those that the operation under way names, each with the index of its write.
+    in_flight: Vec<(usize, TableId)>,
+}
+
+/// The table a write names.
+const fn table_of(write: &MapWrite) -> Option<TableId> {
+    match write {
+        MapWrite::Maglev4(_, Some(table)) | MapWrite::Maglev6(_, Some(table)) => TableId::new(table.id),
+        _ => None,
+    }
 }
 
 impl Kernel {
@@ -71,18 +94,32 @@ impl Kernel {
         let sequence = table::Sequence::new(pace, ops, there.into_iter().map(Element));
         let policy_entries =
             sequence.wanted().keys().filter(|element| matches!(element.0, MapWrite::Policy(..))).count();
-        Self { sequence, policy_entries, policy_max: config.maps.policy }
+        Self { sequence, policy_entries, policy_max: config.maps.policy, tables: Tables::default() }
     }
 
     pub(crate) fn put(&mut self, write: MapWrite) {
         let policy = matches!(write, MapWrite::Policy(..));
         let before = self.sequence.wanted().len();
-        self.sequence.put(Element(write));
+        let queued = self.sequence.put(Element(write));
+        if let Some((_, waiting)) = table_of(&write).and_then(|id| self.tables.recipes.get_mut(&id)) {
+            *waiting += usize::from(queued);
+        }
         if policy {
             // A put can only add or remove the one key.
             let after = self.sequence.wanted().len();
             self.policy_entries = self.policy_entries + after - before;
         }
+    }
+
+    /// Takes note of what is in tables, before writes that name them are asked for.
+    pub(crate) fn learn(&mut self, tables: &[(TableId, Arc<Recipe>)]) {
+        for (id, recipe) in tables {
+            self.tables.recipes.entry(*id).or_insert_with(|| (recipe.clone(), 0));
+        }
+    }
+    /// Forgets what is in tables that no write waits for.
+    pub(crate) fn forget_unused(&mut self) {
+        self.tables.recipes.retain(|_, (_, waiting)| *waiting > 0);
     }
 
     pub(crate) fn mark(&mut self, mark: Mark) {
@@ -103,9 +140,16 @@ impl Kernel {
         (self.policy_entries, self.policy_max)
     }
 
-    pub(crate) fn advance(&mut self, now: Instant) -> (Option<(OpId, Vec<MapWrite>)>, Vec<Mark>) {
+    pub(crate) fn advance(&mut self, now: Instant) -> (Option<Operation>, Vec<Mark>) {
         let (op, marks) = self.sequence.advance(now);
-        let op = op.map(|(op, writes)| (op, writes.into_iter().map(|element| element.0).collect()));
+        let op = op.map(|(op, writes)| {
+            let writes: Vec<MapWrite> = writes.into_iter().map(|element| element.0).collect();
+            let named = writes.iter().enumerate().filter_map(|(at, write)| Some((at, table_of(write)?)));
+            self.tables.in_flight = named.collect();
+            let ids: BTreeSet<TableId> = self.tables.in_flight.iter().map(|(_, id)| *id).collect();
+            let recipe = |id: TableId| Some((id, self.tables.recipes.get(&id)?.0.clone()));
+            Operation { op, writes, tables: ids.into_iter().filter_map(recipe).collect() }
+        });
         (op, marks)
     }
 
@@ -117,10 +161,17 @@ impl Kernel {
         result: &Result<(), WriteError>,
     ) -> (Vec<Mark>, Option<MapWrite>) {
         let failed_at = result.as_ref().err().map(|error| error.index);
-        match self.sequence.settle(now, op, failed_at) {
-            Some(settled) => (settled.reached, settled.failed.map(|element| element.0)),
-            None => (Vec::new(), None),
+        let Some(settled) = self.sequence.settle(now, op, failed_at) else { return (Vec::new(), None) };
+        for (at, id) in core::mem::take(&mut self.tables.in_flight) {
+            if failed_at.is_some_and(|failed| at >= failed) {
+                continue;
+            }
+            if let Some((_, waiting)) = self.tables.recipes.get_mut(&id) {
+                *waiting -= 1;
+            }
         }
+        self.forget_unused();
+        (settled.reached, settled.failed.map(|element| element.0))
     }
 
     pub(crate) fn next_deadline(&self) -> Option<Instant> {
@@ -227,13 +278,4 @@ pub(crate) fn ipcache_entry(identity: NumericIdentity, class: u32) -> IpcacheEnt
 /// A change that does not fit into the policy map.
 pub(crate) fn policy_map_full(max: usize, needed: usize, consequence: &'static str) -> Refusal {
     Refusal::MapFull { map: abi::maps::POLICY.name, max, needed, consequence }
-}
-
-/// Whether a write is about a service itself, not one of its slots.
-pub(crate) const fn is_service_head(write: &MapWrite) -> bool {
-    match write {
-        MapWrite::Service4(key, _) => key.backend_slot == 0,
-        MapWrite::Service6(key, _) => key.backend_slot == 0,
-        _ => false,
-    }
 }

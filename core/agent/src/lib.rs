@@ -30,6 +30,8 @@ mod policies;
 mod query;
 mod reconcile;
 mod restore;
+mod services;
+mod unenforced;
 
 pub use agent::{Agent, Phase};
 pub use config::{AllowLocalhost, Audit, Backoff, Config, ConfigError, Enforcement, FamilyConfig, MapSizes};

@@ -181,6 +181,7 @@ impl Agent {
             })?;
             for mut object in objects {
                 self.check_families(&object)?;
+                crate::unenforced::check(&mut object)?;
                 if object.key.kind == ObjectKind::Rules {
                     // Bare rules have no name; what they say is their name, so that saying it twice is saying it once.
                     object.key.name = format!("{}#{:016x}", object.key.name, fnv(&value.to_string())).into();
@@ -215,6 +216,18 @@ impl Agent {
         Ok(())
     }
 
+    /// Reads documents as if they were imported, and changes nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::Policy`] with every mistake.
+    pub fn read_policies(&self, documents: Vec<Value>) -> Result<Vec<PolicyObject>, Refusal> {
+        let mut objects = Vec::new();
+        for value in documents {
+            objects.extend(self.read_value(value)?.into_iter().map(|(object, _)| object));
+        }
+        Ok(objects)
+    }
+
     fn replaced(&self, add: &[(PolicyObject, Value)], replace: &Replace) -> BTreeSet<ObjectKey> {
         let imported = self.documents.by_key.iter().filter(|(_, doc)| doc.origin == Origin::Imported);
         match replace {
@@ -245,6 +258,10 @@ impl Agent {
             self.documents.by_key.remove(key);
         }
         for (object, value) in add {
+            for notice in &object.notices {
+                let text = format!("{}: {}: {}", object.key, notice.path, notice.what);
+                fx.push(Effect::Notify(AgentEvent::Warning(text)));
+            }
             let doc = Document { origin: origin.clone(), value, labels: object.labels, rules: object.rules.len() };
             self.documents.by_key.insert(object.key, doc);
         }

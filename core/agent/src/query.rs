@@ -140,15 +140,19 @@ impl Agent {
 
     /// All services, ordered by number.
     pub fn services(&self) -> impl Iterator<Item = &lb::Service> {
-        self.services.iter()
+        self.balancer.services().iter()
     }
     /// The service of a number.
     pub fn service(&self, id: lb::ServiceId) -> Option<&lb::Service> {
-        self.services.by_id(id)
+        self.balancer.services().by_id(id)
+    }
+    /// All that is balanced.
+    pub const fn balancer(&self) -> &lb::Balancer {
+        &self.balancer
     }
     /// The service of a frontend.
     pub fn service_at(&self, frontend: &lb::L4Addr) -> Option<&lb::Service> {
-        self.services.by_frontend(frontend)
+        self.balancer.services().by_frontend(frontend)
     }
 
     /// Addresses that are lent, IPv4 first.

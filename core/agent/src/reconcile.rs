@@ -97,9 +97,8 @@ impl Agent {
         bridge.extend(bridge_back(&old, &wanted, &self.numbers, &early));
         writes.extend(self.host_entries());
         writes.extend(self.endpoints.iter().flat_map(lxc_entries));
-        if !self.services_lost {
-            writes.extend(self.services.entries());
-        }
+        self.kernel.learn(&self.balancer.services().tables());
+        writes.extend(lb::together([self.balancer.services().entries().collect()]));
         self.phase = Phase::Live;
         let keep: BTreeSet<MapWrite> = writes.iter().map(MapWrite::deletion).collect();
         let early: BTreeSet<MapWrite> =
@@ -109,9 +108,11 @@ impl Agent {
         self.kernel.put(MapWrite::Runtime(abi::config::Runtime::LbRevision as u32, Some(self.lb_revision)));
         self.publish_policy();
         self.local.forget_remembered();
+        self.kernel.forget_unused();
         if !self.services_lost {
-            self.services.forget_remembered();
+            self.balancer.services_mut().forget_remembered();
         }
+        self.tell_health(fx);
         let revision = self.engine.revision();
         let ids: Vec<EndpointId> = self.endpoints.iter().filter(|e| e.identity.is_some()).map(|e| e.id).collect();
         for id in ids {
@@ -188,7 +189,9 @@ impl Agent {
             | MapWrite::RevNat6(..)
             | MapWrite::AffinityMatch(..)
             | MapWrite::SourceRange4(..)
-            | MapWrite::SourceRange6(..) => !self.services_lost,
+            | MapWrite::SourceRange6(..)
+            | MapWrite::Maglev4(..)
+            | MapWrite::Maglev6(..) => !self.services_lost,
             _ => true,
         };
         let stale: Vec<_> =
@@ -202,7 +205,8 @@ impl Agent {
             let text = format!("entries nobody wants any more are deleted: {}", list.join(", "));
             fx.push(Effect::Notify(AgentEvent::Warning(text.to_string())));
         }
-        stale.into_iter().for_each(|write| self.kernel.put(write));
+        // What leads to a service goes before what it needs.
+        lb::together([stale]).into_iter().for_each(|write| self.kernel.put(write));
     }
 
     /// The node's own addresses.

@@ -34,7 +34,7 @@ impl Agent {
         };
         self.revision_base = runtime(Runtime::PolicyRevision);
         self.lb_revision = runtime(Runtime::LbRevision);
-        self.services.remember(&snapshot.maps);
+        self.balancer.services_mut().remember(&snapshot.maps);
         // Operations of an earlier life of this machine must not be taken for this one's.
         self.kernel = Kernel::new(&self.config, OpIds::after(3 << 56), snapshot.maps);
         self.take_own_addresses(fx);
@@ -49,6 +49,9 @@ impl Agent {
         }
         if let Some(files) = snapshot.policy_files {
             self.policy_files(now, files, fx);
+        }
+        if let Some(files) = snapshot.service_files {
+            self.service_files(files, fx);
         }
         for (file, content) in endpoints {
             let StateFile::Endpoint(id) = file else { continue };
@@ -117,17 +120,6 @@ impl Agent {
             self.services_lost = true;
         }
         fx.push(Effect::Notify(AgentEvent::StateFileUnusable { file, why, consequence }));
-    }
-
-    fn restore_services(&mut self, bytes: &[u8], fx: &mut Effects<Effect>) -> Result<(), String> {
-        let specs: Vec<lb::ServiceSpec> = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        for spec in specs {
-            if let Err(refusal) = self.services.put(spec) {
-                fx.push(Effect::Notify(AgentEvent::Warning(refusal.to_string())));
-            }
-        }
-        self.services.forget_remembered();
-        Ok(())
     }
 
     fn restore_endpoint(

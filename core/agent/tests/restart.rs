@@ -21,17 +21,10 @@ fn put(text: &str) -> Request {
 
 fn service() -> Request {
     let addr = |ip: &str, port| lb::L4Addr { ip: ip.parse().expect("a literal"), port, protocol: lb::Transport::Tcp };
-    let backend = |ip: &str| lb::Backend {
-        addr: addr(ip, 8080),
-        state: lb::BackendState::Active,
-        weight: 0,
-        node_name: "".into(),
-    };
+    let backend = |ip: &str| lb::Backend::new(addr(ip, 8080));
     Request::Service(ServiceRequest::Put(Box::new(lb::ServiceSpec {
-        id: None,
-        frontend: addr("172.16.0.1", 80),
-        backends: vec![backend("10.0.0.2"), backend("10.0.0.3")],
         name: lb::ServiceName { namespace: "default".into(), name: "web".into() },
+        ..lb::ServiceSpec::new(addr("172.16.0.1", 80), vec![backend("10.0.0.2"), backend("10.0.0.3")])
     })))
 }
 

@@ -112,3 +112,16 @@ pub fn forwarded_mtu<N: NodeFields>(node: N, ipv6: bool) -> u32 {
     };
     mtu.wrapping_sub(added)
 }
+
+/// Cookie of the network namespace that is the host.
+#[inline(always)]
+pub fn host_netns_cookie<N: NodeFields>(node: N) -> u64 {
+    let [low, high]: [u32; 2] = node.field(offset_of!(NodeConfig, host_netns_cookie));
+    low as u64 | (high as u64) << 32
+}
+
+/// First and last node port.
+#[inline(always)]
+pub fn node_ports<N: NodeFields>(node: N) -> (u16, u16) {
+    (node.field(offset_of!(NodeConfig, node_port_min)), node.field(offset_of!(NodeConfig, node_port_max)))
+}

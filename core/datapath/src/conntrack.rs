@@ -286,7 +286,7 @@ impl<F: Family> Steady<F> {
 }
 
 /// Looks a connection up to which a packet that neither opens nor closes brings nothing new, and prolongs its life, just as
-/// [`lookup`] would. `None`, with nothing changed, when there is no such connection.
+/// [`lookup`] would. `None`, with nothing changed, when there is no such connection; `absent` then says whether there is no entry at all.
 #[inline(always)]
 pub fn steady<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
@@ -294,10 +294,14 @@ pub fn steady<F: Family, E: Env + FamilyMaps<F>>(
     flow: &Flow<F>,
     outbound: bool,
     now: &Moment,
+    absent: &mut bool,
 ) -> Option<Steady<F>> {
     let node = env.node();
     let tcp = flow.is_tcp();
-    let entry = maps::connection::<F, E>(env, tcp, key)?;
+    let Some(entry) = maps::connection::<F, E>(env, tcp, key) else {
+        *absent = true;
+        return None;
+    };
     let nat = F::nat(entry);
     let connection = F::connection(entry);
     let flags = connection.flags;

@@ -39,16 +39,16 @@ pub fn source_is_valid<F: Family>(local: &Local, own: &F::Addr, src: &F::Addr) -
     local.flags & DEVICE_ANY_SOURCE != 0 || (src == own && *own != F::UNSPECIFIED)
 }
 
-/// Carries a packet with network header `network` from the pod `local`, whose only address is `own`.
+/// Carries a packet with network header `network` from the pod `local`. `kept` is what the first stage has found.
 #[inline(always)]
 pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
-    own: &F::Addr,
+    kept: &Kept,
     network: &Network<F>,
     report: &mut Report,
 ) -> Result<Verdict, DropReason> {
-    if !source_is_valid::<F>(local, own, &network.src) {
+    if !source_is_valid::<F>(local, &kept.own::<F>(), &network.src) {
         return Err(DropReason::InvalidSource);
     }
     let mut flow = parse::transport::<F, E>(env, network)?;
@@ -62,7 +62,11 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
         return Ok(Verdict::go_on(stages::of::<F>().error));
     }
     let mut key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
-    let mut found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
+    let mut found = Found::nothing();
+    if !kept.absent() {
+        found = conntrack::lookup::<F, E>(env, &key, &flow, true, &now);
+    }
+    found.forget(env);
     if found.has(CT_LB_LOOPBACK) {
         return to_itself(env, &flow, report, &now, Loop::reply(&found));
     }

@@ -83,14 +83,15 @@ struct Way<F: Family> {
 }
 
 /// The short way from a pod: `None`, with nothing changed that the stages would not change alike, when the packet
-/// must take the long one.
+/// must take the long one; `absent` then says whether its connection was looked for and is not there.
 #[inline(always)]
 pub fn from_pod<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
     own: &F::Addr,
+    absent: &mut bool,
 ) -> Option<Result<Verdict, DropReason>> {
-    if !is_open(env) {
+    if !is_open(env) || local.is_closed() {
         return None;
     }
     let network = F::fixed(env)?;
@@ -99,8 +100,8 @@ pub fn from_pod<F: Family, E: Env + FamilyMaps<F>>(
     }
     let mut flow = usual::<F, E>(env, &network)?;
     let now = Moment::read(env);
-    let mut steady =
-        conntrack::steady::<F, E>(env, &F::ct_key(&flow.src, &flow.dst, flow.protocol()), &flow, true, &now)?;
+    let key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
+    let mut steady = conntrack::steady::<F, E>(env, &key, &flow, true, &now, absent)?;
     let service = steady.has(CT_SERVICE);
     let mut dst = flow.dst;
     if service {
@@ -108,7 +109,8 @@ pub fn from_pod<F: Family, E: Env + FamilyMaps<F>>(
         if !steady.lb_fresh() || dst.addr == flow.src.addr {
             return None;
         }
-        steady = conntrack::steady::<F, E>(env, &F::ct_key(&flow.src, &dst, flow.protocol()), &flow, true, &now)?;
+        let key = F::ct_key(&flow.src, &dst, flow.protocol());
+        steady = conntrack::steady::<F, E>(env, &key, &flow, true, &now, &mut false)?;
         if steady.has(CT_SERVICE) {
             return None;
         }
@@ -146,7 +148,7 @@ fn way<F: Family, E: Env + FamilyMaps<F>>(
         return None;
     }
     let key = F::ct_key(dst, &flow.src, flow.protocol());
-    let there = conntrack::steady::<F, E>(env, &key, flow, false, now)?;
+    let there = conntrack::steady::<F, E>(env, &key, flow, false, now, &mut false)?;
     if there.has(CT_SERVICE) || !there.policy_fresh() {
         return None;
     }

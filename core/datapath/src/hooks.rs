@@ -3,7 +3,7 @@
 //! In the kernel these are the programs that are attached. Natively, whole chains are in [`crate::stages`].
 
 use abi::config::LB_NO_BACKEND_DROP;
-use abi::endpoint::ENDPOINT_HOST;
+use abi::endpoint::{DEVICE_CLOSED, ENDPOINT_HOST};
 use wire::header;
 
 use crate::config;
@@ -74,27 +74,36 @@ pub fn missed<E: Env>(env: &mut E) -> Verdict {
 /// A packet leaves a pod: ingress of its host-side interface (`cil_from_container`).
 #[inline(always)]
 pub fn from_pod<E: Env>(env: &mut E) -> Verdict {
-    let (short, stage) = match ethertype(env) {
-        Some(wire::ETHERTYPE_IPV4) => (short_way::<V4, E>(env), Stage::PodIpv4),
-        Some(wire::ETHERTYPE_IPV6) => (short_way::<V6, E>(env), Stage::PodIpv6),
-        _ => (None, Stage::Neighbour),
-    };
-    match short {
-        Some(Ok(verdict)) => verdict,
-        Some(Err(reason)) => events::dropped(env, &Report::new(false), reason as u8),
-        None => Verdict::go_on(stage),
+    match ethertype(env) {
+        Some(wire::ETHERTYPE_IPV4) => ip_leaves_pod::<V4, E>(env, Stage::PodIpv4),
+        Some(wire::ETHERTYPE_IPV6) => ip_leaves_pod::<V6, E>(env, Stage::PodIpv6),
+        _ => Verdict::go_on(Stage::Neighbour),
     }
 }
 
-/// [`fast::from_pod`] for the pod at this interface.
+/// The short way, or else the long one, which also drops what may not pass.
 #[inline(always)]
-fn short_way<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Option<Result<Verdict, DropReason>> {
-    let device = env.device(env.ifindex())?;
+fn ip_leaves_pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, stage: Stage) -> Verdict {
+    let Some(device) = env.device(env.ifindex()) else { return nobody::<F, E>(env, stage) };
     let (local, own) = (Local::of(device), F::own(device));
-    if local.is_closed() {
-        return None;
+    let mut absent = false;
+    match fast::from_pod::<F, E>(env, &local, &own, &mut absent) {
+        Some(Ok(verdict)) => verdict,
+        Some(Err(reason)) => events::dropped(env, &Report::new(false), reason as u8),
+        None => {
+            // Memory of the CPU is always there.
+            let _ = Kept::sender::<F>(&local, &own, absent).leave(env);
+            Verdict::go_on(stage)
+        }
     }
-    fast::from_pod::<F, E>(env, &local, &own)
+}
+
+/// Nobody is behind the interface: as if somebody were of whom nothing is known yet.
+#[inline(always)]
+fn nobody<F: Family, E: Env>(env: &mut E, stage: Stage) -> Verdict {
+    let nobody = Local { identity: 0, policy: 0, lxc_id: 0, flags: DEVICE_CLOSED };
+    let _ = Kept::sender::<F>(&nobody, &F::UNSPECIFIED, false).leave(env);
+    Verdict::go_on(stage)
 }
 
 /// A packet reaches a pod from the host's stack: egress of its host-side interface (`cil_to_container`).

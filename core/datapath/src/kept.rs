@@ -12,7 +12,7 @@ use crate::events::Report;
 use crate::family::{End, Family};
 use crate::nodeport::Origin;
 use crate::parse::Flow;
-use crate::policy::Peer;
+use crate::policy::{Local, Peer};
 use crate::verdict::DropReason;
 
 /// The kept words. Which of the last ones mean something is a matter between two stages.
@@ -70,6 +70,43 @@ impl Kept {
             Some(()) => Ok(()),
             None => Err(DropReason::MissedTailCall),
         }
+    }
+
+    /// What the first stage of a pod's packet has found: the pod, its only address, and whether the packet's connection was
+    /// looked for and is not there.
+    #[inline(always)]
+    pub fn sender<F: Family>(local: &Local, own: &F::Addr, absent: bool) -> Self {
+        Self {
+            src: F::widen(own),
+            identity: local.identity,
+            class: local.policy,
+            number: local.lxc_id as u32 | (local.flags as u32) << 16,
+            bits: absent as u64,
+            ..Self::default()
+        }
+    }
+
+    /// The pod, of [`Self::sender`].
+    #[inline(always)]
+    pub fn local(&self) -> Local {
+        Local {
+            identity: self.identity,
+            policy: self.class,
+            lxc_id: self.number as u16,
+            flags: (self.number >> 16) as u16,
+        }
+    }
+
+    /// Its address, of [`Self::sender`].
+    #[inline(always)]
+    pub fn own<F: Family>(&self) -> F::Addr {
+        F::narrow(&self.src)
+    }
+
+    /// Whether the connection is known not to be there, of [`Self::sender`].
+    #[inline(always)]
+    pub fn absent(&self) -> bool {
+        self.bits != 0
     }
 
     /// The packet's flow.

@@ -23,6 +23,7 @@ pub mod nodeport;
 pub mod parse;
 pub mod policy;
 pub mod side;
+pub mod sock;
 pub mod stages;
 pub mod verdict;
 

@@ -158,26 +158,33 @@ fn about<F: Family>(ingress: bool) -> Report {
     report
 }
 
+/// From a pod, which is kept.
 #[inline(always)]
 fn pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
+    let Some(kept) = env.kept().copied() else { return hooks::missed(env) };
     let mut report = about::<F>(false);
     report.set_answered();
-    let handled = leave_pod::<F, E>(env, &mut report);
+    let handled = leave_pod::<F, E>(env, &kept, &mut report);
     finish(env, &mut report, handled)
 }
 
 #[inline(always)]
-fn leave_pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, report: &mut Report) -> Result<Verdict, DropReason> {
-    let local = sender(env, report)?;
-    let own = match env.device(env.ifindex()) {
-        Some(device) => F::own(device),
-        None => return Err(DropReason::NotReady),
-    };
+fn leave_pod<F: Family, E: Env + FamilyMaps<F>>(
+    env: &mut E,
+    kept: &Kept,
+    report: &mut Report,
+) -> Result<Verdict, DropReason> {
+    let local = kept.local();
+    report.set_endpoint(local.lxc_id);
+    report.set_src_identity(local.identity);
+    if local.is_closed() {
+        return Err(DropReason::NotReady);
+    }
     let network = F::network(env, L3)?;
     if F::discovery(env, &network) != Discovery::No {
         return Ok(Verdict::go_on(Stage::Neighbour));
     }
-    egress::forward(env, &local, &own, &network, report)
+    egress::forward(env, &local, kept, &network, report)
 }
 
 /// From a pod: what is neither IPv4 nor IPv6 but neighbour discovery.

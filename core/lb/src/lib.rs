@@ -1,42 +1,49 @@
 //! Services: from frontends and backends to the load balancer's map entries.
 //!
 //! Why: a packet may arrive between any two writes. What it finds must be the old service or the new one, never a slot
-//! without its backend or a count beyond its slots. So this crate decides not only what is written, but in which order.
+//! without its backend, a count beyond its slots, or a table that names who is gone. So this crate decides not only what
+//! is written, but in which order ([`Planned`]). And all nodes must choose alike without talking to each other
+//! ([`maglev`]).
 //!
-//! Never: picks a backend (packet programs do), reads a clock, knows endpoints or policy.
+//! Two layers: [`Services`] holds frontends, one entry each, as the API speaks of them. [`Objects`] holds Kubernetes'
+//! Services, EndpointSlices and Pods and says which frontends they ask for; [`Balancer`] brings the two together and
+//! knows whose frontend is whose.
 //!
-//! Invariant: numbers of services and backends are stable while they exist, and over a restart when the kernel's maps
-//! are still there: connection tracking remembers them.
+//! Never: picks a backend for a packet (programs do), reads a clock, knows endpoints or policy, computes a Maglev table
+//! (who writes it does).
+//!
+//! Invariant: numbers of services and backends, and the slots of backends, are stable while they exist, and over a restart
+//! when the kernel's maps are still there: connection tracking remembers them.
 #![no_std]
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+mod address;
+mod backends;
+mod balancer;
+mod config;
+mod derive;
 mod entries;
+pub mod maglev;
+mod murmur3;
+pub mod objects;
+mod plan;
+mod recipes;
+mod refusal;
 mod services;
 mod spec;
 
-pub use services::{Planned, Service, Services};
-pub use spec::{Backend, BackendId, BackendState, L4Addr, Refusal, ServiceId, ServiceName, ServiceSpec, Transport};
-
-/// Bounds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Config {
-    /// Services of one family at most.
-    pub services_max: usize,
-    /// Backends of one family at most.
-    pub backends_max: usize,
-    /// Backends of one service at most.
-    pub backends_per_service_max: usize,
-    /// Entries of one family's service map: services and slots together.
-    pub slots_max: usize,
-}
-
-impl Default for Config {
-    /// The sizes of the maps.
-    fn default() -> Self {
-        Self { services_max: 65_535, backends_max: 65_536, backends_per_service_max: 4_096, slots_max: 65_536 }
-    }
-}
+pub use address::{BackendId, L4Addr, ServiceId, Transport};
+pub use balancer::{Balancer, Problem};
+pub use config::{Algorithm, Config, ForwardingMode, Node};
+pub use objects::{Object, ObjectKey, ObjectKind, Objects};
+pub use plan::{Change, Planned, Purge, together};
+pub use refusal::Refusal;
+pub use services::{HealthPort, Service, Services};
+pub use spec::{
+    Attributes, Backend, BackendState, Forwarding, Frontend, Scope, ServiceName, ServiceSpec, ServiceType,
+    TrafficPolicy, WEIGHT_DEFAULT,
+};
 
 #[cfg(test)]
 mod tests;

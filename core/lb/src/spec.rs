@@ -1,137 +1,22 @@
-//! Services as they are asked for.
+//! Services as they are asked for, one frontend each.
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::fmt;
-use core::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
+use types::Cidr;
 
-/// A service's number: also its reverse NAT index.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct ServiceId(u16);
+use crate::{L4Addr, ServiceId};
 
-impl ServiceId {
-    /// The id of that number; `None` for zero.
-    pub const fn new(number: u16) -> Option<Self> {
-        if number == 0 { None } else { Some(Self(number)) }
-    }
-    /// The number, 1..=65535.
-    pub const fn as_u16(self) -> u16 {
-        self.0
-    }
-}
-impl fmt::Display for ServiceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-impl fmt::Debug for ServiceId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "service {}", self.0)
-    }
-}
-
-/// A backend's number in the kernel's maps.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct BackendId(u32);
-
-impl BackendId {
-    /// The id of that number; `None` for zero.
-    pub const fn new(number: u32) -> Option<Self> {
-        if number == 0 { None } else { Some(Self(number)) }
-    }
-    /// The number.
-    pub const fn as_u32(self) -> u32 {
-        self.0
-    }
-}
-impl fmt::Display for BackendId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
-    }
-}
-impl fmt::Debug for BackendId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "backend {}", self.0)
-    }
-}
-
-/// Transport of a service.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-pub enum Transport {
-    /// Any: the reference's services without a protocol (number 0 in the maps).
-    Any,
-    /// TCP
-    Tcp,
-    /// UDP
-    Udp,
-    /// SCTP
-    Sctp,
-}
-
-impl Transport {
-    /// The IP protocol number; 0: any.
-    pub const fn number(self) -> u8 {
-        match self {
-            Self::Any => 0,
-            Self::Tcp => 6,
-            Self::Udp => 17,
-            Self::Sctp => 132,
-        }
-    }
-    /// The transport of an IP protocol number.
-    pub const fn from_number(number: u8) -> Option<Self> {
-        match number {
-            0 => Some(Self::Any),
-            6 => Some(Self::Tcp),
-            17 => Some(Self::Udp),
-            132 => Some(Self::Sctp),
-            _ => None,
-        }
-    }
-}
-impl fmt::Display for Transport {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Any => "ANY",
-            Self::Tcp => "TCP",
-            Self::Udp => "UDP",
-            Self::Sctp => "SCTP",
-        })
-    }
-}
-
-/// An address, a port and a transport: a frontend, or where a backend listens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct L4Addr {
-    /// Address.
-    pub ip: IpAddr,
-    /// Port, not 0.
-    pub port: u16,
-    /// Transport.
-    pub protocol: Transport,
-}
-impl fmt::Display for L4Addr {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.ip {
-            IpAddr::V4(ip) => write!(f, "{ip}:{}/{}", self.port, self.protocol),
-            IpAddr::V6(ip) => write!(f, "[{ip}]:{}/{}", self.port, self.protocol),
-        }
-    }
-}
-
-/// Whether a backend takes new connections (names and numbers of the reference).
+/// Whether a backend takes new connections (names and numbers of the reference), the best state first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum BackendState {
     /// It does.
     #[default]
     Active,
-    /// It finishes what it has.
+    /// It finishes what it has. Where nobody is active, it also takes new connections.
     Terminating,
     /// Its health checks fail.
     Quarantined,
@@ -149,6 +34,22 @@ impl BackendState {
             Self::Maintenance => abi::lb::BACKEND_MAINTENANCE,
         }
     }
+    /// Its name, as the API has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Terminating => "terminating",
+            Self::Quarantined => "quarantined",
+            Self::Maintenance => "maintenance",
+        }
+    }
+}
+
+/// What a backend weighs unless somebody says otherwise.
+pub const WEIGHT_DEFAULT: u16 = 100;
+
+const fn weight_default() -> u16 {
+    WEIGHT_DEFAULT
 }
 
 /// One backend of a service.
@@ -159,12 +60,22 @@ pub struct Backend {
     /// Its state.
     #[serde(default)]
     pub state: BackendState,
-    /// Its weight (kept and shown; this form picks backends evenly).
-    #[serde(default)]
+    /// Its share of a Maglev table, against the others'. 0: it is in maintenance.
+    #[serde(default = "weight_default")]
     pub weight: u16,
-    /// Its node, if known.
+    /// Its node; empty: not known, which counts as this one.
     #[serde(default)]
     pub node_name: Box<str>,
+    /// Its zone; empty: not known.
+    #[serde(default)]
+    pub zone: Box<str>,
+}
+
+impl Backend {
+    /// An active backend of the default weight, of which nothing else is known.
+    pub fn new(addr: L4Addr) -> Self {
+        Self { addr, state: BackendState::Active, weight: WEIGHT_DEFAULT, node_name: "".into(), zone: "".into() }
+    }
 }
 
 /// A service's name.
@@ -181,7 +92,139 @@ impl fmt::Display for ServiceName {
     }
 }
 
-/// A service as it is asked for. Only ClusterIP exists in this form.
+/// How clients reach a service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum ServiceType {
+    /// At an address of the cluster's own.
+    #[default]
+    #[serde(rename = "ClusterIP")]
+    ClusterIp,
+    /// At a port of every node.
+    NodePort,
+    /// At an address somebody leads to the nodes.
+    #[serde(rename = "ExternalIPs")]
+    ExternalIps,
+    /// At a port of the one node the pod is on.
+    HostPort,
+    /// At a load balancer's address.
+    LoadBalancer,
+    /// At an address whose traffic stays on the node.
+    LocalRedirect,
+}
+
+impl ServiceType {
+    /// Its name, as the API has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::ClusterIp => "ClusterIP",
+            Self::NodePort => "NodePort",
+            Self::ExternalIps => "ExternalIPs",
+            Self::HostPort => "HostPort",
+            Self::LoadBalancer => "LoadBalancer",
+            Self::LocalRedirect => "LocalRedirect",
+        }
+    }
+    /// Whether its frontend may be the wildcard that stands for every address of the node.
+    pub const fn has_wildcard(self) -> bool {
+        matches!(self, Self::NodePort | Self::HostPort)
+    }
+}
+impl fmt::Display for ServiceType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Whose traffic an entry is for. There are two of one frontend where traffic from outside and from inside goes to
+/// different backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// From outside of the cluster, and everything else unless there is an entry for it.
+    #[default]
+    External,
+    /// From inside.
+    Internal,
+}
+
+/// Which backends traffic may go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+pub enum TrafficPolicy {
+    /// All.
+    #[default]
+    Cluster,
+    /// Those on the node it arrives at.
+    Local,
+}
+
+impl TrafficPolicy {
+    /// Its name, as the API has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Cluster => "Cluster",
+            Self::Local => "Local",
+        }
+    }
+}
+
+/// How traffic from outside gets to a backend on another node, and back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Forwarding {
+    /// Both ways through this node, which takes the client's place.
+    Snat,
+    /// The backend answers the client.
+    Dsr,
+}
+
+/// A frontend's place in the tables: an address is one frontend for each scope.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Frontend {
+    /// Where clients go.
+    pub addr: L4Addr,
+    /// Which clients.
+    pub scope: Scope,
+}
+impl fmt::Display for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.addr.fmt(f)?;
+        match self.scope {
+            Scope::External => Ok(()),
+            Scope::Internal => f.write_str("/i"),
+        }
+    }
+}
+
+/// What is said of a service besides who answers.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Attributes {
+    /// How clients reach it.
+    #[serde(default)]
+    pub kind: ServiceType,
+    /// Where traffic from outside may go.
+    #[serde(default)]
+    pub external_policy: TrafficPolicy,
+    /// Where traffic from inside may go.
+    #[serde(default)]
+    pub internal_policy: TrafficPolicy,
+    /// How long a client keeps its backend, in seconds since it was last seen; 0: a client is not remembered.
+    #[serde(default)]
+    pub affinity_seconds: u32,
+    /// Who may come from outside; none: everybody.
+    #[serde(default)]
+    pub source_ranges: Vec<Cidr>,
+    /// The port at which the node says whether it has a backend; 0: none.
+    #[serde(default)]
+    pub health_check_port: u16,
+    /// How this service's traffic is forwarded; `None`: as the node's is.
+    #[serde(default)]
+    pub forwarding: Option<Forwarding>,
+    /// Its host port is for the node itself (hostIP 127.0.0.1).
+    #[serde(default)]
+    pub loopback: bool,
+}
+
+/// A service as it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
     /// Its number; `None`: that of the service with this frontend, or else a free one.
@@ -189,124 +232,43 @@ pub struct ServiceSpec {
     pub id: Option<ServiceId>,
     /// Where clients go.
     pub frontend: L4Addr,
+    /// Which clients.
+    #[serde(default)]
+    pub scope: Scope,
     /// Who answers.
     #[serde(default)]
     pub backends: Vec<Backend>,
     /// What it is called.
     #[serde(default)]
     pub name: ServiceName,
+    /// The rest.
+    #[serde(flatten)]
+    pub attributes: Attributes,
 }
 
-/// Why a service is not accepted. Fields are named as the API names them.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// The frontend's port is 0.
-    #[error("service {name} {frontend}: frontend-address.port must be from 1 to 65535")]
-    FrontendPort {
-        /// The service's name.
-        name: ServiceName,
-        /// Its frontend.
-        frontend: L4Addr,
-    },
-    /// The frontend's address can be nobody's.
-    #[error("service {name} {frontend}: frontend-address.ip must be a unicast address")]
-    FrontendAddress {
-        /// The service's name.
-        name: ServiceName,
-        /// Its frontend.
-        frontend: L4Addr,
-    },
-    /// A backend's port is 0.
-    #[error("service {name} {frontend}: backend-addresses[{index}].port must be from 1 to 65535")]
-    BackendPort {
-        /// The service's name.
-        name: ServiceName,
-        /// Its frontend.
-        frontend: L4Addr,
-        /// Which backend.
-        index: usize,
-    },
-    /// A backend is of the other address family.
-    #[error("service {name} {frontend}: backend-addresses[{index}].ip must be of the frontend's address family")]
-    BackendFamily {
-        /// The service's name.
-        name: ServiceName,
-        /// Its frontend.
-        frontend: L4Addr,
-        /// Which backend.
-        index: usize,
-    },
-    /// A backend speaks another transport.
-    #[error(
-        "service {name} {frontend}: backend-addresses[{index}].protocol must be the frontend's or left out, not {protocol}"
-    )]
-    BackendProtocol {
-        /// The service's name.
-        name: ServiceName,
-        /// Its frontend.
-        frontend: L4Addr,
-        /// Which backend.
-        index: usize,
-        /// What was given.
-        protocol: Transport,
-    },
-    /// A backend is listed twice.
-    #[error("service {name} {frontend}: backend-addresses[{index}] is listed twice")]
-    BackendTwice {
-        /// The service's name.
-        name: ServiceName,
-        /// Its frontend.
-        frontend: L4Addr,
-        /// The second one.
-        index: usize,
-    },
-    /// More backends than fit.
-    #[error("service {name} {frontend}: {given} backends are more than the limit of {max}")]
-    TooManyBackends {
-        /// The service's name.
-        name: ServiceName,
-        /// Its frontend.
-        frontend: L4Addr,
-        /// How many were given.
-        given: usize,
-        /// The bound.
-        max: usize,
-    },
-    /// Another service has that frontend.
-    #[error("service {name} {frontend}: the frontend belongs to service {owner}")]
-    FrontendTaken {
-        /// The service's name.
-        name: ServiceName,
-        /// The frontend.
-        frontend: L4Addr,
-        /// Who has it.
-        owner: ServiceId,
-    },
-    /// The number belongs to a service with another frontend.
-    #[error("service {name} {frontend}: id {id} belongs to the service with frontend {owner}; delete that one first")]
-    IdTaken {
-        /// The service's name.
-        name: ServiceName,
-        /// Its frontend.
-        frontend: L4Addr,
-        /// The number.
-        id: ServiceId,
-        /// The frontend of the service that has it.
-        owner: L4Addr,
-    },
-    /// The tables are at their bounds.
-    #[error("service {name} {frontend}: the {table} table has room for {max} entries, and they are in use")]
-    Full {
-        /// The service's name.
-        name: ServiceName,
-        /// The frontend.
-        frontend: L4Addr,
-        /// `service`, `backend` or `slot`.
-        table: &'static str,
-        /// The bound.
-        max: usize,
-    },
-    /// There is no such service.
-    #[error("there is no service {0}")]
-    NotFound(ServiceId),
+impl ServiceSpec {
+    /// A ClusterIP service without a name.
+    pub fn new(frontend: L4Addr, backends: Vec<Backend>) -> Self {
+        Self {
+            id: None,
+            frontend,
+            scope: Scope::External,
+            backends,
+            name: ServiceName::default(),
+            attributes: Attributes::default(),
+        }
+    }
+    /// Its frontend's place in the tables.
+    pub const fn key(&self) -> Frontend {
+        Frontend { addr: self.frontend, scope: self.scope }
+    }
+    /// Whether only backends on this node serve it.
+    pub fn wants_local(&self) -> bool {
+        let Attributes { kind, external_policy, internal_policy, .. } = self.attributes;
+        match (kind, self.scope) {
+            (ServiceType::LocalRedirect, _) => true,
+            (ServiceType::ClusterIp, _) | (_, Scope::Internal) => internal_policy == TrafficPolicy::Local,
+            (_, Scope::External) => external_policy == TrafficPolicy::Local,
+        }
+    }
 }

@@ -1,200 +1,157 @@
+//! A naive reader of the maps, and what it must find.
+
+mod kubernetes;
+mod prefixes;
+mod table;
+
 use alloc::collections::{BTreeMap, BTreeSet};
-use alloc::string::ToString;
-use alloc::vec;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use abi::be::Port;
+use abi::lb::{self, LbService};
 use abi::write::MapWrite;
-use machine::Rng;
 
-use crate::{Backend, BackendState, Config, L4Addr, Refusal, ServiceId, ServiceName, ServiceSpec, Services, Transport};
+use crate::maglev::{Recipe, TableId};
+use crate::{Backend, Frontend, L4Addr, Planned, Scope, ServiceName, ServiceSpec, Services, Transport};
 
 fn addr(text: &str, port: u16) -> L4Addr {
     L4Addr { ip: text.parse().expect("a literal"), port, protocol: Transport::Tcp }
 }
 
 fn backend(n: u8) -> Backend {
-    let addr = addr(&alloc::format!("10.0.1.{n}"), 8080);
-    Backend { addr, state: BackendState::Active, weight: 0, node_name: "".into() }
+    Backend::new(addr(&alloc::format!("10.0.1.{n}"), 8080))
 }
 
 fn spec(frontend: u8, backends: &[u8]) -> ServiceSpec {
     ServiceSpec {
-        id: None,
-        frontend: addr(&alloc::format!("172.16.0.{frontend}"), 80),
-        backends: backends.iter().map(|n| backend(*n)).collect(),
         name: ServiceName { namespace: "default".into(), name: "web".into() },
+        ..ServiceSpec::new(
+            addr(&alloc::format!("172.16.0.{frontend}"), 80),
+            backends.iter().map(|n| backend(*n)).collect(),
+        )
     }
 }
 
-type Maps = BTreeMap<MapWrite, MapWrite>;
-
-fn apply(maps: &mut Maps, write: MapWrite) {
-    match write.value() {
-        Some(_) => maps.insert(write.deletion(), write),
-        None => maps.remove(&write),
-    };
+/// Maps of a kernel, and the Maglev tables that were computed for it.
+#[derive(Debug, Clone, Default)]
+struct Maps {
+    entries: BTreeMap<MapWrite, MapWrite>,
+    tables: BTreeMap<u64, Vec<u32>>,
 }
 
-/// What a packet to the frontend can be translated to: a naive reader of the maps. `None`: no service.
-fn reachable(maps: &Maps, frontend: &L4Addr) -> Option<BTreeSet<(IpAddr, u16)>> {
-    let key = |slot| crate::entries::slot(frontend, slot, None);
-    let Some(MapWrite::Service4(_, Some(head))) = maps.get(&key(0)).copied() else { return None };
-    assert!(
-        maps.contains_key(&MapWrite::RevNat4(head.rev_nat_index, None)),
-        "a packet could go out whose reply finds no way back"
-    );
-    let backends = (1..=head.count).map(|slot| {
-        let Some(MapWrite::Service4(_, Some(member))) = maps.get(&key(slot)).copied() else {
-            panic!("slot {slot} of {} is counted and not there", head.count)
+/// Where a packet can get to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Seen {
+    head: LbService,
+    /// By slot.
+    backends: BTreeSet<(IpAddr, u16)>,
+    /// By the Maglev table, if there is one.
+    table: Option<BTreeSet<(IpAddr, u16)>>,
+    /// Where clients may come back to.
+    affine: BTreeSet<(IpAddr, u16)>,
+}
+
+impl Maps {
+    fn compute(&mut self, tables: &[(TableId, Arc<Recipe>)]) {
+        self.tables.extend(tables.iter().map(|(id, recipe)| (id.as_u64(), recipe.table())));
+    }
+    fn apply(&mut self, write: MapWrite) {
+        if let MapWrite::Maglev4(_, Some(table)) | MapWrite::Maglev6(_, Some(table)) = write {
+            assert!(self.tables.contains_key(&table.id), "nobody said what is in table {}", table.id);
+        }
+        match write.value() {
+            Some(_) => self.entries.insert(write.deletion(), write),
+            None => self.entries.remove(&write),
         };
-        let Some(MapWrite::Backend4(_, Some(backend))) =
-            maps.get(&MapWrite::Backend4(member.backend_id, None)).copied()
-        else {
-            panic!("slot {slot} names a backend that is not there")
-        };
-        (IpAddr::V4(backend.address.into()), Port::host(backend.port))
-    });
-    Some(backends.collect())
-}
-
-fn wanted(spec: &ServiceSpec) -> BTreeSet<(IpAddr, u16)> {
-    let active = spec.backends.iter().filter(|backend| backend.state == BackendState::Active);
-    active.map(|backend| (backend.addr.ip, backend.addr.port)).collect()
-}
-
-/// After every single write of random histories a reader finds only backends of the old or the new service, and in the
-/// end exactly the new one; and what the maps hold in the end is what a fresh table would write.
-#[test]
-fn at_every_prefix_of_the_writes_a_reader_sees_the_old_or_the_new_service() {
-    for seed in 0..200 {
-        let mut rng = Rng::new(seed);
-        let mut services = Services::new(Config::default());
-        let mut maps = Maps::new();
-        let mut now: BTreeMap<L4Addr, (ServiceId, BTreeSet<(IpAddr, u16)>)> = BTreeMap::new();
-        for _ in 0..60 {
-            let frontend = rng.below(3) as u8 + 1;
-            let mut members: Vec<u8> = (1..8).filter(|_| rng.chance(1, 2)).collect();
-            rng.shuffle(&mut members);
-            let mut spec = spec(frontend, &members);
-            for backend in &mut spec.backends {
-                backend.state = *rng
-                    .pick(&[
-                        BackendState::Active,
-                        BackendState::Active,
-                        BackendState::Quarantined,
-                        BackendState::Terminating,
-                    ])
-                    .expect("not empty");
+    }
+    fn carry_out(&mut self, planned: &Planned) {
+        self.compute(&planned.tables);
+        planned.writes.iter().for_each(|write| self.apply(*write));
+    }
+    /// An earlier life's tables lie in the kernel under no number: here, under one that a new life does not give.
+    fn forget_numbers(&mut self) {
+        let above = self.tables.keys().max().copied().unwrap_or_default() + (1 << 32);
+        self.tables = self.tables.iter().map(|(id, table)| (id + above, table.clone())).collect();
+        for write in self.entries.values_mut() {
+            if let MapWrite::Maglev4(_, Some(table)) | MapWrite::Maglev6(_, Some(table)) = write {
+                table.id += above;
             }
-            let front = spec.frontend;
-            let old = now.get(&front).cloned();
-            let planned = match &old {
-                Some((id, _)) if rng.chance(1, 5) => {
-                    now.remove(&front);
-                    services.delete(*id).expect("it is there")
-                }
-                _ => {
-                    let planned = services.put(spec.clone()).expect("valid");
-                    assert_eq!(planned.created, old.is_none());
-                    now.insert(front, (planned.id, wanted(&spec)));
-                    planned
-                }
-            };
-            let new = now.get(&front).map(|(_, backends)| backends.clone());
-            let old = old.map(|(_, backends)| backends);
-            let either: BTreeSet<_> = old.iter().chain(&new).flatten().copied().collect();
-            for write in planned.writes {
-                apply(&mut maps, write);
-                match reachable(&maps, &front) {
-                    None => assert!(old.is_none() || new.is_none(), "seed {seed}: the service was away"),
-                    Some(found) => assert!(found.is_subset(&either), "seed {seed}: {found:?} of {either:?}"),
-                }
-                for (other, (_, backends)) in now.iter().filter(|(other, _)| **other != front) {
-                    assert_eq!(reachable(&maps, other).as_ref(), Some(backends), "seed {seed}: another service");
-                }
-            }
-            assert_eq!(reachable(&maps, &front), new, "seed {seed}");
-            let all: Maps = services.entries().map(|write| (write.deletion(), write)).collect();
-            assert_eq!(maps, all, "seed {seed}: maps and table differ");
         }
     }
-}
-
-#[test]
-fn numbers_survive_a_restart() {
-    let mut before = Services::new(Config::default());
-    before.put(spec(1, &[1])).expect("valid");
-    let doomed = before.put(spec(2, &[2, 3])).expect("valid").id;
-    before.put(spec(3, &[3, 4])).expect("valid");
-    before.delete(doomed).expect("it is there");
-    let maps: Vec<_> = before.entries().collect();
-    let mut after = Services::new(Config::default());
-    after.remember(&maps);
-    after.put(spec(9, &[9])).expect("valid");
-    after.put(spec(3, &[4, 3])).expect("valid");
-    after.put(spec(1, &[1])).expect("valid");
-    after.forget_remembered();
-    let same = |services: &Services, n| services.by_frontend(&spec(n, &[]).frontend).expect("it is there").clone();
-    assert_eq!(same(&before, 1), same(&after, 1));
-    assert_eq!(same(&before, 3), same(&after, 3));
-    assert!(![1, 3].contains(&same(&after, 9).id.as_u16()));
-}
-
-#[test]
-fn mistakes_are_named_with_service_and_field() {
-    let mut services = Services::new(Config { backends_per_service_max: 3, ..Config::default() });
-    services.put(spec(1, &[1])).expect("valid");
-    let text = |spec: ServiceSpec, services: &mut Services| services.put(spec).expect_err("a mistake").to_string();
-    let cases: Vec<(ServiceSpec, &str)> = vec![
-        (ServiceSpec { frontend: addr("1.2.3.4", 0), ..spec(2, &[]) }, "frontend-address.port"),
-        (ServiceSpec { frontend: addr("0.0.0.0", 1), ..spec(2, &[]) }, "frontend-address.ip"),
-        (
-            ServiceSpec { backends: vec![Backend { addr: addr("10.0.0.1", 0), ..backend(1) }], ..spec(2, &[]) },
-            "backend-addresses[0].port",
-        ),
-        (
-            ServiceSpec {
-                backends: vec![backend(1), Backend { addr: addr("fd00::1", 1), ..backend(1) }],
-                ..spec(2, &[])
-            },
-            "backend-addresses[1].ip",
-        ),
-        (spec(2, &[1, 1]), "backend-addresses[1] is listed twice"),
-        (spec(2, &[1, 2, 3, 4]), "limit of 3"),
-        (ServiceSpec { id: ServiceId::new(77), ..spec(1, &[]) }, "belongs to service 1"),
-        (
-            ServiceSpec { id: ServiceId::new(1), ..spec(2, &[]) },
-            "id 1 belongs to the service with frontend 172.16.0.1:80/TCP",
-        ),
-    ];
-    for (spec, part) in cases {
-        let text = text(spec, &mut services);
-        assert!(text.contains(part) && text.contains("default/web"), "{text}");
+    fn get(&self, key: MapWrite) -> Option<MapWrite> {
+        self.entries.get(&key).copied()
     }
-    let mut udp = backend(1);
-    udp.addr.protocol = Transport::Udp;
-    assert!(text(ServiceSpec { backends: vec![udp], ..spec(2, &[]) }, &mut services).contains("[0].protocol"));
-    assert_eq!(
-        services.delete(ServiceId::new(9).expect("not 0")),
-        Err(Refusal::NotFound(ServiceId::new(9).expect("not 0")))
-    );
+
+    fn service(&self, key: &Frontend, slot: u16) -> Option<LbService> {
+        match self.get(crate::entries::slot(key, slot, None))? {
+            MapWrite::Service4(_, value) | MapWrite::Service6(_, value) => value,
+            _ => None,
+        }
+    }
+    fn backend(&self, v4: bool, id: u32) -> Option<(IpAddr, u16)> {
+        let key = if v4 { MapWrite::Backend4(id, None) } else { MapWrite::Backend6(id, None) };
+        match self.get(key)? {
+            MapWrite::Backend4(_, Some(value)) => Some((IpAddr::V4(value.address.into()), Port::host(value.port))),
+            MapWrite::Backend6(_, Some(value)) => Some((IpAddr::V6(value.address.into()), Port::host(value.port))),
+            _ => None,
+        }
+    }
+
+    /// What a packet to the frontend finds. `None`: no service. Panics where it would find something half made.
+    fn look(&self, key: &Frontend) -> Option<Seen> {
+        let v4 = key.addr.ip.is_ipv4();
+        let head = self.service(key, 0)?;
+        let index = head.rev_nat_index;
+        let way_back = if v4 { MapWrite::RevNat4(index, None) } else { MapWrite::RevNat6(index, None) };
+        assert!(self.get(way_back).is_some(), "a packet could go out whose reply finds no way back");
+        let mut seen = Seen { head, ..Seen::default() };
+        for slot in 1..=head.count + head.qcount {
+            let member = self.service(key, slot).unwrap_or_else(|| panic!("slot {slot} is counted and not there"));
+            let end = self.backend(v4, member.backend_id);
+            let end = end.unwrap_or_else(|| panic!("slot {slot} names a backend that is not there"));
+            if slot <= head.count {
+                seen.backends.insert(end);
+                let key = lb::LbAffinityMatch { backend_id: member.backend_id, rev_nat_index: index, pad: 0 };
+                if self.get(MapWrite::AffinityMatch(key, None)).is_some() {
+                    seen.affine.insert(end);
+                }
+            }
+        }
+        let table = if v4 { MapWrite::Maglev4(index, None) } else { MapWrite::Maglev6(index, None) };
+        if let Some(MapWrite::Maglev4(_, Some(table)) | MapWrite::Maglev6(_, Some(table))) = self.get(table) {
+            let ids: BTreeSet<u32> = self.tables[&table.id].iter().copied().collect();
+            let end = |id: &u32| self.backend(v4, *id).expect("a table names a backend that is not there");
+            seen.table = Some(ids.iter().map(end).collect());
+        }
+        Some(seen)
+    }
+
+    /// Whether the service's ranges let a client in (only IPv4 here).
+    fn lets_in(&self, key: &Frontend, client: [u8; 4]) -> Option<bool> {
+        let head = self.service(key, 0)?;
+        if head.flags & lb::SERVICE_SOURCE_RANGE == 0 {
+            return Some(true);
+        }
+        let covers = |entry: &MapWrite| match entry {
+            MapWrite::SourceRange4(range, Some(_)) if range.rev_nat_index == head.rev_nat_index => {
+                let bits = range.prefixlen - lb::SOURCE_RANGE_STATIC_BITS;
+                let number = |bytes: [u8; 4]| u64::from(u32::from_be_bytes(bytes)) >> (32 - bits);
+                number(core::net::Ipv4Addr::from(range.addr).octets()) == number(client)
+            }
+            _ => false,
+        };
+        Some(self.entries.values().any(covers))
+    }
 }
 
-#[test]
-fn full_tables_are_named_and_nothing_is_left_half_made() {
-    let config = Config { services_max: 2, backends_max: 3, slots_max: 6, ..Config::default() };
-    let mut services = Services::new(config);
-    services.put(spec(1, &[1, 2])).expect("room");
-    let before: Vec<_> = services.entries().collect();
-    let table = |result: Result<_, Refusal>| match result {
-        Err(Refusal::Full { table, .. }) => table,
-        other => panic!("{other:?}"),
-    };
-    assert_eq!(table(services.put(spec(2, &[3, 4]))), "backend");
-    assert_eq!(table(services.put(spec(2, &[1, 2, 3]))), "slot");
-    assert_eq!(services.entries().collect::<Vec<_>>(), before);
-    services.put(spec(2, &[])).expect("room");
-    assert_eq!(table(services.put(spec(3, &[]))), "service");
+fn key(frontend: &L4Addr) -> Frontend {
+    Frontend { addr: *frontend, scope: Scope::External }
+}
+
+/// The maps hold exactly what the table says.
+fn assert_same(maps: &Maps, services: &Services) {
+    let all: BTreeMap<MapWrite, MapWrite> = services.entries().map(|write| (write.deletion(), write)).collect();
+    assert_eq!(maps.entries, all, "maps and table differ");
 }

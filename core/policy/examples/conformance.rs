@@ -1,4 +1,5 @@
-//! Prints how the engine fares on the published corpora: `conformance [DIR] [NAME…]`.
+//! Prints how the engine fares on the published corpora: `conformance [DIR] [NAME…]`. Fails when a share that is demanded
+//! is missed, or when a corpus that is named is not there. `SHOW` (5) differences are shown with all their inputs.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "a program that reads files and prints")]
 
@@ -6,46 +7,67 @@
 mod corpus;
 
 use corpus::Score;
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
-fn print(score: &Score, shown: usize) {
-    println!("{}: {}/{} ({:.3} %)", score.name, score.passed, score.total, 100.0 * score.share());
-    for (tag, (passed, total)) in score.tags.iter().filter(|(_, (passed, total))| passed != total) {
+fn print(score: &Score, shown: usize) -> bool {
+    let verdict = if score.is_reached() { "" } else { "  MISSED" };
+    let share = 100.0 * score.share();
+    println!("{}: {}/{} ({share:.3} %){verdict}", score.name, score.passed, score.total);
+    for (tag, (passed, total)) in &score.tags {
         println!("    {tag}: {passed}/{total}");
     }
     for difference in score.differences.iter().take(shown) {
-        println!("    - {}", difference.chars().take(600).collect::<String>());
+        println!("    - {difference}");
+    }
+    score.is_reached()
+}
+
+/// The scores of a corpus, if it is one of this engine's.
+fn scores(name: &str, file: &std::path::Path) -> Vec<Score> {
+    let value = corpus::read(file);
+    match name {
+        "cyclonus" => {
+            let (cells, marked) = corpus::cyclonus::run(&value);
+            vec![cells, marked]
+        }
+        "cilium-oracle" => {
+            let outcome = corpus::oracle::run(&value);
+            let (ours, theirs) = outcome.entries;
+            println!("entries where upstream lists them: {ours} ours, {theirs} upstream's");
+            vec![outcome.plain, outcome.quirks, outcome.enforcement, outcome.matched, outcome.rejected]
+        }
+        "fqdn-labels" => vec![corpus::labels::run(&value)],
+        _ => Vec::new(),
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     let mut args = std::env::args().skip(1);
     let dir = args.next().map_or_else(corpus::default_dir, PathBuf::from);
-    let names: Vec<String> = args.collect();
-    let wanted = |name: &str| names.is_empty() || names.iter().any(|n| n == name);
+    let named: Vec<String> = args.collect();
+    let names: Vec<&str> = match named.as_slice() {
+        [] => vec!["cyclonus", "cilium-oracle", "fqdn-labels"],
+        names => names.iter().map(String::as_str).collect(),
+    };
     let shown = std::env::var("SHOW").ok().and_then(|s| s.parse().ok()).unwrap_or(5);
-    if wanted("cyclonus") {
-        for file in corpus::corpora(&dir, "cyclonus") {
-            let (cells, marked) = corpus::cyclonus::run(&corpus::read(&file));
-            print(&cells, shown);
-            print(&marked, shown);
+    let mut reached = true;
+    for name in names {
+        let files = corpus::corpora(&dir, name);
+        if files.is_empty() {
+            println!("{name}: there is no {name}.*.json in {}", dir.display());
+            reached &= named.is_empty();
         }
-    }
-    if wanted("cilium-oracle") {
-        for file in corpus::corpora(&dir, "cilium-oracle") {
-            let outcome = corpus::oracle::run(&corpus::read(&file));
-            for score in [&outcome.plain, &outcome.quirks, &outcome.enforcement, &outcome.matched, &outcome.rejected] {
-                print(score, shown);
+        for file in files {
+            println!("{}", file.display());
+            let scores = scores(name, &file);
+            if scores.iter().all(|score| score.total == 0) {
+                println!("{name}: nothing was checked; is it a corpus of the policy engine?");
+                reached = false;
             }
-            println!(
-                "    entries where upstream lists them: {} ours, {} upstream's",
-                outcome.entries.0, outcome.entries.1
-            );
+            for score in scores {
+                reached &= print(&score, shown);
+            }
         }
     }
-    if wanted("fqdn-labels") {
-        for file in corpus::corpora(&dir, "fqdn-labels") {
-            print(&corpus::labels::run(&corpus::read(&file)), shown);
-        }
-    }
+    if reached { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }

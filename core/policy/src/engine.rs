@@ -20,6 +20,7 @@ mod cookies;
 mod explain;
 mod facts;
 mod flatten;
+mod implied;
 mod peers;
 mod policies;
 mod query;

@@ -12,6 +12,7 @@ pub mod lint;
 pub mod parse;
 pub mod preview;
 pub mod rule;
+pub mod schema;
 
 pub use delta::{
     ClassId, Delta, EndpointPolicy, EntryKey, EntryValue, L4Prefix, MatchType, PolicyId, RedirectId, RuleCookie,

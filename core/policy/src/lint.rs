@@ -2,7 +2,10 @@
 
 use crate::{
     engine::Engine,
-    rule::{Action, Direction, Entity, Peer, PeerRule, Peers, PolicyObject, PortRange, PortSpec, Ports, Rule, Subject},
+    rule::{
+        Action, Direction, Entity, L7Parser, Peer, PeerRule, Peers, PolicyObject, PortMatch, PortRange, PortRule,
+        PortSpec, Ports, Rule, Subject,
+    },
 };
 use alloc::{
     format,
@@ -36,9 +39,19 @@ pub enum Suspicion {
     Everyone,
     /// Every ICMP type is meant, because type 0 stands for all.
     EveryIcmpType,
-    /// A deny rule of this object refuses all this rule allows.
+    /// A deny rule about the same subject refuses all this rule allows.
     Denied {
-        /// Path of the deny rule.
+        /// The deny rule: its object, if it is another, and its path.
+        by: String,
+    },
+    /// A wider rule about the same subject allows all this rule allows.
+    Shadowed {
+        /// The wider rule.
+        by: String,
+    },
+    /// Another rule about the same subject and ports demands another parser, so what both allow is refused.
+    Contradicted {
+        /// The other rule.
         by: String,
     },
     /// Another rule says exactly the same.
@@ -64,6 +77,10 @@ impl core::fmt::Display for Suspicion {
             Self::Everyone => f.write_str("names ports but no peer, so everyone is meant, the world included"),
             Self::EveryIcmpType => f.write_str("ICMP type 0 stands for every type of the family"),
             Self::Denied { by } => write!(f, "has no effect, since {by} denies all of it"),
+            Self::Shadowed { by } => write!(f, "adds nothing, since {by} allows at least the same"),
+            Self::Contradicted { by } => {
+                write!(f, "is refused where it meets {by}, which demands another parser for the same ports")
+            }
             Self::Repeated { by } => write!(f, "says the same as {by}"),
             Self::L7Lost { by } => write!(f, "restricts nothing at L7, since {by} allows the same without"),
         }
@@ -86,7 +103,7 @@ pub fn lint(engine: &Engine, object: &PolicyObject) -> Vec<Finding> {
                 let mut find = |what| findings.push(Finding { path: path.clone(), what });
                 peers(engine, peer_rule, &mut find);
                 ports(peer_rule, &mut find);
-                relations(rule, direction, peer_rule, &mut find);
+                relations(engine, object, rule, direction, peer_rule, &mut find);
                 repeated(engine, object, rule, direction, peer_rule, &mut find);
             }
         }
@@ -129,26 +146,63 @@ fn ports(rule: &PeerRule, find: &mut impl FnMut(Suspicion)) {
     }
 }
 
-fn relations(rule: &Rule, direction: Direction, mine: &PeerRule, find: &mut impl FnMut(Suspicion)) {
+/// How the rule stands to other rules about the same subject, of its own object and of those in force.
+fn relations(
+    engine: &Engine,
+    object: &PolicyObject,
+    rule: &Rule,
+    direction: Direction,
+    mine: &PeerRule,
+    find: &mut impl FnMut(Suspicion),
+) {
     if mine.action == Action::Deny {
         return;
     }
-    for other in rule.peer_rules(direction) {
-        let by = || path_of(rule, direction, other);
-        let peers = covers_peers(&other.peers, &mine.peers);
-        if other.action == Action::Deny && peers && covers_ports(&other.ports, &mine.ports) {
-            find(Suspicion::Denied { by: by() });
-        }
-        let same = other.action == Action::Allow && !core::ptr::eq(other, mine) && other.peers == mine.peers;
-        if same
-            && has_l7(mine)
-            && !has_l7(other)
-            && other.ports != Ports::All
-            && covers_ports(&other.ports, &mine.ports)
-        {
-            find(Suspicion::L7Lost { by: by() });
+    for other in rule.peer_rules(direction).iter().filter(|other| !core::ptr::eq(*other, mine)) {
+        relation(other, mine, &path_of(rule, direction, other), find);
+    }
+    for held in engine.objects() {
+        let another = |r: &&Rule| r.subject == rule.subject && (held.key != object.key || r.place != rule.place);
+        for held_rule in held.rules.iter().filter(another) {
+            for other in held_rule.peer_rules(direction) {
+                relation(other, mine, &format!("{} {}", held.key, path_of(held_rule, direction, other)), find);
+            }
         }
     }
+}
+
+fn relation(other: &PeerRule, mine: &PeerRule, by: &str, find: &mut impl FnMut(Suspicion)) {
+    let by = || by.to_string();
+    let peers = covers_peers(&other.peers, &mine.peers) && other.requires.iter().all(|r| mine.requires.contains(r));
+    let ports = covers_ports(&other.ports, &mine.ports);
+    if other.action == Action::Deny {
+        if peers && ports {
+            find(Suspicion::Denied { by: by() });
+        }
+        return;
+    }
+    let same_peers = other.peers == mine.peers;
+    if same_peers && parsers(mine).any(|(ports, parser)| parsers(other).any(|(p, q)| p == ports && q != parser)) {
+        find(Suspicion::Contradicted { by: by() });
+    } else if same_peers && has_l7(mine) && !has_l7(other) && other.ports != Ports::All && ports {
+        find(Suspicion::L7Lost { by: by() });
+    } else if peers && ports && !has_l7(mine) && !has_l7(other) && mine.auth == other.auth {
+        let equal = same_peers && covers_ports(&mine.ports, &other.ports);
+        // Rules that say the same are reported as repeated.
+        if !equal {
+            find(Suspicion::Shadowed { by: by() });
+        }
+    }
+}
+
+/// The ports of a rule that are read by a parser.
+fn parsers(rule: &PeerRule) -> impl Iterator<Item = (&PortMatch, &L7Parser)> {
+    let list: &[PortRule] = match &rule.ports {
+        Ports::Listed(list) => list,
+        Ports::All => &[],
+    };
+    let read = list.iter().filter_map(|r| Some((r, &r.l7.as_ref()?.parser)));
+    read.flat_map(|(rule, parser)| rule.ports.iter().map(move |port| (port, parser)))
 }
 
 fn repeated(

@@ -108,7 +108,7 @@ pub fn preview(now: &Engine, then: &Engine, flows: &[RecordedFlow]) -> Vec<Chang
         now.upsert_endpoint(stand_in, first.subject.clone());
         then.upsert_endpoint(stand_in, first.subject.clone());
         for flow in flows {
-            let both = (now.explain(stand_in, &flow.question), then.explain(stand_in, &flow.question));
+            let both = (now.explanation(stand_in, &flow.question, 0), then.explanation(stand_in, &flow.question, 0));
             let (Some(was), Some(will)) = both else { continue };
             let (before, after) = (Outcome::from(was.verdict), Outcome::from(will.verdict));
             if before == after {

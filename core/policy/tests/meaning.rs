@@ -243,6 +243,28 @@ fn lint_finds_what_was_probably_not_meant() {
     assert!(has("spec.ingress[2]", |s| matches!(s, Suspicion::Repeated { .. })), "{found:?}");
     assert!(has("spec.ingress[3]", |s| *s == Suspicion::EveryIcmpType), "{found:?}");
     assert!(has("spec.ingress[3]", |s| matches!(s, Suspicion::Denied { .. })), "{found:?}");
+    // What other objects in force say counts, too.
+    put(&mut engine, "wide", "  ingress:\n  - fromEndpoints: [{matchLabels: {app: foo}}]\n");
+    put(
+        &mut engine,
+        "deny",
+        "  ingressDeny:\n  - fromEntities: [all]\n    toPorts: [{ports: [{port: '443', protocol: TCP}]}]\n",
+    );
+    let narrow = "  ingress:\n  - fromEndpoints: [{matchLabels: {app: foo}}]\n    toPorts: [{ports: [{port: 'PORT', protocol: TCP}]}]\n";
+    let found = |port: &str| lint(&engine, &objects("narrow", &narrow.replace("PORT", port)));
+    let by = |found: &[policy::lint::Finding]| found.iter().map(|f| f.what.to_string()).collect::<Vec<_>>().join("; ");
+    assert!(by(&found("82")).contains("adds nothing, since CiliumNetworkPolicy default/wide spec.ingress[0]"));
+    assert!(by(&found("443")).contains("since CiliumNetworkPolicy default/deny spec.ingressDeny[0] denies all of it"));
+    let l7 = |rules: &str| {
+        let peers = "  ingress:\n  - fromEndpoints: [{matchLabels: {app: foo}}]\n";
+        format!("{peers}    toPorts: [{{ports: [{{port: '90', protocol: TCP}}], rules: {{{rules}}}}}]\n")
+    };
+    put(&mut engine, "http", &l7("http: [{path: /a}]"));
+    let contradicting = by(&lint(&engine, &objects("kafka", &l7("kafka: [{topic: t}]"))));
+    assert!(contradicting.contains("default/http spec.ingress[0], which demands another parser"), "{contradicting}");
+    let (mut engine, _) = Engine::new(Config::default());
+    engine.upsert_identity(NumericIdentity::new(FOO), &labels("foo")).unwrap();
+    engine.upsert_endpoint(web(), EndpointFacts { labels: labels("web"), ..EndpointFacts::default() });
     assert!(lint(&engine, &objects("fine", &format!("  ingress:\n{L3}"))).is_empty());
 }
 

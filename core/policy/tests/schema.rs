@@ -1,325 +1,32 @@
-//! Every field of the CRD schema is accounted for: read, or refused for a stated reason. And beside each there is a
-//! check for fields that are not of the schema.
+//! Three schemas that must agree: the tables (as definitions), the reader, and the published definitions of the original.
+
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, clippy::disallowed_macros, reason = "tests read files")]
+
+mod schemas;
 
 use policy::{
     DocError,
-    parse::{Options, Problem, parse_value},
+    parse::{Limits, Options, Problem, documents, parse_value, parse_with},
+    schema::RESOURCES,
 };
+use schemas::{constraints, differences, documents_of_everything, examples, fields, place_mut, schema_of};
 use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
-/// Paths of `spec` in the schemas of CiliumNetworkPolicy and CiliumClusterwideNetworkPolicy (they are the same).
-const FIELDS: &[&str] = &[
-    "spec.description",
-    "spec.egress[]",
-    "spec.egress[].authentication",
-    "spec.egress[].authentication.mode",
-    "spec.egress[].icmps[]",
-    "spec.egress[].icmps[].fields[]",
-    "spec.egress[].icmps[].fields[].family",
-    "spec.egress[].icmps[].fields[].type",
-    "spec.egress[].toCIDR[]",
-    "spec.egress[].toCIDRSet[]",
-    "spec.egress[].toCIDRSet[].cidr",
-    "spec.egress[].toCIDRSet[].cidrGroupRef",
-    "spec.egress[].toCIDRSet[].except[]",
-    "spec.egress[].toEndpoints[]",
-    "spec.egress[].toEndpoints[].matchExpressions[]",
-    "spec.egress[].toEndpoints[].matchExpressions[].key",
-    "spec.egress[].toEndpoints[].matchExpressions[].operator",
-    "spec.egress[].toEndpoints[].matchExpressions[].values[]",
-    "spec.egress[].toEndpoints[].matchLabels",
-    "spec.egress[].toEntities[]",
-    "spec.egress[].toFQDNs[]",
-    "spec.egress[].toFQDNs[].matchName",
-    "spec.egress[].toFQDNs[].matchPattern",
-    "spec.egress[].toGroups[]",
-    "spec.egress[].toGroups[].aws",
-    "spec.egress[].toGroups[].aws.labels",
-    "spec.egress[].toGroups[].aws.region",
-    "spec.egress[].toGroups[].aws.securityGroupsIds[]",
-    "spec.egress[].toGroups[].aws.securityGroupsNames[]",
-    "spec.egress[].toNodes[]",
-    "spec.egress[].toNodes[].matchExpressions[]",
-    "spec.egress[].toNodes[].matchExpressions[].key",
-    "spec.egress[].toNodes[].matchExpressions[].operator",
-    "spec.egress[].toNodes[].matchExpressions[].values[]",
-    "spec.egress[].toNodes[].matchLabels",
-    "spec.egress[].toPorts[]",
-    "spec.egress[].toPorts[].listener",
-    "spec.egress[].toPorts[].listener.envoyConfig",
-    "spec.egress[].toPorts[].listener.envoyConfig.kind",
-    "spec.egress[].toPorts[].listener.envoyConfig.name",
-    "spec.egress[].toPorts[].listener.name",
-    "spec.egress[].toPorts[].listener.priority",
-    "spec.egress[].toPorts[].originatingTLS",
-    "spec.egress[].toPorts[].originatingTLS.certificate",
-    "spec.egress[].toPorts[].originatingTLS.privateKey",
-    "spec.egress[].toPorts[].originatingTLS.secret",
-    "spec.egress[].toPorts[].originatingTLS.secret.name",
-    "spec.egress[].toPorts[].originatingTLS.secret.namespace",
-    "spec.egress[].toPorts[].originatingTLS.trustedCA",
-    "spec.egress[].toPorts[].ports[]",
-    "spec.egress[].toPorts[].ports[].endPort",
-    "spec.egress[].toPorts[].ports[].port",
-    "spec.egress[].toPorts[].ports[].protocol",
-    "spec.egress[].toPorts[].rules",
-    "spec.egress[].toPorts[].rules.dns[]",
-    "spec.egress[].toPorts[].rules.dns[].matchName",
-    "spec.egress[].toPorts[].rules.dns[].matchPattern",
-    "spec.egress[].toPorts[].rules.http[]",
-    "spec.egress[].toPorts[].rules.http[].headerMatches[]",
-    "spec.egress[].toPorts[].rules.http[].headerMatches[].mismatch",
-    "spec.egress[].toPorts[].rules.http[].headerMatches[].name",
-    "spec.egress[].toPorts[].rules.http[].headerMatches[].secret",
-    "spec.egress[].toPorts[].rules.http[].headerMatches[].secret.name",
-    "spec.egress[].toPorts[].rules.http[].headerMatches[].secret.namespace",
-    "spec.egress[].toPorts[].rules.http[].headerMatches[].value",
-    "spec.egress[].toPorts[].rules.http[].headers[]",
-    "spec.egress[].toPorts[].rules.http[].host",
-    "spec.egress[].toPorts[].rules.http[].method",
-    "spec.egress[].toPorts[].rules.http[].path",
-    "spec.egress[].toPorts[].rules.kafka[]",
-    "spec.egress[].toPorts[].rules.kafka[].apiKey",
-    "spec.egress[].toPorts[].rules.kafka[].apiVersion",
-    "spec.egress[].toPorts[].rules.kafka[].clientID",
-    "spec.egress[].toPorts[].rules.kafka[].role",
-    "spec.egress[].toPorts[].rules.kafka[].topic",
-    "spec.egress[].toPorts[].rules.l7[]",
-    "spec.egress[].toPorts[].rules.l7proto",
-    "spec.egress[].toPorts[].serverNames[]",
-    "spec.egress[].toPorts[].terminatingTLS",
-    "spec.egress[].toPorts[].terminatingTLS.certificate",
-    "spec.egress[].toPorts[].terminatingTLS.privateKey",
-    "spec.egress[].toPorts[].terminatingTLS.secret",
-    "spec.egress[].toPorts[].terminatingTLS.secret.name",
-    "spec.egress[].toPorts[].terminatingTLS.secret.namespace",
-    "spec.egress[].toPorts[].terminatingTLS.trustedCA",
-    "spec.egress[].toRequires[]",
-    "spec.egress[].toRequires[].matchExpressions[]",
-    "spec.egress[].toRequires[].matchExpressions[].key",
-    "spec.egress[].toRequires[].matchExpressions[].operator",
-    "spec.egress[].toRequires[].matchExpressions[].values[]",
-    "spec.egress[].toRequires[].matchLabels",
-    "spec.egress[].toServices[]",
-    "spec.egress[].toServices[].k8sService",
-    "spec.egress[].toServices[].k8sService.namespace",
-    "spec.egress[].toServices[].k8sService.serviceName",
-    "spec.egress[].toServices[].k8sServiceSelector",
-    "spec.egress[].toServices[].k8sServiceSelector.namespace",
-    "spec.egress[].toServices[].k8sServiceSelector.selector",
-    "spec.egress[].toServices[].k8sServiceSelector.selector.matchExpressions[]",
-    "spec.egress[].toServices[].k8sServiceSelector.selector.matchExpressions[].key",
-    "spec.egress[].toServices[].k8sServiceSelector.selector.matchExpressions[].operator",
-    "spec.egress[].toServices[].k8sServiceSelector.selector.matchExpressions[].values[]",
-    "spec.egress[].toServices[].k8sServiceSelector.selector.matchLabels",
-    "spec.egressDeny[]",
-    "spec.egressDeny[].icmps[]",
-    "spec.egressDeny[].icmps[].fields[]",
-    "spec.egressDeny[].icmps[].fields[].family",
-    "spec.egressDeny[].icmps[].fields[].type",
-    "spec.egressDeny[].toCIDR[]",
-    "spec.egressDeny[].toCIDRSet[]",
-    "spec.egressDeny[].toCIDRSet[].cidr",
-    "spec.egressDeny[].toCIDRSet[].cidrGroupRef",
-    "spec.egressDeny[].toCIDRSet[].except[]",
-    "spec.egressDeny[].toEndpoints[]",
-    "spec.egressDeny[].toEndpoints[].matchExpressions[]",
-    "spec.egressDeny[].toEndpoints[].matchExpressions[].key",
-    "spec.egressDeny[].toEndpoints[].matchExpressions[].operator",
-    "spec.egressDeny[].toEndpoints[].matchExpressions[].values[]",
-    "spec.egressDeny[].toEndpoints[].matchLabels",
-    "spec.egressDeny[].toEntities[]",
-    "spec.egressDeny[].toGroups[]",
-    "spec.egressDeny[].toGroups[].aws",
-    "spec.egressDeny[].toGroups[].aws.labels",
-    "spec.egressDeny[].toGroups[].aws.region",
-    "spec.egressDeny[].toGroups[].aws.securityGroupsIds[]",
-    "spec.egressDeny[].toGroups[].aws.securityGroupsNames[]",
-    "spec.egressDeny[].toNodes[]",
-    "spec.egressDeny[].toNodes[].matchExpressions[]",
-    "spec.egressDeny[].toNodes[].matchExpressions[].key",
-    "spec.egressDeny[].toNodes[].matchExpressions[].operator",
-    "spec.egressDeny[].toNodes[].matchExpressions[].values[]",
-    "spec.egressDeny[].toNodes[].matchLabels",
-    "spec.egressDeny[].toPorts[]",
-    "spec.egressDeny[].toPorts[].ports[]",
-    "spec.egressDeny[].toPorts[].ports[].endPort",
-    "spec.egressDeny[].toPorts[].ports[].port",
-    "spec.egressDeny[].toPorts[].ports[].protocol",
-    "spec.egressDeny[].toRequires[]",
-    "spec.egressDeny[].toRequires[].matchExpressions[]",
-    "spec.egressDeny[].toRequires[].matchExpressions[].key",
-    "spec.egressDeny[].toRequires[].matchExpressions[].operator",
-    "spec.egressDeny[].toRequires[].matchExpressions[].values[]",
-    "spec.egressDeny[].toRequires[].matchLabels",
-    "spec.egressDeny[].toServices[]",
-    "spec.egressDeny[].toServices[].k8sService",
-    "spec.egressDeny[].toServices[].k8sService.namespace",
-    "spec.egressDeny[].toServices[].k8sService.serviceName",
-    "spec.egressDeny[].toServices[].k8sServiceSelector",
-    "spec.egressDeny[].toServices[].k8sServiceSelector.namespace",
-    "spec.egressDeny[].toServices[].k8sServiceSelector.selector",
-    "spec.egressDeny[].toServices[].k8sServiceSelector.selector.matchExpressions[]",
-    "spec.egressDeny[].toServices[].k8sServiceSelector.selector.matchExpressions[].key",
-    "spec.egressDeny[].toServices[].k8sServiceSelector.selector.matchExpressions[].operator",
-    "spec.egressDeny[].toServices[].k8sServiceSelector.selector.matchExpressions[].values[]",
-    "spec.egressDeny[].toServices[].k8sServiceSelector.selector.matchLabels",
-    "spec.enableDefaultDeny",
-    "spec.enableDefaultDeny.egress",
-    "spec.enableDefaultDeny.ingress",
-    "spec.endpointSelector",
-    "spec.endpointSelector.matchExpressions[]",
-    "spec.endpointSelector.matchExpressions[].key",
-    "spec.endpointSelector.matchExpressions[].operator",
-    "spec.endpointSelector.matchExpressions[].values[]",
-    "spec.endpointSelector.matchLabels",
-    "spec.ingress[]",
-    "spec.ingress[].authentication",
-    "spec.ingress[].authentication.mode",
-    "spec.ingress[].fromCIDR[]",
-    "spec.ingress[].fromCIDRSet[]",
-    "spec.ingress[].fromCIDRSet[].cidr",
-    "spec.ingress[].fromCIDRSet[].cidrGroupRef",
-    "spec.ingress[].fromCIDRSet[].except[]",
-    "spec.ingress[].fromEndpoints[]",
-    "spec.ingress[].fromEndpoints[].matchExpressions[]",
-    "spec.ingress[].fromEndpoints[].matchExpressions[].key",
-    "spec.ingress[].fromEndpoints[].matchExpressions[].operator",
-    "spec.ingress[].fromEndpoints[].matchExpressions[].values[]",
-    "spec.ingress[].fromEndpoints[].matchLabels",
-    "spec.ingress[].fromEntities[]",
-    "spec.ingress[].fromGroups[]",
-    "spec.ingress[].fromGroups[].aws",
-    "spec.ingress[].fromGroups[].aws.labels",
-    "spec.ingress[].fromGroups[].aws.region",
-    "spec.ingress[].fromGroups[].aws.securityGroupsIds[]",
-    "spec.ingress[].fromGroups[].aws.securityGroupsNames[]",
-    "spec.ingress[].fromNodes[]",
-    "spec.ingress[].fromNodes[].matchExpressions[]",
-    "spec.ingress[].fromNodes[].matchExpressions[].key",
-    "spec.ingress[].fromNodes[].matchExpressions[].operator",
-    "spec.ingress[].fromNodes[].matchExpressions[].values[]",
-    "spec.ingress[].fromNodes[].matchLabels",
-    "spec.ingress[].fromRequires[]",
-    "spec.ingress[].fromRequires[].matchExpressions[]",
-    "spec.ingress[].fromRequires[].matchExpressions[].key",
-    "spec.ingress[].fromRequires[].matchExpressions[].operator",
-    "spec.ingress[].fromRequires[].matchExpressions[].values[]",
-    "spec.ingress[].fromRequires[].matchLabels",
-    "spec.ingress[].icmps[]",
-    "spec.ingress[].icmps[].fields[]",
-    "spec.ingress[].icmps[].fields[].family",
-    "spec.ingress[].icmps[].fields[].type",
-    "spec.ingress[].toPorts[]",
-    "spec.ingress[].toPorts[].listener",
-    "spec.ingress[].toPorts[].listener.envoyConfig",
-    "spec.ingress[].toPorts[].listener.envoyConfig.kind",
-    "spec.ingress[].toPorts[].listener.envoyConfig.name",
-    "spec.ingress[].toPorts[].listener.name",
-    "spec.ingress[].toPorts[].listener.priority",
-    "spec.ingress[].toPorts[].originatingTLS",
-    "spec.ingress[].toPorts[].originatingTLS.certificate",
-    "spec.ingress[].toPorts[].originatingTLS.privateKey",
-    "spec.ingress[].toPorts[].originatingTLS.secret",
-    "spec.ingress[].toPorts[].originatingTLS.secret.name",
-    "spec.ingress[].toPorts[].originatingTLS.secret.namespace",
-    "spec.ingress[].toPorts[].originatingTLS.trustedCA",
-    "spec.ingress[].toPorts[].ports[]",
-    "spec.ingress[].toPorts[].ports[].endPort",
-    "spec.ingress[].toPorts[].ports[].port",
-    "spec.ingress[].toPorts[].ports[].protocol",
-    "spec.ingress[].toPorts[].rules",
-    "spec.ingress[].toPorts[].rules.dns[]",
-    "spec.ingress[].toPorts[].rules.dns[].matchName",
-    "spec.ingress[].toPorts[].rules.dns[].matchPattern",
-    "spec.ingress[].toPorts[].rules.http[]",
-    "spec.ingress[].toPorts[].rules.http[].headerMatches[]",
-    "spec.ingress[].toPorts[].rules.http[].headerMatches[].mismatch",
-    "spec.ingress[].toPorts[].rules.http[].headerMatches[].name",
-    "spec.ingress[].toPorts[].rules.http[].headerMatches[].secret",
-    "spec.ingress[].toPorts[].rules.http[].headerMatches[].secret.name",
-    "spec.ingress[].toPorts[].rules.http[].headerMatches[].secret.namespace",
-    "spec.ingress[].toPorts[].rules.http[].headerMatches[].value",
-    "spec.ingress[].toPorts[].rules.http[].headers[]",
-    "spec.ingress[].toPorts[].rules.http[].host",
-    "spec.ingress[].toPorts[].rules.http[].method",
-    "spec.ingress[].toPorts[].rules.http[].path",
-    "spec.ingress[].toPorts[].rules.kafka[]",
-    "spec.ingress[].toPorts[].rules.kafka[].apiKey",
-    "spec.ingress[].toPorts[].rules.kafka[].apiVersion",
-    "spec.ingress[].toPorts[].rules.kafka[].clientID",
-    "spec.ingress[].toPorts[].rules.kafka[].role",
-    "spec.ingress[].toPorts[].rules.kafka[].topic",
-    "spec.ingress[].toPorts[].rules.l7[]",
-    "spec.ingress[].toPorts[].rules.l7proto",
-    "spec.ingress[].toPorts[].serverNames[]",
-    "spec.ingress[].toPorts[].terminatingTLS",
-    "spec.ingress[].toPorts[].terminatingTLS.certificate",
-    "spec.ingress[].toPorts[].terminatingTLS.privateKey",
-    "spec.ingress[].toPorts[].terminatingTLS.secret",
-    "spec.ingress[].toPorts[].terminatingTLS.secret.name",
-    "spec.ingress[].toPorts[].terminatingTLS.secret.namespace",
-    "spec.ingress[].toPorts[].terminatingTLS.trustedCA",
-    "spec.ingressDeny[]",
-    "spec.ingressDeny[].fromCIDR[]",
-    "spec.ingressDeny[].fromCIDRSet[]",
-    "spec.ingressDeny[].fromCIDRSet[].cidr",
-    "spec.ingressDeny[].fromCIDRSet[].cidrGroupRef",
-    "spec.ingressDeny[].fromCIDRSet[].except[]",
-    "spec.ingressDeny[].fromEndpoints[]",
-    "spec.ingressDeny[].fromEndpoints[].matchExpressions[]",
-    "spec.ingressDeny[].fromEndpoints[].matchExpressions[].key",
-    "spec.ingressDeny[].fromEndpoints[].matchExpressions[].operator",
-    "spec.ingressDeny[].fromEndpoints[].matchExpressions[].values[]",
-    "spec.ingressDeny[].fromEndpoints[].matchLabels",
-    "spec.ingressDeny[].fromEntities[]",
-    "spec.ingressDeny[].fromGroups[]",
-    "spec.ingressDeny[].fromGroups[].aws",
-    "spec.ingressDeny[].fromGroups[].aws.labels",
-    "spec.ingressDeny[].fromGroups[].aws.region",
-    "spec.ingressDeny[].fromGroups[].aws.securityGroupsIds[]",
-    "spec.ingressDeny[].fromGroups[].aws.securityGroupsNames[]",
-    "spec.ingressDeny[].fromNodes[]",
-    "spec.ingressDeny[].fromNodes[].matchExpressions[]",
-    "spec.ingressDeny[].fromNodes[].matchExpressions[].key",
-    "spec.ingressDeny[].fromNodes[].matchExpressions[].operator",
-    "spec.ingressDeny[].fromNodes[].matchExpressions[].values[]",
-    "spec.ingressDeny[].fromNodes[].matchLabels",
-    "spec.ingressDeny[].fromRequires[]",
-    "spec.ingressDeny[].fromRequires[].matchExpressions[]",
-    "spec.ingressDeny[].fromRequires[].matchExpressions[].key",
-    "spec.ingressDeny[].fromRequires[].matchExpressions[].operator",
-    "spec.ingressDeny[].fromRequires[].matchExpressions[].values[]",
-    "spec.ingressDeny[].fromRequires[].matchLabels",
-    "spec.ingressDeny[].icmps[]",
-    "spec.ingressDeny[].icmps[].fields[]",
-    "spec.ingressDeny[].icmps[].fields[].family",
-    "spec.ingressDeny[].icmps[].fields[].type",
-    "spec.ingressDeny[].toPorts[]",
-    "spec.ingressDeny[].toPorts[].ports[]",
-    "spec.ingressDeny[].toPorts[].ports[].endPort",
-    "spec.ingressDeny[].toPorts[].ports[].port",
-    "spec.ingressDeny[].toPorts[].ports[].protocol",
-    "spec.labels[]",
-    "spec.labels[].key",
-    "spec.labels[].source",
-    "spec.labels[].value",
-    "spec.nodeSelector",
-    "spec.nodeSelector.matchExpressions[]",
-    "spec.nodeSelector.matchExpressions[].key",
-    "spec.nodeSelector.matchExpressions[].operator",
-    "spec.nodeSelector.matchExpressions[].values[]",
-    "spec.nodeSelector.matchLabels",
-];
-
-/// Fields of free form: label maps, whose keys are the user's.
-fn is_free(parent: &str) -> bool {
-    parent.ends_with(".matchLabels") || parent.ends_with(".labels")
+fn reference(name: &str) -> Option<PathBuf> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/reference/data").join(name);
+    if path.exists() {
+        return Some(path);
+    }
+    eprintln!("skipped: there is no {}", path.display());
+    None
 }
 
-/// Members that are taken whole: their content is not looked at.
-fn is_opaque(path: &str) -> bool {
-    path.contains("Groups[]") || path.contains(".aws")
+fn options() -> Options {
+    Options { node_selectors: true, ..Options::default() }
 }
 
 /// A document in which `path` is there, with a value that says nothing.
@@ -339,15 +46,23 @@ fn document(path: &str) -> Value {
 }
 
 fn unknown(path: &str) -> Vec<DocError> {
-    let options = Options { node_selectors: true, ..Options::default() };
-    let errors = parse_value(&document(path), &options).err().unwrap_or_default();
+    let errors = parse_value(&document(path), &options()).err().unwrap_or_default();
     errors.into_iter().filter(|e| matches!(e.problem, Problem::UnknownField { .. })).collect()
 }
 
+/// Paths of `spec` as the tables have them, without what is below keys of the user's.
+fn paths() -> Vec<String> {
+    let definition = RESOURCES[0].definition();
+    let all = fields(schema_of(&definition));
+    all.into_iter().filter(|path| path.starts_with("spec.") && !path.contains("{}")).collect()
+}
+
 #[test]
-fn every_field_of_the_schema_is_known() {
-    for path in FIELDS {
-        let errors = unknown(path);
+fn every_field_of_the_schema_is_known_to_the_reader() {
+    let paths = paths();
+    assert!(paths.len() > 280, "only {} fields", paths.len());
+    for path in paths {
+        let errors = unknown(&path);
         assert!(errors.is_empty(), "{path}: {}", errors[0]);
     }
 }
@@ -355,9 +70,10 @@ fn every_field_of_the_schema_is_known() {
 #[test]
 fn a_field_beside_one_of_the_schema_is_a_mistake() {
     let mut checked = 0;
-    for path in FIELDS {
-        let (parent, _) = path.rsplit_once('.').expect("every path has a parent");
-        if is_free(parent) || is_opaque(path) {
+    for path in paths() {
+        let (parent, _) = path.rsplit_once('.').unwrap();
+        // Groups of a cloud are taken whole: nothing resolves them.
+        if path.contains("Groups[]") {
             continue;
         }
         let errors = unknown(&format!("{parent}.surprise"));
@@ -366,4 +82,139 @@ fn a_field_beside_one_of_the_schema_is_a_mistake() {
         checked += 1;
     }
     assert!(checked > 150, "only {checked} were checked");
+}
+
+/// What the reader takes although a definition refuses it, and why.
+const LENIENT: &[(&str, &str)] =
+    &[("spec.labels[] type", "bare rules, which no API server sees, may have their labels as text: k8s:app=web")];
+
+/// Fields the reader refuses as a whole, with the reason in the error.
+const REFUSED_WHOLE: &[&str] = &["spec.ingress[].toPorts[].listener", "spec.ingress[].toPorts[].rules.dns"];
+
+#[test]
+fn each_constraint_of_the_schema_is_demanded_by_the_reader() {
+    let definition = RESOURCES[1].definition();
+    let documents = documents_of_everything();
+    for document in &documents {
+        let errors = parse_value(document, &options()).err().unwrap_or_default();
+        assert!(errors.is_empty(), "the document to start from is valid: {errors:?}\n{document}");
+    }
+    let (mut checked, mut uncovered) = (0, Vec::new());
+    let mut lenient = BTreeSet::new();
+    for constraint in constraints(schema_of(&definition)) {
+        let path = constraint.path.as_str();
+        if !path.starts_with("spec.") && path != "spec" {
+            continue;
+        }
+        let holders: Vec<&Value> = documents.iter().filter(|d| place_mut(&mut (*d).clone(), path).is_some()).collect();
+        let Some(holder) = holders.first() else {
+            if !REFUSED_WHOLE.iter().any(|whole| path.starts_with(whole)) {
+                uncovered.push(path.to_owned());
+            }
+            continue;
+        };
+        for (what, bad) in constraint.violations(holder, &documents) {
+            let read = parse_value(&bad, &options());
+            let Err(errors) = read else {
+                lenient.insert(format!("{path} {} ({what})", constraint.keyword));
+                continue;
+            };
+            let parent =
+                path.rsplit_once('.').map_or(path, |(parent, _)| parent).replace("[]", "[0]").replace("{}", "");
+            let at = parent.trim_end_matches('.');
+            assert!(
+                errors.iter().any(|e| e.path.starts_with(at)),
+                "{path} {} ({what}): {errors:?}",
+                constraint.keyword
+            );
+            checked += 1;
+        }
+    }
+    lenient.retain(|found| !LENIENT.iter().any(|(listed, _)| found.starts_with(listed)));
+    assert!(lenient.is_empty(), "the reader does not demand {lenient:#?}");
+    assert!(uncovered.is_empty(), "no document has {uncovered:?}");
+    assert!(checked > 900, "only {checked} violations were tried");
+}
+
+/// Where our definitions say something else than the original's: part of the path, keyword, reason.
+const DIFFERENT: &[(&str, &str, &str)] = &[
+    (".port", "pattern", "the original's is anchored at one end of each half, so that it takes 80abc and 99999"),
+    (
+        ".icmps[].fields[].type",
+        "pattern",
+        "the original's lacks ExtendedEchoReply (it has a space in it) and names two twice",
+    ),
+    (".matchName", "pattern", "the same names without nested repetition, which takes exponential time in some engines"),
+    (".matchPattern", "pattern", "as for matchName"),
+    (".endPort", "format", "the bounds say more than int32"),
+    (".topic", "pattern", "the reader demands it as the original's does; here the API server does, too"),
+];
+
+#[test]
+fn definitions_differ_from_the_published_ones_only_for_a_stated_reason() {
+    let Some(folder) = reference("crds/v2") else { return };
+    let (mut used, mut unlisted) = (BTreeSet::new(), Vec::new());
+    for resource in &RESOURCES {
+        let text = std::fs::read_to_string(folder.join(format!("{}.yaml", resource.plural))).unwrap();
+        let theirs = documents(&text, &Limits { depth_max: 128, ..Limits::default() }).unwrap().remove(0);
+        let ours = resource.definition();
+        for place in ["group", "names", "scope"] {
+            assert_eq!(ours["spec"][place], theirs["spec"][place], "{} {place}", resource.kind);
+        }
+        let version = |of: &Value| {
+            let mut version = of["spec"]["versions"][0].clone();
+            version.as_object_mut().unwrap().remove("schema");
+            version
+        };
+        assert_eq!(version(&ours)["subresources"], version(&theirs)["subresources"]);
+        let columns = |of: &Value| {
+            let list = version(of)["additionalPrinterColumns"].as_array().cloned().unwrap_or_default();
+            list.into_iter().map(|c| c["name"].clone()).collect::<Vec<_>>()
+        };
+        if resource.kind == "CiliumNetworkPolicy" {
+            assert_eq!(columns(&ours), columns(&theirs));
+        }
+        let found = differences(schema_of(&ours), schema_of(&theirs));
+        for (path, keyword, ours, theirs) in found {
+            let listed = DIFFERENT.iter().position(|(part, word, _)| path.ends_with(part) && *word == keyword);
+            match listed {
+                Some(listed) => drop(used.insert(listed)),
+                None => unlisted.push(format!("{path}: {keyword} is {ours}, the original's {theirs}")),
+            }
+        }
+    }
+    assert!(unlisted.is_empty(), "{unlisted:#?}");
+    let unused: Vec<_> = (0..DIFFERENT.len()).filter(|i| !used.contains(i)).map(|i| DIFFERENT[i]).collect();
+    assert!(unused.is_empty(), "these differences are not there: {unused:?}");
+}
+
+/// Example documents of the original that are refused, and a word of the reason.
+const REFUSED: &[(&str, &str)] = &[
+    ("auth/auth.yaml", "unknown field"),
+    ("l3/match-expressions/and-statement.yaml", "In, NotIn"),
+    ("l3/match-expressions/or-statement.yaml", "In, NotIn"),
+    ("demo-pods.yaml", "NetworkPolicy"),
+];
+
+#[test]
+fn every_example_of_the_original_loads_or_is_listed() {
+    let Some(folder) = reference("examples-policies") else { return };
+    let files = examples(&folder);
+    assert!(files.len() > 90, "only {} examples", files.len());
+    let mut refused = BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(&file).unwrap();
+        let name = file.strip_prefix(&folder).unwrap().display().to_string();
+        let listed = REFUSED.iter().find(|(part, _)| name.ends_with(part));
+        match (parse_with(&text, &options()), listed) {
+            (Ok(objects), None) => assert!(!objects.is_empty(), "{name} holds nothing"),
+            (Ok(_), Some(_)) => panic!("{name} loads, though it is listed"),
+            (Err(errors), Some((part, why))) => {
+                assert!(errors.iter().any(|e| e.to_string().contains(why)), "{name}: {}", errors[0]);
+                refused.insert(*part);
+            }
+            (Err(errors), None) => panic!("{name}: {}", errors[0]),
+        }
+    }
+    assert_eq!(refused.len(), REFUSED.len(), "only these were met: {refused:?}");
 }

@@ -14,6 +14,7 @@ pub mod ethernet;
 pub mod header;
 pub mod ipv4;
 pub mod ipv6;
+pub mod jhash;
 mod transport;
 
 pub use error::WireError;

@@ -1,7 +1,9 @@
-//! `measure [OBJECT RIG]`: nanoseconds a packet costs in each program, net of the rig that restores it.
+//! `measure [OBJECT RIG [ROWS]]`: nanoseconds a packet costs in each program, net of the rig that restores it.
 //!
 //! Rig and target are run in turns on one pinned CPU, many short runs of each; minimum and median of the difference are
-//! shown. Needs root. The objects are `cilium` and `rig` of `datapath-ebpf/programs`.
+//! shown. Events are read between runs, so that every record finds room. Before the table stands what this machine needs for things that
+//! no program can do without: machines differ in it by a factor of four, above all in what a call costs.
+//! Needs root. The objects are `cilium` and `rig` of `datapath-ebpf/programs`; of the rows, those whose name contains ROWS.
 #![allow(clippy::print_stdout, reason = "a command")]
 
 use std::{
@@ -159,7 +161,17 @@ struct Rig {
 impl Rig {
     fn load(path: &Path) -> anyhow_free::Result<Self> {
         let mut ebpf = EbpfLoader::new().load_file(path)?;
-        for name in ["rig", "rig_nothing"] {
+        for map in ["RIG_HASH", "RIG_LRU"] {
+            let map = ebpf.map_mut(map).expect("the rig has it");
+            aya::maps::HashMap::<_, [u32; 4], [u32; 12]>::try_from(map)?.insert([1, 0, 0, 0], [0; 12], 0)?;
+        }
+        let map = ebpf.map_mut("RIG_LPM").expect("the rig has it");
+        aya::maps::lpm_trie::LpmTrie::<_, [u32; 5], [u32; 4]>::try_from(map)?.insert(
+            &aya::maps::lpm_trie::Key::new(64, [0; 5]),
+            [0; 4],
+            0,
+        )?;
+        for name in ["rig", "rig_nothing", "rig_call", "rig_hash", "rig_lru", "rig_lpm", "rig_least"] {
             Self::classifier(&mut ebpf, name).load()?;
         }
         Ok(Self { ebpf })
@@ -183,6 +195,42 @@ impl Rig {
         let fd = info.fd()?;
         let map = self.ebpf.map_mut("RIG_TARGET").expect("the rig has it");
         ProgramArray::try_from(map)?.set(0, &fd, 0)?;
+        Ok(())
+    }
+
+    /// Prints what an empty run and some look-ups cost here, and the factor against the machine of the aims.
+    fn machine(&mut self) -> anyhow_free::Result<()> {
+        const NAMES: [(&str, f64); 6] = [
+            ("rig_nothing", 1.0),
+            ("rig_call", 8.0),
+            ("rig_hash", 8.0),
+            ("rig_lru", 8.0),
+            ("rig_lpm", 8.0),
+            ("rig_least", 1.0),
+        ];
+        let mut least = [f64::INFINITY; NAMES.len()];
+        for _ in 0..RUNS {
+            for ((name, _), least) in NAMES.iter().zip(&mut least) {
+                let mut out = [0; 1024];
+                let options = TestRunOptions {
+                    data_in: Some(&[0; 64]),
+                    data_out: Some(&mut out),
+                    repeat: REPEATS,
+                    ..TestRunOptions::new()
+                };
+                *least =
+                    least.min(Self::classifier(&mut self.ebpf, name).test_run(options)?.duration.as_nanos() as f64);
+            }
+        }
+        let [empty, ..] = least;
+        print!("this machine, ns: an empty run {empty:.0}; net of it, each:");
+        for ((name, times), ns) in NAMES.iter().zip(least).skip(1) {
+            let name = name.trim_start_matches("rig_");
+            print!(" {name} {:.1}", (ns - empty) / times);
+        }
+        println!(
+            " (call: a helper; hash, LRU hash of 16-byte keys, LPM: a hit; least: connection and address looked up, once)"
+        );
         Ok(())
     }
 
@@ -231,10 +279,11 @@ fn main() -> anyhow_free::Result<()> {
     let mut args = std::env::args_os().skip(1).map(PathBuf::from);
     let object = args.next().unwrap_or_else(|| built.join("cilium"));
     let rig = args.next().unwrap_or_else(|| built.join("rig"));
+    let only = args.next().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
     pin();
     let mount = std::env::temp_dir().join(format!("cilium-measure-{}", std::process::id()));
     loader::ensure_bpffs(&mount)?;
-    let measured = measure(&object, &rig, &mount);
+    let measured = measure(&object, &rig, &mount, &only);
     let path = std::ffi::CString::new(mount.to_string_lossy().into_owned())?;
     // SAFETY: a terminated string.
     unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
@@ -242,12 +291,14 @@ fn main() -> anyhow_free::Result<()> {
     measured
 }
 
-fn measure(object: &Path, rig: &Path, mount: &Path) -> anyhow_free::Result<()> {
+fn measure(object: &Path, rig: &Path, mount: &Path, only: &str) -> anyhow_free::Result<()> {
     let mut config = LoaderConfig::new(object, node());
     config.bpffs = mount.to_owned();
     let datapath = Datapath::open(&config)?;
     fill(datapath.maps())?;
+    let mut events = datapath.events()?;
     let mut rig = Rig::load(rig)?;
+    rig.machine()?;
     let nothing = rig.nothing()?;
     const SYN: u8 = 2;
     const ACK: u8 = 0x10;
@@ -269,7 +320,7 @@ fn measure(object: &Path, rig: &Path, mount: &Path) -> anyhow_free::Result<()> {
         "{:34} {:>8} {:>8} {:>8} {:>8}  returns",
         "ns a packet, net of the rig", "1 flow", "median", "16k", "median"
     );
-    for (name, program, packet, v6) in rows {
+    for (name, program, packet, v6) in rows.into_iter().filter(|row| row.0.contains(only)) {
         let id = datapath.load_stats().into_iter().find(|s| s.program == program).expect("it is loaded").id;
         let new = name.starts_with("new");
         let masks: &[u32] = if new { &[u32::MAX] } else { &[0, 0x3fff] };
@@ -294,6 +345,7 @@ fn measure(object: &Path, rig: &Path, mount: &Path) -> anyhow_free::Result<()> {
                     datapath.maps().ct4.clear()?;
                     datapath.maps().ct6.clear()?;
                 }
+                events.drain(usize::MAX, |_| ());
                 rig.aim(id)?;
                 let (ns, returned) = rig.run(&packet)?;
                 with.push(ns);

@@ -24,14 +24,28 @@ pub struct Sizes {
 
 /// Everything in a map. What is written meanwhile may or may not be in it.
 pub fn read_all(map: BorrowedFd<'_>, sizes: Sizes) -> io::Result<Dump> {
-    match in_batches(map, sizes) {
-        Err(e) if unsupported(&e) => one_by_one(map, sizes),
+    let mut out = Dump::default();
+    visit(map, sizes, |keys, values| {
+        out.keys.extend_from_slice(keys);
+        out.values.extend_from_slice(values);
+    })?;
+    Ok(out)
+}
+
+/// Hands everything in a map over, keys and values of a batch at a time. Entries may be deleted meanwhile: a batch goes on
+/// at the next bucket, not behind a key.
+pub fn visit(map: BorrowedFd<'_>, sizes: Sizes, mut each: impl FnMut(&[u8], &[u8])) -> io::Result<()> {
+    match in_batches(map, sizes, &mut each) {
+        Err(e) if unsupported(&e) => {
+            let dump = one_by_one(map, sizes)?;
+            each(&dump.keys, &dump.values);
+            Ok(())
+        }
         other => other,
     }
 }
 
-fn in_batches(map: BorrowedFd<'_>, sizes: Sizes) -> io::Result<Dump> {
-    let mut out = Dump::default();
+fn in_batches(map: BorrowedFd<'_>, sizes: Sizes, each: &mut impl FnMut(&[u8], &[u8])) -> io::Result<()> {
     let mut position = vec![0; sizes.key.max(4)];
     let (mut first, mut count) = (true, BATCH);
     let (mut keys, mut values) = (Vec::new(), Vec::new());
@@ -41,11 +55,11 @@ fn in_batches(map: BorrowedFd<'_>, sizes: Sizes) -> io::Result<Dump> {
         match sys::map_lookup_batch(map, &mut position, first, &mut keys, &mut values, count) {
             Ok(read) => {
                 let n = read.count.min(count) as usize;
-                out.keys.extend_from_slice(keys.get(..n * sizes.key).unwrap_or_default());
-                out.values.extend_from_slice(values.get(..n * sizes.value).unwrap_or_default());
+                let (keys, values) = (keys.get(..n * sizes.key), values.get(..n * sizes.value));
+                each(keys.unwrap_or_default(), values.unwrap_or_default());
                 first = false;
                 if read.last {
-                    return Ok(out);
+                    return Ok(());
                 }
             }
             // A hash bucket holds more than there is room for.

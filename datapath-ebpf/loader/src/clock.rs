@@ -36,6 +36,9 @@ fn rate(ticks: u64, ns: u64) -> Option<(u32, u64)> {
     if another.is_some() { None } else { Some((hz, ticks.checked_sub(since)?)) }
 }
 
+/// Any kind that has test runs.
+const KIND: sys::ProgKind = sys::ProgKind { kind: sys::PROG_TYPE_SCHED_CLS, attach_type: 0 };
+
 /// The count of ticks and the monotonic clock at one tick.
 fn read() -> io::Result<(u64, u64)> {
     // call jiffies64; r0 >>= SHIFT; exit
@@ -45,7 +48,7 @@ fn read() -> io::Result<(u64, u64)> {
     };
     let load = |shift| {
         let insns = program(shift);
-        let (kind, functions) = (sys::PROG_TYPE_SCHED_CLS, None);
+        let (kind, functions) = (KIND, None);
         let code = sys::Code { name: "cilium_ticks", kind, insns: &insns, license: LICENCE, functions };
         sys::prog_load(&code, 0, &mut [])
     };

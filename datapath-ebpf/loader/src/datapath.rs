@@ -31,6 +31,7 @@ use crate::{
     maps::Maps,
     program::Program,
     schema::{self, Moved},
+    sock::{self, SockAttached, SockError, SockProgram, sock_links_directory},
     sys,
     test_run::{self, SkBuff, TestRun, XdpRun},
     verifier::Rejection,
@@ -68,6 +69,8 @@ pub struct LoaderConfig {
     pub node: NodeConfig,
     /// Which hook to use.
     pub hook: HookChoice,
+    /// Whether to load the programs of control groups, for [`Datapath::attach_sockets`].
+    pub sockets: bool,
 }
 
 impl LoaderConfig {
@@ -79,6 +82,7 @@ impl LoaderConfig {
             map_sizes: BTreeMap::new(),
             node,
             hook: HookChoice::Auto,
+            sockets: false,
         }
     }
 }
@@ -102,6 +106,8 @@ pub struct Datapath {
     programs: BTreeMap<Program, OwnedFd>,
     /// The XDP program, or why there is none.
     xdp: Result<OwnedFd, LoadError>,
+    sockets: BTreeMap<SockProgram, OwnedFd>,
+    sock_links: PathBuf,
     maps: Arc<Maps>,
     moved: Mutex<Vec<Moved>>,
     attacher: Attacher,
@@ -133,13 +139,14 @@ impl Datapath {
         }
         let prepared = schema::prepare(&pins, &config.map_sizes, node.maglev_size)?;
         let mut loaded = load(&object, &pins, &node);
-        // The verifier of 6.1 tells fewer paths apart and gives up on the one program with everything in it. Packets between
-        // pods then go through the host's stack, where the other hook polices them.
+        // No kernel that was tried (6.1, 6.12, 6.18) gives up on a stage. On one that does, packets between pods go through the
+        // host's stack, where the other hook polices them.
         if too_large(&loaded) && node.flags & NODE_HOST_ROUTING != 0 {
             node.flags &= !NODE_HOST_ROUTING;
             loaded = load(&object, &pins, &node);
         }
         let mut ebpf = loaded?;
+        let sockets = if config.sockets { sock::load_all(&mut ebpf)? } else { BTreeMap::new() };
         let programs = descriptors(&ebpf)?;
         let xdp = load_xdp(&mut ebpf);
         let calls = calls_directory(&config.bpffs);
@@ -150,6 +157,8 @@ impl Datapath {
             host_routing: node.flags & NODE_HOST_ROUTING != 0,
             programs,
             xdp,
+            sockets,
+            sock_links: sock_links_directory(&config.bpffs),
             maps: Arc::new(prepared.maps),
             moved: Mutex::new(prepared.moved),
             attacher,
@@ -246,6 +255,20 @@ impl Datapath {
     /// Detaches the XDP program; says whether it was attached.
     pub fn detach_xdp(&self, interface: &Interface) -> Result<bool, AttachError> {
         xdp::detach(&self.links, interface)
+    }
+
+    /// Attaches the socket programs to a control group (version 2), each in place of what an earlier agent left there. From then
+    /// on sockets that are made in the group or below it name services by themselves.
+    pub fn attach_sockets(&self, cgroup: &Path) -> Result<SockAttached, SockError> {
+        if self.sockets.is_empty() {
+            return Err(SockError::NotLoaded);
+        }
+        sock::attach_all(&self.sock_links, cgroup, |which| self.sockets.get(&which).map(AsFd::as_fd))
+    }
+
+    /// Detaches the socket programs, wherever they are attached; returns how many were.
+    pub fn detach_sockets(&self) -> Result<usize, SockError> {
+        sock::detach_all(&self.sock_links)
     }
 
     /// Detaches a program; says whether it was attached.
@@ -355,8 +378,9 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
         }
         _ => Ok(()),
     };
-    let links = links_directory(bpffs);
-    removed(&links, fs::remove_dir_all(&links))?;
+    for links in [sock_links_directory(bpffs), links_directory(bpffs)] {
+        removed(&links, fs::remove_dir_all(&links))?;
+    }
     let calls = calls_directory(bpffs);
     removed(&calls, calls::remove_all(&calls))?;
     for path in schema::pinned(&maps_directory(bpffs)) {

@@ -192,6 +192,14 @@ pub enum Missing {
         /// The running kernel's release.
         release: String,
     },
+    /// The kernel runs no programs at control groups.
+    #[error(
+        "kernel {release} was built without CONFIG_CGROUP_BPF: set --bpf-lb-sock=false, and packets are balanced one by one"
+    )]
+    CgroupBpf {
+        /// The running kernel's release.
+        release: String,
+    },
     /// The kernel has no clsact qdisc.
     #[error(
         "kernel {release} has neither TCX (6.6 and later) nor the clsact qdisc (CONFIG_NET_SCH_INGRESS, CONFIG_NET_CLS_BPF)"

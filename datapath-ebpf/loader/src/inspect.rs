@@ -7,7 +7,11 @@ use std::{
 };
 
 use abi::maps::MapKind;
-use aya_obj::{EbpfSectionKind, Object, ProgramSection, btf::BtfFeatures, generated::bpf_insn};
+use aya_obj::{
+    EbpfSectionKind, Object, ProgramSection,
+    btf::BtfFeatures,
+    generated::{bpf_attach_type, bpf_insn},
+};
 
 use crate::{
     datapath::{NODE_CONFIG, read_object},
@@ -70,19 +74,30 @@ pub fn inspect(object: &Path, node: &abi::config::NodeConfig) -> Result<Vec<Insp
             let insns: Vec<u8> = function.instructions.iter().flat_map(encode).collect();
             let info: Vec<[u32; 2]> =
                 function.func_info.func_info.iter().map(|info| [info.insn_off, info.type_id]).collect();
-            let kind = match program.section {
-                ProgramSection::Xdp { .. } => sys::PROG_TYPE_XDP,
-                _ => sys::PROG_TYPE_SCHED_CLS,
-            };
             Ok(load(&sys::Code {
                 name,
-                kind,
+                kind: kind(&program.section),
                 insns: &insns,
                 license: &program.license,
                 functions: types.as_ref().map(|types| sys::Functions { btf: types.as_fd(), info: &info }),
             }))
         })
         .collect()
+}
+
+/// How the kernel is told what a section's program is for.
+fn kind(section: &ProgramSection) -> sys::ProgKind {
+    match section {
+        ProgramSection::CgroupSock { attach_type } => {
+            sys::ProgKind { kind: sys::PROG_TYPE_CGROUP_SOCK, attach_type: bpf_attach_type::from(*attach_type) as u32 }
+        }
+        ProgramSection::CgroupSockAddr { attach_type } => sys::ProgKind {
+            kind: sys::PROG_TYPE_CGROUP_SOCK_ADDR,
+            attach_type: bpf_attach_type::from(*attach_type) as u32,
+        },
+        ProgramSection::Xdp { .. } => sys::ProgKind { kind: sys::PROG_TYPE_XDP, attach_type: 0 },
+        _ => sys::ProgKind { kind: sys::PROG_TYPE_SCHED_CLS, attach_type: 0 },
+    }
 }
 
 fn make_maps(obj: &Object, maglev_size: u32) -> Result<HashMap<String, OwnedFd>, LoadError> {

@@ -42,6 +42,38 @@ impl MaglevTables {
 
     /// Puts a service's table in place of the one it had. `backends` are backend ids, [`Self::size`] of them.
     pub fn insert(&self, index: Port, backends: &[u32]) -> Result<(), MapError> {
+        let table = self.make(backends)?;
+        put(self.fd.as_fd(), index.as_bytes(), &table).map_err(|e| self.write_error(e))
+    }
+
+    /// Puts many services' tables in place, with one system call. The kernel waits after each call until no program can have
+    /// an old table in its hands; with many tables it waits once. Returns how many were written; on failure, how many
+    /// before the one that failed.
+    pub fn insert_all(&self, tables: &[(Port, &[u32])]) -> Result<usize, (usize, MapError)> {
+        if let [(index, backends)] = tables {
+            return self.insert(*index, backends).map(|()| 1).map_err(|e| (0, e));
+        }
+        let mut made = Vec::with_capacity(tables.len());
+        for (_, backends) in tables {
+            made.push(self.make(backends).map_err(|e| (0, e))?);
+        }
+        let keys: Vec<u8> = tables.iter().flat_map(|(index, _)| index.as_bytes().to_vec()).collect();
+        let fds = made.iter().map(|table| std::os::fd::AsRawFd::as_raw_fd(table).cast_unsigned());
+        let values: Vec<u8> = fds.flat_map(u32::to_ne_bytes).collect();
+        let count = u32::try_from(tables.len()).expect("as many as there are services at most");
+        match sys::map_update_batch(self.fd.as_fd(), &keys, &values, count) {
+            Ok(()) => Ok(tables.len()),
+            Err((_, e)) if batch::unsupported(&e) => {
+                for (at, ((index, _), table)) in tables.iter().zip(&made).enumerate() {
+                    put(self.fd.as_fd(), index.as_bytes(), table).map_err(|e| (at, self.write_error(e)))?;
+                }
+                Ok(tables.len())
+            }
+            Err((done, e)) => Err((done as usize, self.write_error(e))),
+        }
+    }
+
+    fn make(&self, backends: &[u32]) -> Result<OwnedFd, MapError> {
         if backends.len() != self.size as usize {
             return Err(MapError::TableSize { map: self.spec.name, given: backends.len(), size: self.size });
         }
@@ -50,12 +82,16 @@ impl MaglevTables {
             max_entries: self.size,
             source,
         })?;
-        let write = |e: io::Error| match e.raw_os_error() {
+        sys::map_update(table.as_fd(), &0_u32.to_ne_bytes(), backends.as_bytes(), sys::ANY)
+            .map_err(|e| self.write_error(e))?;
+        Ok(table)
+    }
+
+    fn write_error(&self, error: io::Error) -> MapError {
+        match error.raw_os_error() {
             Some(libc::E2BIG) => MapError::Full { map: self.spec.name, max_entries: self.max_entries },
-            _ => MapError::system(self.spec, Operation::Write, e),
-        };
-        sys::map_update(table.as_fd(), &0_u32.to_ne_bytes(), backends.as_bytes(), sys::ANY).map_err(write)?;
-        put(self.fd.as_fd(), index.as_bytes(), &table).map_err(write)
+            _ => MapError::system(self.spec, Operation::Write, error),
+        }
     }
 
     /// A service's table.
@@ -79,6 +115,30 @@ impl MaglevTables {
     pub fn remove(&self, index: Port) -> Result<bool, MapError> {
         sys::map_delete(self.fd.as_fd(), index.as_bytes())
             .map_err(|e| MapError::system(self.spec, Operation::Delete, e))
+    }
+
+    /// Removes many services' tables, those that are there, with as few waits as [`Self::insert_all`]. On failure, how many
+    /// were done before the one that failed.
+    pub fn remove_all(&self, indexes: &[Port]) -> Result<(), (usize, MapError)> {
+        let failed = |e| MapError::system(self.spec, Operation::Delete, e);
+        let mut done = 0;
+        while let Some(rest) = indexes.get(done..).filter(|rest| !rest.is_empty()) {
+            let keys: Vec<u8> = rest.iter().flat_map(|index| index.as_bytes().to_vec()).collect();
+            let count = u32::try_from(rest.len()).expect("as many as there are services at most");
+            match sys::map_delete_batch(self.fd.as_fd(), &keys, count) {
+                Ok(()) => return Ok(()),
+                // One is not there: go on behind it.
+                Err((before, e)) if e.raw_os_error() == Some(libc::ENOENT) => done += before as usize + 1,
+                Err((_, e)) if batch::unsupported(&e) => {
+                    for index in rest {
+                        self.remove(*index).map_err(|e| (done, e))?;
+                        done += 1;
+                    }
+                }
+                Err((before, e)) => return Err((done + before as usize, failed(e))),
+            }
+        }
+        Ok(())
     }
 
     /// The services that have a table, by reverse NAT index.

@@ -20,6 +20,7 @@ use abi::{
         LbSourceRange6, MAGLEV_SIZE_DEFAULT, RateBucket, RateKey,
     },
     maps::{self, MapSpec},
+    metrics::EVENTS_LOST,
     nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6},
     policy::{PolicyEntry, PolicyKey},
 };
@@ -195,6 +196,12 @@ impl Maps {
     /// Sets a value that moves while the programs run.
     pub fn set_runtime(&self, index: Runtime, value: u64) -> Result<(), MapError> {
         self.runtime.insert(&(index as u32), &value)
+    }
+
+    /// Event records the ring had no room for, over all CPUs.
+    pub fn events_lost(&self) -> Result<u64, MapError> {
+        let by_cpu = self.metrics.get(&EVENTS_LOST)?.unwrap_or_default();
+        Ok(by_cpu.iter().fold(0, |sum, value| sum.wrapping_add(value.count)))
     }
 }
 

@@ -34,9 +34,11 @@ mod cmd {
     pub const MAP_FREEZE: libc::c_int = 22;
     pub const MAP_LOOKUP_BATCH: libc::c_int = 24;
     pub const MAP_UPDATE_BATCH: libc::c_int = 26;
+    pub const MAP_DELETE_BATCH: libc::c_int = 27;
     pub const LINK_CREATE: libc::c_int = 28;
     pub const LINK_UPDATE: libc::c_int = 29;
     pub const LINK_GET_FD_BY_ID: libc::c_int = 30;
+    pub const LINK_GET_NEXT_ID: libc::c_int = 31;
     pub const LINK_DETACH: libc::c_int = 34;
 }
 
@@ -45,6 +47,10 @@ pub const TCX_INGRESS: u32 = 46;
 pub const TCX_EGRESS: u32 = 47;
 /// `BPF_LINK_TYPE_TCX`.
 pub const LINK_TYPE_TCX: u32 = 11;
+/// `BPF_LINK_TYPE_CGROUP`.
+pub const LINK_TYPE_CGROUP: u32 = 3;
+/// `BPF_CGROUP_INET4_CONNECT`.
+pub const CGROUP_INET4_CONNECT: u32 = 10;
 /// `BPF_ANY` and `BPF_NOEXIST`.
 pub const ANY: u64 = 0;
 pub const NOEXIST: u64 = 1;
@@ -62,6 +68,9 @@ pub const XDP_GENERIC: u32 = 1 << 1;
 pub const XDP_NATIVE: u32 = 1 << 2;
 /// `BPF_LINK_TYPE_XDP`.
 pub const LINK_TYPE_XDP: u32 = 6;
+/// Program types: tc, sockets of control groups, socket addresses of control groups.
+pub const PROG_TYPE_CGROUP_SOCK: u32 = 9;
+pub const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 
 /// Attributes are plain structures the kernel reads and writes in place; unknown tails count as zero.
 trait Attr: FromBytes + IntoBytes + Immutable {}
@@ -272,6 +281,21 @@ pub fn map_update_batch(map: BorrowedFd<'_>, keys: &[u8], values: &[u8], count: 
         flags: 0,
     };
     bpf(cmd::MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|e| (attr.count.min(count), e))
+}
+
+/// Deletes `count` entries in order, up to the first that is not there; the number that were deleted comes with the error.
+pub fn map_delete_batch(map: BorrowedFd<'_>, keys: &[u8], count: u32) -> Result<(), (u32, io::Error)> {
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: address(keys),
+        values: 0,
+        count,
+        map_fd: raw(map),
+        elem_flags: ANY,
+        flags: 0,
+    };
+    bpf(cmd::MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|e| (attr.count.min(count), e))
 }
 
 #[derive(FromBytes, IntoBytes, Immutable)]
@@ -490,6 +514,51 @@ pub fn link_create_tcx(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) 
     )
 }
 
+/// Attaches a program to a control group, beside those of others.
+pub fn link_create_cgroup(program: BorrowedFd<'_>, cgroup: BorrowedFd<'_>, attach_type: u32) -> io::Result<OwnedFd> {
+    bpf_fd(
+        cmd::LINK_CREATE,
+        &mut LinkCreate {
+            prog_fd: raw(program),
+            ifindex: raw(cgroup), // `target_fd` of the same place.
+            attach_type,
+            flags: 0,
+            relative: 0,
+            pad: 0,
+            expected_revision: 0,
+        },
+    )
+}
+
+/// The head of `struct bpf_link_info`, read as that of a link of a control group.
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes)]
+#[repr(C)]
+pub struct CgroupLinkInfo {
+    pub kind: u32,
+    pub id: u32,
+    pub prog_id: u32,
+    pub pad: u32,
+    cgroup: [u32; 2],
+    pub attach_type: u32,
+}
+
+impl CgroupLinkInfo {
+    /// Number of the group; 0: it is gone.
+    pub fn cgroup_id(&self) -> u64 {
+        zerocopy::transmute!(self.cgroup)
+    }
+}
+
+pub fn cgroup_link_info(link: BorrowedFd<'_>) -> io::Result<CgroupLinkInfo> {
+    info(link)
+}
+
+/// The id of the link after `id`; `None`: that was the last.
+pub fn link_next_id(id: u32) -> io::Result<Option<u32>> {
+    let mut attr = Id { id, next: 0, flags: 0 };
+    Ok(found(bpf(cmd::LINK_GET_NEXT_ID, &mut attr).map(drop))?.then_some(attr.next))
+}
+
 #[derive(FromBytes, IntoBytes, Immutable)]
 #[repr(C)]
 struct LinkUpdate {
@@ -580,6 +649,13 @@ struct ProgLoad {
     pad: u32,
 }
 
+/// Type of a program and the hook it is for (0 where the type says it all).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgKind {
+    pub kind: u32,
+    pub attach_type: u32,
+}
+
 /// What the kernel is told of a program's functions: without it, each call is walked as if it were not one.
 pub struct Functions<'a> {
     pub btf: BorrowedFd<'a>,
@@ -590,8 +666,8 @@ pub struct Functions<'a> {
 /// A program to load for inspection (aya keeps no log when a load succeeds).
 pub struct Code<'a> {
     pub name: &'a str,
-    /// The kernel's type number.
-    pub kind: u32,
+    /// Its type and hook.
+    pub kind: ProgKind,
     pub insns: &'a [u8],
     pub license: &'a std::ffi::CStr,
     pub functions: Option<Functions<'a>>,
@@ -605,7 +681,7 @@ pub fn prog_load(code: &Code<'_>, log_level: u32, log: &mut [u8]) -> io::Result<
     bpf_fd(
         cmd::PROG_LOAD,
         &mut ProgLoad {
-            kind: code.kind,
+            kind: code.kind.kind,
             insn_cnt: size(code.insns.len() / 8)?,
             insns: address(code.insns),
             license: code.license.as_ptr() as u64,
@@ -616,7 +692,7 @@ pub fn prog_load(code: &Code<'_>, log_level: u32, log: &mut [u8]) -> io::Result<
             prog_flags: 0,
             name: name16(code.name),
             prog_ifindex: 0,
-            expected_attach_type: 0,
+            expected_attach_type: code.kind.attach_type,
             prog_btf_fd: btf,
             func_info_rec_size: if info.is_empty() { 0 } else { 8 },
             func_info: info.as_ptr() as u64,
@@ -641,6 +717,15 @@ struct BtfLoad {
 pub fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
     let size = u32::try_from(btf.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
     bpf_fd(cmd::BTF_LOAD, &mut BtfLoad { btf: address(btf), log_buf: 0, size, log_size: 0, log_level: 0, pad: 0 })
+}
+
+/// Loads a program that lets every `connect` pass. `EINVAL`: the kernel runs no programs at control groups.
+pub fn probe_sock_addr() -> io::Result<OwnedFd> {
+    // r0 = 1; exit
+    const PASS: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
+    let kind = ProgKind { kind: PROG_TYPE_CGROUP_SOCK_ADDR, attach_type: CGROUP_INET4_CONNECT };
+    let code = Code { name: "cilium_probe", kind, insns: &PASS, license: c"GPL", functions: None };
+    prog_load(&code, 0, &mut [])
 }
 
 /// The head of the attributes of a test run.

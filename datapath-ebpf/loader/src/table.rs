@@ -116,6 +116,17 @@ impl<K: Plain, V: Plain> Table<K, V> {
         Ok(keys.zip(values).collect())
     }
 
+    /// Hands every entry over, with memory for a batch of them whatever the size of the map. Entries may be removed
+    /// meanwhile; what is written meanwhile may or may not be seen.
+    pub fn visit(&self, mut each: impl FnMut(K, V)) -> Result<(), MapError> {
+        let sizes = Sizes { key: size_of::<K>(), value: size_of::<V>(), max_entries: self.max_entries };
+        batch::visit(self.fd.as_fd(), sizes, |keys, values| {
+            let values = values.chunks_exact(size_of::<V>()).map(copied::<V>);
+            keys.chunks_exact(size_of::<K>()).map(copied::<K>).zip(values).for_each(|(key, value)| each(key, value));
+        })
+        .map_err(|e| self.error(Operation::Read, e))
+    }
+
     /// Removes every entry; returns how many.
     pub fn clear(&self) -> Result<usize, MapError> {
         let mut removed = 0;

@@ -14,6 +14,7 @@ mod map;
 mod maps;
 mod packet;
 mod route;
+mod sock;
 mod words;
 mod xdp;
 

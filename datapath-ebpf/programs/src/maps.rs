@@ -6,11 +6,12 @@ use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{
-    IpMasqKey4, IpMasqKey6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4,
-    LbRevNat6, LbService, LbSourceRange4, LbSourceRange6, RateBucket, RateKey,
+    IpMasqKey4, IpMasqKey6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4,
+    LbKey6, LbRevNat4, LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService, LbSourceRange4,
+    LbSourceRange6, RateBucket, RateKey,
 };
 use abi::maps as spec;
-use abi::metrics::MetricsValue;
+use abi::metrics::{EVENTS_LOST, MetricsValue};
 use abi::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use abi::policy::{PolicyEntry, PolicyKey};
 use abi::stage::CALLS_ENTRIES;
@@ -54,6 +55,8 @@ maps! {
     IPMASQ4 = "cilium_ipmasq_v4": LpmTrie<IpMasqKey4, u8>;
     IPMASQ6 = "cilium_ipmasq_v6": LpmTrie<IpMasqKey6, u8>;
     RATELIMIT = "cilium_ratelimit": LruHash<RateKey, RateBucket>;
+    LB4_REVERSE_SK = "cilium_lb4_reverse_sk": LruHash<LbRevSkKey4, LbRevSk4>;
+    LB6_REVERSE_SK = "cilium_lb6_reverse_sk": LruHash<LbRevSkKey6, LbRevSk6>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
 }
@@ -101,3 +104,11 @@ pub static EVENTS: RingBuf<{ spec::EVENTS.max_entries as usize }> = RingBuf::new
 /// What the loader sets when it loads the programs.
 #[unsafe(no_mangle)]
 pub static NODE_CONFIG: NodeConfig = abi::config::NODE_CONFIG_ZERO;
+
+/// Counts a record the ring had no room for, if user space wants to know.
+#[inline(always)]
+pub fn count_lost_event() {
+    if let Some(lost) = METRICS.get_mut(&EVENTS_LOST.index()) {
+        lost.count = lost.count.wrapping_add(1);
+    }
+}

@@ -21,7 +21,7 @@ use aya_ebpf::bindings::{
     BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
 };
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Balanced, Env, Hop, Kept, NodeFields, NodeportEnv, Notification, Room, V4, V6, config};
+use datapath::{Balanced, Env, Hop, Kept, NodeFields, NodeportEnv, Notification, Room, V4, V6, checksum, config};
 
 use crate::maps;
 use crate::route;
@@ -81,7 +81,43 @@ fn place<T>(skb: *mut __sk_buff, offset: u32) -> Option<*mut T> {
     if after > end { None } else { Some(at as *mut T) }
 }
 
+/// The sum modulo 65535, which is how checksums are compared.
+#[inline(always)]
+fn residue(sum: u32) -> u32 {
+    let sum = (sum & 0xffff) + (sum >> 16);
+    let sum = (sum & 0xffff) + (sum >> 16);
+    if sum == 0xffff { 0 } else { sum }
+}
+
 impl Packet {
+    /// [`Env::patch_l4_checksum`] for both differences with one call of the helper.
+    ///
+    /// Only the kernel knows whether the packet's checksum is yet to be filled in; then it is the pseudo header's sum, to which
+    /// a difference is added, while it is taken from a whole checksum, and what the checksum itself covers does not matter. Which of
+    /// the two the helper did with `pseudo` shows by the outcome, unless `pseudo` is 0 modulo 65535.
+    #[inline(always)]
+    fn patch_both(&mut self, offset: u32, pseudo: u32, own: u32, udp: bool) -> Option<()> {
+        let mangled = if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
+        let before: u16 = self.load(offset)?;
+        // SAFETY: the helper changes two bytes inside the packet or fails.
+        unsafe {
+            let flags = (BPF_F_PSEUDO_HDR | mangled) as u64;
+            if helpers::bpf_l4_csum_replace(self.skb, offset, 0, pseudo as u64, flags) != 0 {
+                return None;
+            }
+            if residue(pseudo) == 0 {
+                let status = helpers::bpf_l4_csum_replace(self.skb, offset, 0, own as u64, mangled as u64);
+                return if status == 0 { Some(()) } else { None };
+            }
+        }
+        let after: u16 = self.load(offset)?;
+        // The checksum is the complement of a sum: what was taken from it has become more by it.
+        if (udp && before == 0) || residue(after as u32 + residue(pseudo)) != residue(before as u32) {
+            return Some(());
+        }
+        self.store(offset, &checksum::apply(after, own, udp))
+    }
+
     /// The packet a program was called for.
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
@@ -107,7 +143,6 @@ impl NodeFields for ReadOnly {
         // the loader replaces the bytes that the compiler sees.
         unsafe { ptr::read_volatile((&raw const maps::NODE_CONFIG).cast::<u8>().add(offset).cast::<T>()) }
     }
-
 }
 
 impl Env for Packet {
@@ -178,6 +213,9 @@ impl Env for Packet {
 
     #[inline(always)]
     fn patch_l4_checksum(&mut self, offset: u32, pseudo: u32, own: u32, udp: bool) -> Option<()> {
+        if pseudo != 0 && own != 0 {
+            return self.patch_both(offset, pseudo, own, udp);
+        }
         let mangled = if udp { BPF_F_MARK_MANGLED_0 } else { 0 };
         // SAFETY: the helper changes two bytes inside the packet or fails.
         unsafe {
@@ -200,7 +238,9 @@ impl Env for Packet {
     fn event<N: Notification>(&mut self, cookie: u32, notification: &N) {
         let payload = size_of::<Prefix>() + size_of::<N>();
         let mut captured = notification.captured() as usize;
-        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else { return };
+        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else {
+            return maps::count_lost_event();
+        };
         // SAFETY: prefix, notification and payload lie one after the other in every record, and the record has room
         // for all three; `captured` is brought between 1 and `PAYLOAD_LEN` by instructions LLVM cannot reorder.
         unsafe {

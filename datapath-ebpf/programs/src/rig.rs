@@ -12,7 +12,8 @@ use core::cell::UnsafeCell;
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{classifier, map};
-use aya_ebpf::maps::{Array, ProgramArray};
+use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
+use aya_ebpf::maps::{Array, HashMap, LruHashMap, ProgramArray};
 use aya_ebpf::programs::TcContext;
 
 /// Words of the packet that are restored.
@@ -89,6 +90,47 @@ pub fn rig(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn rig_nothing(_ctx: TcContext) -> i32 {
     0
+}
+
+/// What a look-up costs here, for comparing machines: a map as large as a connection map.
+#[map]
+static RIG_LRU: LruHashMap<[u32; 4], [u32; 12]> = LruHashMap::with_max_entries(524_288, 0);
+
+#[map]
+static RIG_HASH: HashMap<[u32; 4], [u32; 12]> = HashMap::with_max_entries(65_535, 1);
+
+#[map]
+static RIG_LPM: LpmTrie<[u32; 5], [u32; 4]> = LpmTrie::with_max_entries(65_535, 1);
+
+/// Declares a program that does something eight times.
+macro_rules! eight_times {
+    ($name:ident, $what:expr) => {
+        #[doc = concat!(stringify!($name), ", eight times.")]
+        #[classifier]
+        pub fn $name(_ctx: TcContext) -> i32 {
+            let mut sum = 0;
+            for _ in 0..8 {
+                sum += $what;
+            }
+            sum
+        }
+    };
+}
+
+eight_times!(rig_call, {
+    // SAFETY: changes nothing but what a packet is redirected to.
+    unsafe { helpers::bpf_redirect(1, 0) as i32 }
+});
+eight_times!(rig_hash, unsafe { RIG_HASH.get(&[1, 0, 0, 0]) }.is_some() as i32);
+eight_times!(rig_lru, unsafe { RIG_LRU.get(&[1, 0, 0, 0]) }.is_some() as i32);
+eight_times!(rig_lpm, RIG_LPM.get(&Key::new(160, [0; 5])).is_some() as i32);
+
+/// The least that a packet of a known connection can cost: its connection, and whose its address is.
+#[classifier]
+pub fn rig_least(_ctx: TcContext) -> i32 {
+    // SAFETY: nobody removes the entry.
+    let known = unsafe { RIG_LRU.get(&[1, 0, 0, 0]) }.is_some();
+    if known && RIG_LPM.get(&Key::new(160, [0; 5])).is_some() { 0 } else { 2 }
 }
 
 /// As the programs'.

@@ -149,7 +149,9 @@ impl Env for Frame {
     fn event<N: Notification>(&mut self, cookie: u32, notification: &N) {
         let payload = size_of::<Prefix>() + size_of::<N>();
         let mut captured = notification.captured() as usize;
-        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else { return };
+        let Some(mut record) = maps::EVENTS.reserve::<N::Record>() else {
+            return maps::count_lost_event();
+        };
         // SAFETY: as for `Packet`.
         unsafe {
             let (time_ns, cpu) = (helpers::bpf_ktime_get_ns(), helpers::bpf_get_smp_processor_id());

@@ -62,27 +62,27 @@ fn emit(out: &mut String, scope: &[&str], message: &DescriptorProto) {
     .expect("a String takes every write");
 }
 
-struct Field<'a> {
-    field: &'a FieldDescriptorProto,
-    owner: &'a [&'a str],
-    message: &'a DescriptorProto,
+pub(crate) struct Field<'a> {
+    pub(crate) field: &'a FieldDescriptorProto,
+    pub(crate) owner: &'a [&'a str],
+    pub(crate) message: &'a DescriptorProto,
 }
 
 impl Field<'_> {
-    fn ident(&self) -> String {
+    pub(crate) fn ident(&self) -> String {
         rust_ident(self.field.name())
     }
 
-    fn repeated(&self) -> bool {
+    pub(crate) fn repeated(&self) -> bool {
         self.field.label() == Label::Repeated
     }
 
     /// The well-known or own type behind a message or enum field, without the leading dot.
-    fn type_name(&self) -> &str {
+    pub(crate) fn type_name(&self) -> &str {
         self.field.type_name().trim_start_matches('.')
     }
 
-    fn wrapper(&self) -> Option<&'static str> {
+    pub(crate) fn wrapper(&self) -> Option<&'static str> {
         Some(match self.type_name() {
             "google.protobuf.BoolValue" => "bool",
             "google.protobuf.UInt32Value" => "u32",
@@ -168,12 +168,12 @@ impl Field<'_> {
         })
     }
 
-    fn union_name(&self) -> &str {
+    pub(crate) fn union_name(&self) -> &str {
         let index = usize::try_from(self.field.oneof_index()).expect("the compiler numbers oneofs from zero");
         self.message.oneof_decl[index].name()
     }
 
-    fn variant(&self) -> String {
+    pub(crate) fn variant(&self) -> String {
         let scope: Vec<String> = self.owner[1..].iter().map(|part| part.to_snake_case()).collect();
         let union = self.union_name().to_upper_camel_case();
         format!("{}::{}::{union}::{}", self.owner[0], scope.join("::"), self.field.name().to_upper_camel_case())
@@ -255,13 +255,13 @@ impl Field<'_> {
 }
 
 /// `["flow", "FlowFilter", "Experimental"]` → `flow::flow_filter::Experimental`, as prost lays modules out.
-fn rust_path(name: &[&str]) -> String {
+pub(crate) fn rust_path(name: &[&str]) -> String {
     let (last, scope) = name.split_last().expect("a type has a name");
     let scope: Vec<String> = scope.iter().map(|part| part.to_snake_case()).collect();
     format!("{}::{}", scope.join("::"), last.to_upper_camel_case())
 }
 
-fn rust_ident(name: &str) -> String {
+pub(crate) fn rust_ident(name: &str) -> String {
     let snake = name.to_snake_case();
     if matches!(snake.as_str(), "type" | "match" | "ref" | "use") { format!("r#{snake}") } else { snake }
 }

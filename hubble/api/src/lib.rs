@@ -1,4 +1,4 @@
-//! The protobuf packages `flow`, `observer`, `peer` and `relay` that Hubble's clients and servers speak, and their
+//! The protobuf packages `flow`, `observer`, `peer`, `relay` and `recorder` that Hubble's clients and servers speak, and their
 //! JSON form.
 //!
 //! Field names and numbers are those of the original, so that either side may be the original. The messages need no
@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod json;
+pub mod reflect;
 pub mod time;
 
 /// The vocabulary of flows: what was seen, where, and between whom.
@@ -26,15 +27,25 @@ pub mod observer {
 pub mod peer {
     include!(concat!(env!("OUT_DIR"), "/peer.rs"));
 }
+/// The service that writes packets into files; gone from newer servers.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod recorder {
+    include!(concat!(env!("OUT_DIR"), "/recorder.rs"));
+}
 /// What a relay says about the nodes behind it.
 #[allow(missing_docs, clippy::all, clippy::pedantic)]
 pub mod relay {
     include!(concat!(env!("OUT_DIR"), "/relay.rs"));
 }
 
+/// What protobuf files consist of, for those who ask a server by reflection.
+pub mod descriptor {
+    pub use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto};
+}
+
 pub use prost_types::{Any, Duration, FieldMask, Timestamp};
 
-/// The encoded descriptors of all four packages, for gRPC reflection.
+/// The encoded descriptors of the packages our servers serve, for gRPC reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The name under which the health service reports the observer; not the name of the service itself.

@@ -1,5 +1,8 @@
 //! Messages encoded by hand from the published field numbers, not by our encoder.
 
+mod common;
+
+use common::{both_ways, bytes, number, varint};
 use hubble_api::{
     flow::{Flow, FlowFilter, IpVersion, Verdict},
     json,
@@ -7,38 +10,6 @@ use hubble_api::{
     peer::ChangeNotification,
 };
 use prost::Message as _;
-
-/// A varint.
-fn varint(mut value: u64) -> Vec<u8> {
-    let mut out = Vec::new();
-    loop {
-        let low = u8::try_from(value & 0x7f).expect("seven bits");
-        value >>= 7;
-        if value == 0 {
-            out.push(low);
-            return out;
-        }
-        out.push(low | 0x80);
-    }
-}
-
-/// A field with a number as its value.
-fn number(field: u64, value: u64) -> Vec<u8> {
-    [varint(field << 3), varint(value)].concat()
-}
-
-/// A field with bytes as its value: text, or a message.
-fn bytes(field: u64, value: impl AsRef<[u8]>) -> Vec<u8> {
-    let value = value.as_ref();
-    [varint(field << 3 | 2), varint(value.len() as u64), value.to_vec()].concat()
-}
-
-fn both_ways<M: prost::Message + Default + PartialEq + std::fmt::Debug>(wire: &[u8]) -> M {
-    let message = M::decode(wire).expect("decodes");
-    assert_eq!(M::decode(&message.encode_to_vec()[..]).expect("our own"), message);
-    assert_eq!(message.encoded_len(), wire.len(), "nothing was dropped");
-    message
-}
 
 #[test]
 fn a_flow_with_a_field_of_every_range() {
@@ -139,4 +110,82 @@ fn requests_and_responses() {
         json::to_string(&change),
         r#"{"name":"n1","address":"10.0.0.1:4244","type":"PEER_ADDED","tls":{"server_name":"n1.c1"}}"#
     );
+}
+
+#[test]
+fn flows_of_sockets_and_of_applications() {
+    let dns = [
+        bytes(1, "a.example."),
+        bytes(2, "1.1.1.1"),
+        number(3, 30),
+        bytes(4, "b.example."),
+        bytes(5, "proxy"),
+        number(6, 3),
+        bytes(7, "A"),
+        bytes(8, "CNAME"),
+    ]
+    .concat();
+    let wire = [
+        number(2, 7),
+        number(10, 3),
+        bytes(15, [number(1, 2), bytes(100, dns)].concat()),
+        bytes(30, bytes(1, bytes(1, "4bf92f3577b34da6a3ce929d0e0e4736"))),
+        number(31, 2),
+        number(32, 57_005),
+        bytes(39, [number(1, 1), number(4, 7)].concat()),
+        bytes(40, [number(1, 9), number(2, 68)].concat()),
+        bytes(41, [bytes(1, "Hubble"), bytes(2, "1.19.4")].concat()),
+        bytes(21_006, "log"),
+        bytes(21_007, [number(1, 2), number(2, 3), number(3, 4)].concat()),
+    ]
+    .concat();
+    let flow: Flow = both_ways(&wire);
+    let want = concat!(
+        r#"{"verdict":"TRANSLATED","tunnel":{"protocol":"VXLAN","vni":7},"Type":"SOCK","l7":{"type":"RESPONSE","dns":"#,
+        r#"{"query":"a.example.","ips":["1.1.1.1"],"ttl":30,"cnames":["b.example."],"observation_source":"proxy","rcode":3,"qtypes":["A"],"rrtypes":["CNAME"]}},"#,
+        r#""ip_trace_id":{"trace_id":"9","ip_option_type":68},"trace_context":{"parent":{"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"}},"#,
+        r#""sock_xlate_point":"SOCK_XLATE_POINT_POST_DIRECTION_FWD","socket_cookie":"57005","policy_log":["log"],"#,
+        r#""emitter":{"name":"Hubble","version":"1.19.4"},"aggregate":{"ingress_flow_count":2,"egress_flow_count":3,"unknown_direction_flow_count":4}}"#,
+    );
+    assert_eq!(json::to_string(&flow), want);
+    let expression = bytes(999, bytes(1, "_flow.verdict == 1"));
+    let filter: FlowFilter =
+        both_ways(&[bytes(35, [number(1, 5), bytes(2, "eth0")].concat()), bytes(39, [7]), expression].concat());
+    assert_eq!(filter.experimental.map(|more| more.cel_expression), Some(vec!["_flow.verdict == 1".to_owned()]));
+}
+
+#[test]
+fn debug_events_and_recordings() {
+    use hubble_api::{
+        flow::DebugEvent,
+        recorder::{RecordRequest, RecordResponse, record_request::RequestType, record_response::ResponseType},
+    };
+    let wire = [
+        number(1, 15),
+        bytes(2, number(1, 11)),
+        bytes(3, number(1, 48_879)),
+        bytes(4, number(1, 1)),
+        bytes(7, "message"),
+        bytes(8, number(1, 3)),
+    ]
+    .concat();
+    let event: DebugEvent = both_ways(&wire);
+    assert_eq!(
+        json::to_string(&event),
+        r#"{"type":"DBG_CT_VERDICT","source":{"ID":11},"hash":48879,"arg1":1,"message":"message","cpu":3}"#
+    );
+    let filter = [bytes(1, "10.0.0.0/8"), number(2, 1), bytes(3, "0.0.0.0/0"), number(4, 443), number(5, 6)].concat();
+    let stop = [number(1, 100), number(2, 3), bytes(3, number(1, 90))].concat();
+    let start = [bytes(1, bytes(1, "hubble")), bytes(2, filter), number(3, 96), bytes(4, stop)].concat();
+    let request: RecordRequest = both_ways(&bytes(1, start));
+    let Some(RequestType::Start(start)) = request.request_type else { panic!("a start") };
+    let limits = start.stop_condition.expect("limits");
+    assert_eq!((limits.bytes_captured_count, limits.packets_captured_count), (100, 3));
+    assert_eq!((start.include[0].destination_port, start.include[0].protocol().as_str_name()), (443, "PROTOCOL_TCP"));
+    let stats = [number(1, 60), number(2, 1), number(3, 2), number(4, 120)].concat();
+    let stopped = [bytes(1, stats), bytes(2, bytes(1, "/x.pcap"))].concat();
+    let response: RecordResponse = both_ways(&[bytes(1, "n"), bytes(2, number(1, 5)), bytes(4, stopped)].concat());
+    let Some(ResponseType::Stopped(stopped)) = response.response_type else { panic!("an end") };
+    assert_eq!(stopped.filesink.map(|sink| sink.file_path).as_deref(), Some("/x.pcap"));
+    assert_eq!(stopped.stats.map(|stats| (stats.packets_lost, stats.bytes_lost)), Some((2, 120)));
 }

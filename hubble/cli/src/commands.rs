@@ -76,6 +76,12 @@ pub const OTHER: &[Flag] = &[
     flag("use-default-field-masks", Takes::Bool, "true", "Ask only for the fields that are shown"),
 ];
 
+/// Other flags of `observe agent-events` and `observe debug-events`.
+const EVENTS: &[Flag] = &[
+    short('s', flag("silent-errors", Takes::Bool, "false", "Do not tell of nodes that do not answer")),
+    flag("input-file", Takes::Text, "", "Read events from a file of JSON lines; - is the standard input"),
+];
+
 const F: Takes = Takes::Filter;
 
 /// Which flows. Those behind `--not` are left out.
@@ -135,6 +141,7 @@ pub const FILTERS: &[Flag] = &[
     flag("to-identity", F, "", "The security identity of the destination"),
     flag("traffic-direction", F, "", "ingress or egress"),
     flag("cel-expression", F, "", "A CEL expression over _flow"),
+    flag("where", F, "", "A CEL expression over _flow, checked before it is sent: '_flow.verdict == Verdict.DROPPED'"),
     flag("interface", F, "", "A network interface by name"),
     flag("encrypted", Takes::FilterOr("true"), "", "Encrypted flows"),
     flag("unencrypted", Takes::FilterOr("true"), "", "Flows that are not encrypted"),
@@ -144,6 +151,30 @@ pub const FILTERS: &[Flag] = &[
 pub const RAW_FILTERS: &[Flag] = &[
     flag("allowlist", Takes::Many, "[]", "Filters in JSON, beside those of other flags"),
     flag("denylist", Takes::Many, "[]", "Filters in JSON of flows to leave out"),
+];
+
+/// Where flows come from, for commands that count them.
+const COUNTED: &[Flag] = &[
+    flag("input-file", Takes::Text, "", "Read flows from a file of JSON lines; - is the standard input"),
+    flag("by", Takes::Text, "workload", "What ends are called by: workload, pod, namespace, service, identity or ip"),
+    flag("use-default-field-masks", Takes::Bool, "true", "Ask only for the fields that are counted"),
+];
+
+const TOP: &[Flag] = &[
+    short('o', flag("output", Takes::Text, "text", "text or json")),
+    flag("interval", Takes::Duration, "2s", "Time between two looks"),
+    flag("count", Takes::Number, "0", "How many looks; 0 is until interrupted"),
+    flag("limit", Takes::Number, "10", "Entries of each list"),
+];
+
+const GRAPH: &[Flag] = &[short('o', flag("output", Takes::Text, "text", "text, dot, mermaid, svg or json"))];
+
+const RECORD: &[Flag] = &[
+    flag("file-prefix", Takes::Text, "hubble", "How the names of the capture files begin"),
+    flag("max-capture-len", Takes::Number, "0", "Bytes kept of each packet; 0 is all"),
+    flag("packet-limit", Takes::Number, "0", "Stop after so many packets; 0 is never"),
+    flag("bytes-limit", Takes::Number, "0", "Stop after so many bytes; 0 is never"),
+    flag("time-limit", Takes::Duration, "0s", "Stop after a time; 0 is never"),
 ];
 
 const STATUS_OUTPUT: &[Flag] = &[short('o', flag("output", Takes::Text, "compact", "compact, dict, json or table"))];
@@ -160,6 +191,14 @@ pub enum Command {
     AgentEvents,
     /// `observe debug-events`.
     DebugEvents,
+    /// `top`.
+    Top,
+    /// `graph`.
+    Graph,
+    /// `record`.
+    Record,
+    /// `reflect`.
+    Reflect,
     /// `status`.
     Status,
     /// `list` without a word behind it.
@@ -196,6 +235,10 @@ pub const COMMANDS: &[(Command, &[&str], Command, &str)] = &[
     (Command::Observe, &["flows"], Command::Observe, "Show flows"),
     (Command::AgentEvents, &["agent-events"], Command::Observe, "Show events of the agent"),
     (Command::DebugEvents, &["debug-events"], Command::Observe, "Show debug messages of the datapath"),
+    (Command::Top, &["top"], Command::Root, "Show who talks most, what is dropped, and by which workloads"),
+    (Command::Graph, &["graph"], Command::Root, "Draw which workloads depend on which"),
+    (Command::Record, &["record"], Command::Root, ""),
+    (Command::Reflect, &["reflect"], Command::Root, ""),
     (Command::Status, &["status"], Command::Root, "Show the state of the server"),
     (Command::List, &["list"], Command::Root, "List nodes or namespaces"),
     (Command::ListNodes, &["nodes", "node"], Command::List, "List the nodes the server knows"),
@@ -228,11 +271,19 @@ impl Command {
         COMMANDS.iter().find(|(_, words, above, _)| *above == self && words.contains(&word)).map(|(found, ..)| *found)
     }
 
+    /// True when the command itself ends well on an interrupt.
+    pub fn ends_itself(self) -> bool {
+        matches!(self, Self::Top | Self::Graph | Self::Record)
+    }
+
     /// Every flag the command knows, its own first.
     pub fn flags(self) -> Vec<Flag> {
         let own: &[&[Flag]] = match self {
             Self::Observe => &[SELECTOR, FORMAT, FLOW_FORMAT, OTHER, FILTERS, RAW_FILTERS],
-            Self::AgentEvents | Self::DebugEvents => &[SELECTOR, FORMAT],
+            Self::AgentEvents | Self::DebugEvents => &[SELECTOR, FORMAT, EVENTS],
+            Self::Top => &[TOP, COUNTED, SELECTOR, FILTERS, RAW_FILTERS],
+            Self::Graph => &[GRAPH, COUNTED, SELECTOR, FILTERS, RAW_FILTERS],
+            Self::Record => &[RECORD],
             Self::Status => &[STATUS_OUTPUT],
             Self::ListNodes | Self::ListNamespaces => &[LIST_OUTPUT],
             Self::Root => &[&[Flag {

@@ -233,7 +233,12 @@ impl Tracker {
                 };
                 self.both(|f| f.traffic_direction.push(direction.into()));
             }
-            "cel-expression" => {
+            "cel-expression" | "where" => {
+                // What is written for this program is checked here and now; the other flag may say what only its
+                // server understands.
+                if name == "where" {
+                    hubble_model::cel::Program::new(value).map_err(|error| error.to_string())?;
+                }
                 let add = |f: &mut FlowFilter| {
                     f.experimental.get_or_insert_with(Experimental::default).cel_expression.push(text.clone());
                 };

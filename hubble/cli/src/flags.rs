@@ -104,7 +104,8 @@ pub fn parse_uint(text: &str, bits: u32, any_base: bool) -> Result<u64, String> 
     u64::from_str_radix(digits, radix).ok().filter(|n| *n <= max).ok_or_else(|| wrong("value out of range"))
 }
 
-fn check(takes: Takes, value: &str) -> Result<(), String> {
+/// Refuses a value a flag of this kind cannot have.
+pub fn check(takes: Takes, value: &str) -> Result<(), String> {
     match takes {
         Takes::Bool => parse_bool(value).map(drop),
         Takes::Number => parse_uint(value, 64, true).map(drop),

@@ -8,15 +8,22 @@ pub mod commands;
 mod config;
 pub mod filters;
 pub mod flags;
+mod graph;
 mod list;
 mod observe;
 mod other;
 pub mod printer;
+mod record;
+mod reflect;
 mod remote;
 pub mod settings;
+mod source;
 mod status;
 pub mod tabwriter;
+mod talk;
 pub mod times;
+mod tls;
+mod top;
 
 use commands::Command;
 use flags::Parsed;
@@ -58,7 +65,12 @@ const CLOSED: i32 = 141;
 
 /// Runs the command the arguments name; they begin behind the program's name. Answers the exit code.
 pub async fn run(args: &[String], env: &Environment, io: &mut Io<'_>) -> i32 {
-    match dispatch(args, env, io).await {
+    let (command, _) = find(args);
+    let ended = tokio::select! {
+        ended = dispatch(args, env, io) => ended,
+        _ = tokio::signal::ctrl_c(), if !command.ends_itself() => Ok(()),
+    };
+    match ended {
         Ok(()) => 0,
         Err(Failure(text)) if text.is_empty() => CLOSED,
         Err(Failure(text)) => {
@@ -108,33 +120,6 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
             Some(word) => return Err(Failure(format!("unknown command \"{word}\" for \"{}\"", command.path()))),
             None => write!(io.out, "{}", command.help())?,
         },
-        Command::Observe => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            observe::flows(&settings, &filters, env, io).await?;
-        }
-        Command::AgentEvents | Command::DebugEvents => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            observe::events(command, &settings, io).await?;
-        }
-        Command::Status => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            status::run(&settings, io).await?;
-        }
-        Command::ListNodes => {
-            remote::validate(&settings)?;
-            list::nodes(&settings, io).await?;
-        }
-        Command::ListNamespaces => {
-            remote::validate(&settings)?;
-            list::namespaces(&settings, io).await?;
-        }
-        Command::WatchPeers => {
-            remote::validate(&settings)?;
-            other::watch_peers(&settings, io).await?;
-        }
         Command::ConfigGet | Command::ConfigSet | Command::ConfigReset | Command::ConfigView => {
             config::run(command, &settings, &parsed.words, io)?;
         }
@@ -144,9 +129,38 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
             let (about, _) = find(&parsed.words);
             write!(io.out, "{}", about.help())?;
         }
+        asking => ask(asking, &settings, &parsed, &filters, (env, io)).await?,
     }
     io.out.flush()?;
     Ok(())
+}
+
+/// Commands that ask a server, or a file in its place.
+async fn ask(
+    command: Command,
+    settings: &Settings,
+    parsed: &Parsed,
+    filters: &filters::Filters,
+    (env, io): (&Environment, &mut Io<'_>),
+) -> Result<(), Failure> {
+    if !matches!(command, Command::Top | Command::Record) {
+        reject_words(command, parsed)?;
+    }
+    remote::validate(settings)?;
+    match command {
+        Command::Observe => observe::flows(settings, filters, env, io).await,
+        Command::AgentEvents | Command::DebugEvents => observe::events(command, settings, io).await,
+        Command::Top => top::run(settings, &parsed.words, filters, io).await,
+        Command::Graph => graph::run(settings, filters, io).await,
+        Command::Record => record::run(settings, &parsed.words, io).await,
+        Command::Reflect => reflect::run(settings, io).await,
+        Command::Status => status::run(settings, io).await,
+        Command::ListNodes => list::nodes(settings, io).await,
+        Command::ListNamespaces => list::namespaces(settings, io).await,
+        Command::WatchPeers => other::watch_peers(settings, io).await,
+        // All others ask nobody, and were handled before.
+        _ => Ok(()),
+    }
 }
 
 fn reject_words(command: Command, parsed: &Parsed) -> Result<(), Failure> {

@@ -16,12 +16,7 @@ fn main() {
     let mut io = Io { input: &mut io::stdin().lock(), out: &mut out, err: &mut io::stderr(), terminal };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let code = match runtime {
-        Ok(runtime) => runtime.block_on(async {
-            tokio::select! {
-                code = run(&args, &env, &mut io) => code,
-                _ = tokio::signal::ctrl_c() => 0,
-            }
-        }),
+        Ok(runtime) => runtime.block_on(run(&args, &env, &mut io)),
         Err(error) => {
             eprintln!("cannot start: {error}");
             1

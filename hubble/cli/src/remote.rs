@@ -1,9 +1,17 @@
-//! The connection to a server: unix socket or TCP.
+//! The connection to a server: unix socket or TCP, plain or with TLS.
 
-use crate::{Failure, settings::Settings};
+use crate::{
+    Failure,
+    settings::Settings,
+    tls::{self, Secure},
+};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use hyper_util::rt::TokioIo;
-use std::time::Duration;
+use std::{io, time::Duration};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpStream, UnixStream},
+};
 use tonic::{
     Code, Request, Status,
     metadata::MetadataValue,
@@ -29,6 +37,7 @@ impl Interceptor for Authorization {
 
 /// Refuses settings that contradict each other.
 pub fn validate(settings: &Settings) -> Result<(), Failure> {
+    settings.check()?;
     let wrong = |why: &str| Err(Failure(format!("invalid flag(s): {why}")));
     let has = |name| !settings.text(name).is_empty();
     if has("basic-auth-username") != has("basic-auth-password") {
@@ -37,14 +46,17 @@ pub fn validate(settings: &Settings) -> Result<(), Failure> {
     if has("tls-client-cert-file") != has("tls-client-key-file") {
         return wrong("certificate and private key are both required, but only one was provided");
     }
-    let tls = settings.flag("tls") || settings.text("server").starts_with("tls://");
-    if !tls && (has("tls-client-cert-file") || has("basic-auth-username")) {
+    if !is_tls(settings) && (has("tls-client-cert-file") || has("basic-auth-username")) {
         return wrong("transport layer security required");
     }
     for name in ["timeout", "request-timeout"] {
         settings.duration(name).map_err(|why| Failure(format!("invalid flag(s): {why}")))?;
     }
     Ok(())
+}
+
+fn is_tls(settings: &Settings) -> bool {
+    settings.flag("tls") || settings.text("server").starts_with("tls://")
 }
 
 /// The server as it was named, without what says how to reach it.
@@ -55,23 +67,15 @@ pub fn target(settings: &Settings) -> &str {
 
 /// Opens the connection when the first request needs it.
 pub fn connect(settings: &Settings) -> Result<Remote, Failure> {
-    let server = settings.text("server");
-    if settings.flag("tls") || server.starts_with("tls://") {
-        return Err(Failure(format!(
-            "cannot connect to {}: this build has no TLS; use unix:///path or a plain host:port",
-            target(settings)
-        )));
-    }
     if settings.flag("port-forward") {
         return Err(Failure(
             "--port-forward is not supported by this build: forward the port with kubectl and use --server".into(),
         ));
     }
+    let address = Address::parse(target(settings))?;
+    let secure = is_tls(settings).then(|| tls::secure(settings, address.host())).transpose()?;
     let timeout = settings.duration("timeout").map_err(Failure)?;
-    let channel = match unix_path(server) {
-        Some(path) => unix(path, timeout)?,
-        None => tcp(server, timeout)?,
-    };
+    let channel = channel(address, secure, timeout)?;
     let (user, password) = (settings.text("basic-auth-username"), settings.text("basic-auth-password"));
     let authorization = (!user.is_empty())
         .then(|| MetadataValue::try_from(format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))))
@@ -80,41 +84,106 @@ pub fn connect(settings: &Settings) -> Result<Remote, Failure> {
     Ok(InterceptedService::new(channel, Authorization(authorization)))
 }
 
-/// `unix:///path`, `unix:path`, or an absolute path.
-fn unix_path(server: &str) -> Option<&str> {
-    let path = server.strip_prefix("unix://").or_else(|| server.strip_prefix("unix:"));
-    path.or_else(|| server.starts_with('/').then_some(server))
+/// Where a server listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Address {
+    /// Path of a unix socket.
+    Unix(String),
+    /// Host, which may be a name, and port.
+    Tcp(String, u16),
 }
 
-fn unix(path: &str, timeout: Duration) -> Result<Channel, Failure> {
-    let path = path.to_owned();
-    let endpoint = Endpoint::from_static("http://localhost").connect_timeout(timeout);
+impl Address {
+    /// Reads `unix:///path`, `unix:path`, an absolute path, or `host:port` with what gRPC allows before it.
+    fn parse(server: &str) -> Result<Self, Failure> {
+        const DEFAULT_PORT: u16 = 4245;
+        let bad = |why: &str| {
+            Failure(format!("invalid --server {server:?}: {why}; want host:port, tls://host:port or unix:///path"))
+        };
+        let path = server.strip_prefix("unix://").or_else(|| server.strip_prefix("unix:"));
+        if let Some(path) = path.or_else(|| server.starts_with('/').then_some(server)) {
+            return if path.is_empty() { Err(bad("it names no socket")) } else { Ok(Self::Unix(path.into())) };
+        }
+        let address =
+            server.strip_prefix("dns:///").or_else(|| server.strip_prefix("passthrough:///")).unwrap_or(server);
+        if address.is_empty() {
+            return Err(bad("it is empty"));
+        }
+        let (host, port) = match address.strip_prefix('[').map(|rest| rest.split_once(']')) {
+            Some(Some((host, rest))) => {
+                if host.parse::<std::net::Ipv6Addr>().is_err() || (!rest.is_empty() && !rest.starts_with(':')) {
+                    return Err(bad("it is no address"));
+                }
+                (host, rest.strip_prefix(':'))
+            }
+            Some(None) => return Err(bad("the bracket is not closed")),
+            None => address.split_once(':').map_or((address, None), |(host, port)| (host, Some(port))),
+        };
+        let port = match port {
+            None => DEFAULT_PORT,
+            Some(port) => port.parse().map_err(|_| bad("the port is no number from 0 to 65535"))?,
+        };
+        let named = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c) || (address.starts_with('[') && c == ':');
+        if host.is_empty() || !host.chars().all(named) {
+            return Err(bad("it is no address"));
+        }
+        Ok(Self::Tcp(host.into(), port))
+    }
+
+    /// The name a certificate must carry when nothing else is said.
+    fn host(&self) -> &str {
+        match self {
+            Self::Unix(_) => "localhost",
+            Self::Tcp(host, _) => host,
+        }
+    }
+
+    fn authority(&self) -> String {
+        match self {
+            Self::Unix(_) => "localhost".into(),
+            Self::Tcp(host, port) if host.contains(':') => format!("[{host}]:{port}"),
+            Self::Tcp(host, port) => format!("{host}:{port}"),
+        }
+    }
+
+    async fn dial(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Self::Unix(path) => Box::new(UnixStream::connect(path).await?),
+            Self::Tcp(host, port) => {
+                let stream = TcpStream::connect((host.as_str(), *port)).await?;
+                stream.set_nodelay(true)?;
+                Box::new(stream)
+            }
+        })
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
+
+fn channel(address: Address, secure: Option<Secure>, timeout: Duration) -> Result<Channel, Failure> {
+    let authority = address.authority();
+    let uri = |scheme: &str| -> Result<Uri, Failure> {
+        format!("{scheme}://{authority}").parse().map_err(|error| Failure(format!("invalid --server: {error}")))
+    };
+    // The connection below is secure already; the scheme is what the server is told.
+    let endpoint = Endpoint::from(uri("http")?).origin(uri(if secure.is_some() { "https" } else { "http" })?);
     let connector = tower::service_fn(move |_: Uri| {
-        let path = path.clone();
-        async move { tokio::net::UnixStream::connect(path).await.map(TokioIo::new) }
+        let (address, secure) = (address.clone(), secure.clone());
+        async move {
+            let late =
+                |what: &str| io::Error::new(io::ErrorKind::TimedOut, format!("{what} took longer than --timeout"));
+            let stream = tokio::time::timeout(timeout, address.dial()).await.map_err(|_| late("connecting"))??;
+            let Some(Secure { connector, name }) = secure else { return Ok::<_, io::Error>(TokioIo::new(stream)) };
+            let shown = name.to_str().into_owned();
+            let handshake = tokio::time::timeout(timeout, connector.connect(name, stream));
+            let stream = handshake.await.map_err(|_| late("the TLS handshake"))?.map_err(|error| {
+                io::Error::other(format!("TLS with {} as {shown:?} failed: {error}", address.authority()))
+            })?;
+            Ok(TokioIo::new(Box::new(stream) as Box<dyn Stream>))
+        }
     });
     Ok(endpoint.connect_with_connector_lazy(connector))
-}
-
-fn tcp(server: &str, timeout: Duration) -> Result<Channel, Failure> {
-    const DEFAULT_PORT: u16 = 4245;
-    let bad = |why: &dyn std::fmt::Display| {
-        Failure(format!("invalid --server {server:?}: {why}; want host:port, tls://host:port or unix:///path"))
-    };
-    let address = server.strip_prefix("dns:///").or_else(|| server.strip_prefix("passthrough:///")).unwrap_or(server);
-    if address.is_empty() {
-        return Err(bad(&"it is empty"));
-    }
-    let bracketed = address.starts_with('[');
-    if address.contains('/') || (!bracketed && address.matches(':').count() > 1) {
-        return Err(bad(&"it is no address"));
-    }
-    let uri: Uri = format!("http://{address}").parse().map_err(|error| bad(&error))?;
-    let uri = match uri.port_u16() {
-        Some(_) => uri,
-        None => format!("http://{address}:{DEFAULT_PORT}").parse().map_err(|error| bad(&error))?,
-    };
-    Ok(Endpoint::from(uri).connect_timeout(timeout).connect_lazy())
 }
 
 /// The name of a code as gRPC's Go library prints it.
@@ -150,6 +219,10 @@ pub fn show(status: &Status) -> String {
             text = format!("{text}: {more}");
         }
         cause = error.source();
+    }
+    // What TLS says to a client that speaks plain text looks like a frame without end.
+    if text.contains("frame with invalid size") {
+        text.push_str("; the server may want --tls");
     }
     format!("rpc error: code = {} desc = {text}", code_name(status.code()))
 }

@@ -48,6 +48,8 @@ pub struct Settings {
     values: BTreeMap<&'static str, Vec<String>>,
     /// The file settings are read from and written to.
     pub file: PathBuf,
+    /// What the environment or the file says that cannot be meant.
+    wrong: Option<String>,
 }
 
 /// The name of a setting's environment variable.
@@ -64,14 +66,24 @@ impl Settings {
         // A file that is missing or no YAML says nothing.
         let in_file = std::fs::read_to_string(&file).map(|text| read_yaml(&text)).unwrap_or_default();
         let mut values = BTreeMap::new();
+        let mut wrong = None;
         for flag in flags {
             let from_env = || {
                 let value = env.variable(&variable_name(flag.name))?;
                 Some(if flag.takes == Takes::List { split(value) } else { vec![value.to_owned()] })
             };
             let filter = matches!(flag.takes, Takes::Filter | Takes::FilterOr(_));
-            let value =
-                parsed.values.get(flag.name).cloned().or_else(from_env).or_else(|| in_file.get(flag.name).cloned());
+            let beside = || match from_env() {
+                Some(value) => Some((value, variable_name(flag.name))),
+                None => Some((in_file.get(flag.name)?.clone(), format!("{}: {}", file.display(), flag.name))),
+            };
+            let value = parsed.values.get(flag.name).cloned().or_else(|| {
+                let (value, place) = beside()?;
+                let check = |text: &String| crate::flags::check(flag.takes, text).err();
+                let why = value.iter().find_map(check).map(|why| format!("invalid setting {place}: {why}"));
+                wrong = wrong.take().or(why);
+                Some(value)
+            });
             if let Some(value) = value.filter(|_| !filter) {
                 values.insert(flag.name, value);
             }
@@ -81,7 +93,13 @@ impl Settings {
             let many = matches!(flag.takes, Takes::List | Takes::Many);
             values.entry(flag.name).or_insert_with(|| if many { Vec::new() } else { vec![flag.default.to_owned()] });
         }
-        Self { values, file }
+        Self { values, file, wrong }
+    }
+
+    /// Refuses what the environment or the file says when it has no meaning: a connection that was to be secret must
+    /// not be open because of a typing error.
+    pub fn check(&self) -> Result<(), String> {
+        self.wrong.clone().map_or(Ok(()), Err)
     }
 
     /// The text of a setting; empty when there is none.

@@ -4,6 +4,7 @@ use hubble_api::{
     Timestamp,
     time::{self, Civil},
 };
+pub use hubble_model::text::{parse_duration, quote, show_duration};
 
 /// How timestamps are printed; always in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -84,73 +85,6 @@ fn rfc3339(at: &Timestamp, digits: usize) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{dot}{fraction}Z")
 }
 
-/// Reads a duration such as `1h43m` or `-1.5s`; nanoseconds. The error is the original's.
-pub fn parse_duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {}", quote(text));
-    let (negative, mut rest) = match text.as_bytes().first() {
-        Some(b'-') => (true, &text[1..]),
-        Some(b'+') => (false, &text[1..]),
-        _ => (false, text),
-    };
-    if rest == "0" {
-        return Ok(0);
-    }
-    if rest.is_empty() {
-        return Err(invalid());
-    }
-    let mut total = 0_f64;
-    while !rest.is_empty() {
-        let number_end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
-        let number: f64 = rest[..number_end].parse().map_err(|_| invalid())?;
-        rest = &rest[number_end..];
-        let unit_end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
-        let scale = match &rest[..unit_end] {
-            "" => return Err(format!("time: missing unit in duration {}", quote(text))),
-            "ns" => 1.0,
-            "us" | "µs" | "μs" => 1e3,
-            "ms" => 1e6,
-            "s" => 1e9,
-            "m" => 60e9,
-            "h" => 3_600e9,
-            unit => return Err(format!("time: unknown unit {} in duration {}", quote(unit), quote(text))),
-        };
-        total += number * scale;
-        rest = &rest[unit_end..];
-    }
-    if total > 9.2e18 {
-        return Err(invalid());
-    }
-    let total = total.round() as i64;
-    Ok(if negative { -total } else { total })
-}
-
-/// A duration as the original prints it: `1h2m3.5s`, `250ms`, `0s`.
-pub fn show_duration(ns: i64) -> String {
-    let sign = if ns < 0 { "-" } else { "" };
-    let ns = ns.unsigned_abs();
-    let fraction = |whole: u64, part: u64, digits: usize| {
-        let part = format!("{part:0digits$}");
-        let part = part.trim_end_matches('0');
-        if part.is_empty() { format!("{whole}") } else { format!("{whole}.{part}") }
-    };
-    match ns {
-        0 => "0s".into(),
-        1..1_000 => format!("{sign}{ns}ns"),
-        1_000..1_000_000 => format!("{sign}{}µs", fraction(ns / 1_000, ns % 1_000, 3)),
-        1_000_000..1_000_000_000 => format!("{sign}{}ms", fraction(ns / 1_000_000, ns % 1_000_000, 6)),
-        _ => {
-            let (seconds, nanos) = (ns / 1_000_000_000, ns % 1_000_000_000);
-            let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
-            let seconds = fraction(seconds % 60, nanos, 9);
-            match (hours, minutes) {
-                (0, 0) => format!("{sign}{seconds}s"),
-                (0, _) => format!("{sign}{minutes}m{seconds}s"),
-                _ => format!("{sign}{hours}h{minutes}m{seconds}s"),
-            }
-        }
-    }
-}
-
 /// Reads a time: a duration before `now_ns`, or one of the layouts help lists.
 pub fn parse_time(text: &str, now_ns: i64) -> Result<Timestamp, String> {
     if let Ok(ago) = parse_duration(text) {
@@ -180,28 +114,6 @@ fn rfc1123z(text: &str) -> Option<Timestamp> {
     let (sign, digits) = zone.split_at_checked(1)?;
     let (hours, minutes) = digits.split_at_checked(2).filter(|(_, minutes)| minutes.len() == 2)?;
     time::parse_rfc3339(&format!("{year}-{month:02}-{day}T{clock}{sign}{hours}:{minutes}"))
-}
-
-/// A text in double quotes with escapes, as the original quotes it.
-pub fn quote(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{7}' => out.push_str("\\a"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            '\u{b}' => out.push_str("\\v"),
-            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => out.push_str(&format!("\\x{:02x}", u32::from(c))),
-            c => out.push(c),
-        }
-    }
-    out.push('"');
-    out
 }
 
 #[cfg(test)]

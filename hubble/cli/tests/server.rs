@@ -1,5 +1,8 @@
 //! The command against a server in the same process, and what it says when things are wrong.
 
+mod common;
+
+use common::{Lab, Tap};
 use hubble_api::{
     Timestamp,
     flow::{
@@ -8,58 +11,10 @@ use hubble_api::{
     },
 };
 use hubble_cli::{Io, run, settings::Environment};
-use hubble_server::{Config, Listen, Observer, Server};
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    sync::{Arc, Mutex},
-};
-use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
-
-struct Lab {
-    observer: Observer,
-    folder: tempfile::TempDir,
-    stop: CancellationToken,
-}
-
-impl Lab {
-    async fn start() -> Self {
-        let folder = tempfile::tempdir().expect("a folder");
-        let config = Config { node_name: "node-1".into(), cluster_name: "c1".into(), ..Config::default() };
-        let observer = Observer::new(config);
-        let listen = Listen { unix: Some(folder.path().join("hubble.sock")), tcp: None };
-        let server = Server::bind(&listen, observer.clone()).await.expect("a fresh path");
-        let stop = CancellationToken::new();
-        tokio::spawn(server.run(stop.clone().cancelled_owned()));
-        Self { observer, folder, stop }
-    }
-
-    fn server(&self) -> String {
-        format!("unix://{}", self.folder.path().join("hubble.sock").display())
-    }
-
-    async fn hubble(&self, line: &str) -> (i32, String, String) {
-        let words = format!("--server {} {line}", self.server());
-        hubble(&words, "", &self.environment()).await
-    }
-
-    fn environment(&self) -> Environment {
-        let home = self.folder.path().display().to_string();
-        let variables = BTreeMap::from([("HOME".to_owned(), home)]);
-        Environment { variables, directory: PathBuf::from("/nonexistent") }
-    }
-}
 
 /// Exit code, output and error output of a command.
 async fn hubble(line: &str, input: &str, env: &Environment) -> (i32, String, String) {
-    let args: Vec<String> = line.split_whitespace().map(str::to_owned).collect();
-    let (mut out, mut err) = (Vec::new(), Vec::new());
-    let code = {
-        let mut io = Io { input: &mut input.as_bytes(), out: &mut out, err: &mut err, terminal: false };
-        run(&args, env, &mut io).await
-    };
-    (code, String::from_utf8(out).expect("text"), String::from_utf8(err).expect("text"))
+    common::hubble(&line.split_whitespace().collect::<Vec<_>>(), input, env).await
 }
 
 fn flow(second: i64, pod: &str, verdict: Verdict) -> Flow {
@@ -108,6 +63,11 @@ async fn flows_come_out_as_the_server_has_them() {
         ("observe --from-pod shop/a", [&a1, &a3][..].concat_all()),
         ("observe -n shop --not --verdict FORWARDED", b4.clone()),
         ("observe --all --verdict DROPPED", b4.clone()),
+        (
+            "observe --where _flow.verdict==Verdict.DROPPED||_flow.source.pod_name=='a'",
+            [&a1, &a3, &b4][..].concat_all(),
+        ),
+        ("observe --not --cel-expression _flow.source.pod_name.startsWith('a')", [&b2, &b4][..].concat_all()),
     ] {
         assert_eq!(lab.hubble(args).await, (0, want, String::new()), "{args}");
     }
@@ -166,37 +126,6 @@ async fn following_ends_with_the_server_and_without_an_error() {
     assert_eq!(err, b"");
 }
 
-/// A stream others can watch while it is written to.
-#[derive(Clone, Default)]
-struct Tap(Arc<(Mutex<Vec<u8>>, Notify)>);
-
-impl Tap {
-    fn text(&self) -> String {
-        String::from_utf8(self.0.0.lock().expect("no writer panicked").clone()).expect("text")
-    }
-
-    async fn wait_for(&self, lines: usize) {
-        loop {
-            let written = self.0.1.notified();
-            if self.text().lines().count() >= lines {
-                return;
-            }
-            written.await;
-        }
-    }
-}
-
-impl std::io::Write for Tap {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.0.lock().expect("no writer panicked").extend(bytes);
-        self.0.1.notify_one();
-        Ok(bytes.len())
-    }
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn the_state_of_the_server() {
     let lab = Lab::start().await;
@@ -237,6 +166,18 @@ async fn what_is_wrong_is_named() {
         ("observe --http-path [", "invalid http path filter: failed to compile regexp \"[\""),
         ("observe --port http", "invalid source port filter: invalid port \"http\": want a number from 0 to 65535"),
         ("observe --frobnicate", "unknown flag: --frobnicate"),
+        (
+            "observe --where _flow.uuid",
+            "invalid argument \"_flow.uuid\" for \"--where\" flag: column 7: the expression must be a bool",
+        ),
+        (
+            "observe --cel-expression _flow.uuid",
+            "invalid CEL expression filter \"_flow.uuid\": column 7: the expression must be a bool",
+        ),
+        (
+            "observe --input-file - --cel-expression 1",
+            "invalid CEL expression filter \"1\": column 1: the expression must be a bool",
+        ),
         ("observe --output", "flag needs an argument: --output"),
         ("observe -o yaml", "invalid output format: yaml"),
         ("observe nonsense", "unknown command \"nonsense\" for \"hubble observe\""),
@@ -327,6 +268,78 @@ async fn settings_come_from_flag_environment_file_and_default() {
     assert_eq!(hubble("config reset", "", &env).await.0, 0);
     let (code, _, err) = hubble("config reset port-forward-port", "", &env).await;
     assert_eq!((code, err.as_str()), (1, "unhandeld type uint16, please open an issue\n"));
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn a_setting_without_meaning_is_named_with_its_place() {
+    let lab = Lab::start().await;
+    for (variable, value, want) in [
+        ("HUBBLE_TLS", "maybe", "invalid setting HUBBLE_TLS: strconv.ParseBool: parsing \"maybe\": invalid syntax"),
+        ("HUBBLE_TIMEOUT", "5", "invalid setting HUBBLE_TIMEOUT: time: missing unit in duration \"5\""),
+        ("HUBBLE_PORT_FORWARD_PORT", "70000", "invalid setting HUBBLE_PORT_FORWARD_PORT: strconv.ParseUint: "),
+    ] {
+        let mut env = lab.environment();
+        env.variables.insert(variable.into(), value.into());
+        let server = lab.server();
+        let (code, out, err) = common::hubble(&["status", "--server", &server], "", &env).await;
+        assert_eq!((code, out.as_str()), (1, ""), "{variable}");
+        assert!(err.starts_with(want) && err.lines().count() == 1, "{variable}: {err}");
+        let flag = variable.trim_start_matches("HUBBLE_").to_lowercase().replace('_', "-");
+        let good = if flag == "timeout" { "5s" } else { "0" };
+        let given = format!("--{flag}={good}");
+        let (code, ..) = common::hubble(&["status", "--server", &server, &given], "", &env).await;
+        assert_eq!(code, 0, "the flag counts, not the variable");
+    }
+    let env = lab.environment();
+    let path = env.config_path();
+    std::fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
+    std::fs::write(&path, "tls: perhaps\n").expect("writable");
+    let (code, _, err) = common::hubble(&["status", "--server", &lab.server()], "", &env).await;
+    let want = format!("invalid setting {}: tls: strconv.ParseBool: ", path.display());
+    assert!(code == 1 && err.starts_with(&want), "{err}");
+    assert_eq!(common::hubble(&["config", "set", "tls", "false"], "", &env).await.0, 0, "and can be mended");
+    assert_eq!(common::hubble(&["status", "--server", &lab.server()], "", &env).await.0, 0);
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn events_of_a_file() {
+    let event = |second: u32, kind: &str| {
+        format!(r#"{{"agent_event":{{"type":"{kind}"}},"node_name":"n1","time":"2024-03-01T12:00:0{second}Z"}}"#)
+    };
+    let lines = [event(1, "AGENT_STARTED"), event(2, "POLICY_UPDATED"), "{".into(), event(3, "POLICY_DELETED")];
+    let line = |second: u32, kind: &str| format!("Mar  1 12:00:0{second}.000: {kind} (UNKNOWN)\n");
+    let (one, two, three) = (line(1, "AGENT_STARTED"), line(2, "POLICY_UPDATED"), line(3, "POLICY_DELETED"));
+    for (flags, want) in [
+        ("", format!("{one}{two}{three}")),
+        ("--last 2", format!("{two}{three}")),
+        ("--first 1", one.clone()),
+        ("--since 2024-03-01T12:00:02Z --until 2024-03-01T12:00:02Z", two.clone()),
+    ] {
+        let command = format!("observe agent-events --input-file - {flags}");
+        let (code, out, err) = hubble(&command, &lines.join("\n"), &Environment::default()).await;
+        assert_eq!((code, out), (0, want), "{flags}: {err}");
+        assert!(flags == "--first 1" || err.starts_with("warning: -: line 3 is skipped: "), "{flags}: {err}");
+    }
+    let debug = r#"{"debug_event":{"type":"DBG_CT_VERDICT","message":"m"},"time":"2024-03-01T12:00:01Z"}"#;
+    let (_, out, _) = hubble("observe debug-events --input-file -", debug, &Environment::default()).await;
+    assert_eq!(out, "Mar  1 12:00:01.000: N/A DBG_CT_VERDICT MARK: N/A CPU: N/A (m)\n");
+}
+
+#[tokio::test]
+async fn a_server_tells_what_it_speaks() {
+    let lab = Lab::start().await;
+    let (code, out, err) = lab.hubble("reflect").await;
+    assert_eq!((code, err.as_str()), (0, ""));
+    let all: serde_json::Value = serde_json::from_str(&out).expect("JSON");
+    let files = all["file"].as_array().expect("files");
+    let find = |name: &str| files.iter().find(|file| file["name"] == name).unwrap_or_else(|| panic!("no {name}"));
+    assert_eq!(find("observer/observer.proto")["service"][0]["name"], "Observer");
+    let verdict = find("flow/flow.proto")["message_type"][0]["field"].as_array().expect("fields");
+    assert!(verdict.iter().any(|field| field["name"] == "verdict" && field["number"] == 2), "{out}");
+    find("google/protobuf/timestamp.proto");
+    assert!(!files.iter().any(|file| file["package"] == "recorder"), "nobody serves that");
     lab.stop.cancel();
 }
 

@@ -4,18 +4,21 @@
 //! or of an unknown kind is an error, never a guess.
 
 use crate::{
-    Event, FlowRecord, LabelList, Lookup, Policies, Side,
+    Event, FlowRecord, Lookup, Policies, Side,
     packet::{self, Headers},
 };
 use abi::event::{
-    DropNotify, NOTIFY_DROP, NOTIFY_POLICY_VERDICT, NOTIFY_TRACE, PolicyVerdictNotify, Prefix, TraceNotify, point,
-    reason,
+    DropNotify, NOTIFY_DROP, NOTIFY_POLICY_VERDICT, NOTIFY_TRACE, NOTIFY_TRACE_SOCK, PolicyVerdictNotify, Prefix,
+    TraceNotify, point, reason,
 };
-use alloc::{boxed::Box, sync::Arc};
+use alloc::boxed::Box;
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hubble_api::flow::{TraceReason, TrafficDirection, Verdict};
 use zerocopy::FromBytes;
 
+/// Message types beside those the datapath has names for.
+const NOTIFY_DEBUG: u8 = 2;
+const NOTIFY_CAPTURE: u8 = 3;
 /// The drop code of an explicit deny; default deny has no policy to name.
 const POLICY_DENY: u8 = 181;
 /// Set in a trace reason when the packet is encrypted.
@@ -38,6 +41,9 @@ pub enum DecodeError {
     /// No such message type.
     #[error("unknown message type {0}")]
     Kind(u8),
+    /// A socket operation of a control group that is no pod's, so nobody could be named.
+    #[error("unknown cgroup {0}")]
+    Cgroup(u64),
     /// No such version of the trace layout.
     #[error("unrecognized trace event (version {0})")]
     TraceVersion(u16),
@@ -79,21 +85,22 @@ impl<L: Lookup> Decoder<L> {
                 self.drop(&notify, captured(packet, notify.cap_len))
             }
             NOTIFY_TRACE => {
-                let (notify, packet) = split::<TraceNotify>(body)?;
-                if notify.version != 1 {
-                    return Err(DecodeError::TraceVersion(notify.version));
-                }
+                let (notify, packet) = trace_notify(body)?;
                 self.trace(&notify, captured(packet, notify.cap_len))
             }
             NOTIFY_POLICY_VERDICT => {
                 let (notify, packet) = split::<PolicyVerdictNotify>(body)?;
                 self.verdict(&notify, captured(packet, notify.cap_len), prefix.cookie)
             }
+            NOTIFY_CAPTURE => self.capture(body)?,
+            NOTIFY_TRACE_SOCK => self.sock(body)?,
+            NOTIFY_DEBUG => {
+                let event = Box::new(self.debug(body, prefix.cpu)?);
+                return Ok(Event::Debug { time_ns: wall_ns(prefix.time_ns, stamp), event });
+            }
             other => return Err(DecodeError::Kind(other)),
         };
-        let monotonic = i64::try_from(prefix.time_ns).unwrap_or(i64::MAX);
-        let time_ns = monotonic.saturating_add(stamp.wall_minus_monotonic_ns);
-        Ok(Event::Record(FlowRecord { time_ns, uuid: stamp.uuid, ..event }))
+        Ok(Event::Record(FlowRecord { time_ns: wall_ns(prefix.time_ns, stamp), uuid: stamp.uuid, ..event }))
     }
 
     fn drop(&self, notify: &DropNotify, packet: &[u8]) -> FlowRecord {
@@ -128,7 +135,7 @@ impl<L: Lookup> Decoder<L> {
         flow.ifindex = notify.ifindex;
         flow.interface = (notify.ifindex != 0).then(|| self.lookup.interface(notify.ifindex)).flatten();
         if notify.subtype == point::TO_PROXY {
-            flow.proxy_port = notify.dst_id;
+            flow.proxy_port = notify.dst_id.into();
         }
         if notify.source != 0 && known {
             let from_source = notify.source == flow.source.id();
@@ -190,8 +197,8 @@ impl<L: Lookup> Decoder<L> {
             headers,
             source_xlated: None,
             encrypted: false,
-            source: self.side(addresses.map(|(ip, _)| ip), source),
-            destination: self.side(addresses.map(|(_, ip)| ip), destination),
+            source: Side::resolve(&self.lookup, addresses.map(|(ip, _)| ip), source),
+            destination: Side::resolve(&self.lookup, addresses.map(|(_, ip)| ip), destination),
             source_names: None,
             destination_names: None,
             source_service: None,
@@ -206,18 +213,8 @@ impl<L: Lookup> Decoder<L> {
             auth_type: 0,
             file: (0, 0),
             policies: None,
+            socket: None,
         }
-    }
-
-    /// The datapath judged by its identity, so that one is shown; the address tells which pod it was.
-    fn side(&self, ip: Option<IpAddr>, identity: u32) -> Side {
-        let info = ip.and_then(|ip| self.lookup.endpoint(ip));
-        let identity = if identity == 0 { info.as_ref().map_or(0, |info| info.identity) } else { identity };
-        let labels: Option<Arc<LabelList>> = match &info {
-            Some(info) if info.id != 0 || info.identity == identity => Some(Arc::clone(&info.labels)),
-            _ => self.lookup.identity(identity),
-        };
-        Side { identity, info, labels }
     }
 
     /// Services and DNS names: what the two ends are called beside being pods.
@@ -236,8 +233,28 @@ impl<L: Lookup> Decoder<L> {
     }
 }
 
+fn wall_ns(monotonic_ns: u64, stamp: Stamp) -> i64 {
+    i64::try_from(monotonic_ns).unwrap_or(i64::MAX).saturating_add(stamp.wall_minus_monotonic_ns)
+}
+
+/// A trace of either version; version 0 ends before the address before translation.
+fn trace_notify(body: &[u8]) -> Result<(TraceNotify, &[u8]), DecodeError> {
+    const SHORT: usize = 32;
+    let (short, packet) =
+        body.split_first_chunk::<SHORT>().ok_or(DecodeError::Short { len: body.len(), need: SHORT })?;
+    match u16::from_ne_bytes([short[14], short[15]]) {
+        0 => {
+            let mut whole = [0; size_of::<TraceNotify>()];
+            whole[..SHORT].copy_from_slice(short);
+            Ok((split::<TraceNotify>(&whole)?.0, packet))
+        }
+        1 => split::<TraceNotify>(body),
+        version => Err(DecodeError::TraceVersion(version)),
+    }
+}
+
 fn split<T: FromBytes>(bytes: &[u8]) -> Result<(T, &[u8]), DecodeError> {
-    T::read_from_prefix(bytes).map_err(|_| DecodeError::Short { len: bytes.len(), need: core::mem::size_of::<T>() })
+    T::read_from_prefix(bytes).map_err(|_| DecodeError::Short { len: bytes.len(), need: size_of::<T>() })
 }
 
 fn captured(packet: &[u8], len: u16) -> &[u8] {
@@ -271,5 +288,7 @@ fn trace_reason(why: u8) -> TraceReason {
     TraceReason::try_from(number).unwrap_or(TraceReason::Unknown)
 }
 
+mod debug;
+mod sock;
 #[cfg(test)]
 mod tests;

@@ -24,6 +24,25 @@ pub trait Lookup {
         let _ = (endpoint, ip);
         None
     }
+    /// An endpoint of this node by its id.
+    fn local(&self, endpoint: u16) -> Option<Arc<EndpointInfo>> {
+        let _ = endpoint;
+        None
+    }
+    /// The address of the pod a control group belongs to.
+    fn cgroup(&self, id: u64, family: Family) -> Option<IpAddr> {
+        let _ = (id, family);
+        None
+    }
+}
+
+/// A family of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// Labels as flows carry them: `source:key=value`, sorted; of an address's labels the longest prefix alone.
@@ -157,5 +176,11 @@ impl<L: Lookup + ?Sized> Lookup for &L {
     }
     fn names(&self, endpoint: u16, ip: IpAddr) -> Option<Arc<[Box<str>]>> {
         (**self).names(endpoint, ip)
+    }
+    fn local(&self, endpoint: u16) -> Option<Arc<EndpointInfo>> {
+        (**self).local(endpoint)
+    }
+    fn cgroup(&self, id: u64, family: Family) -> Option<IpAddr> {
+        (**self).cgroup(id, family)
     }
 }

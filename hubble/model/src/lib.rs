@@ -10,22 +10,26 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod aggregate;
+pub mod cel;
 pub mod decode;
 mod endpoint;
 mod event;
 pub mod filter;
+pub mod l7;
 pub mod merge;
 pub mod packet;
 mod record;
+pub mod redact;
 pub mod ring;
 pub mod text;
 pub mod view;
 
 pub use decode::{DecodeError, Decoder, Stamp};
-pub use endpoint::{EndpointInfo, LabelList, Lookup, NodeInfo, PolicyInfo, ServiceInfo, WorkloadInfo};
+pub use endpoint::{EndpointInfo, Family, LabelList, Lookup, NodeInfo, PolicyInfo, ServiceInfo, WorkloadInfo};
 pub use event::Event;
 pub use filter::{Filter, FilterError, FilterList};
-pub use merge::Merge;
-pub use record::{FlowRecord, Policies, Side};
+pub use merge::{FanIn, Merge, Newest};
+pub use record::{FlowRecord, Policies, Side, Socket};
 pub use ring::Ring;
 pub use view::{FlowView, Seen};

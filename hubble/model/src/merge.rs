@@ -1,7 +1,14 @@
 //! Streams of several nodes merged into one, ordered by time as far as a bounded buffer can see.
 //!
-//! Every stream is nearly in order, and they lag behind each other by little. Values wait until the buffer is full or
-//! they are old enough; then the oldest goes out first. Whoever lags by more comes late, but is never lost.
+//! Every stream is nearly in order, and they lag behind each other by little. [`Merge`] is the buffer: the oldest goes
+//! out first. [`FanIn`] adds the rules of many sources: whom a value waits for and how long. [`Newest`] keeps the last
+//! few of all. Whoever lags by more comes late, but is never lost.
+
+mod fan_in;
+mod newest;
+
+pub use fan_in::{FanIn, Limits, SourceId};
+pub use newest::Newest;
 
 use alloc::collections::BinaryHeap;
 use core::cmp::Ordering;
@@ -43,11 +50,14 @@ impl<T> Ord for Waiting<T> {
     }
 }
 
+/// Room made at once; more is made when it is needed.
+const RESERVED: usize = 128;
+
 impl<T> Merge<T> {
     /// A merge that holds back so many values at most, at least one.
     pub fn new(length_max: usize) -> Self {
         let length_max = length_max.max(1);
-        Self { waiting: BinaryHeap::with_capacity(length_max), length_max, arrivals: 0 }
+        Self { waiting: BinaryHeap::with_capacity(length_max.min(RESERVED)), length_max, arrivals: 0 }
     }
 
     /// Takes a value of a time. Answers the oldest when the buffer is full.

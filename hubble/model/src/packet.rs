@@ -44,6 +44,8 @@ pub enum L4 {
         source: u16,
         /// Destination port.
         destination: u16,
+        /// Type of the first chunk, when the capture reaches it.
+        chunk: Option<u8>,
     },
     /// ICMP for IPv4.
     Icmp4 {
@@ -59,6 +61,22 @@ pub enum L4 {
         /// Code within the type.
         code: u8,
     },
+    /// The Virtual Router Redundancy Protocol.
+    Vrrp {
+        /// Message type.
+        kind: u8,
+        /// Number of the virtual router.
+        vrid: u8,
+        /// Priority of the sender.
+        priority: u8,
+    },
+    /// The Internet Group Management Protocol.
+    Igmp {
+        /// Message type.
+        kind: u8,
+        /// The group.
+        group: Ipv4Addr,
+    },
 }
 
 impl L4 {
@@ -67,7 +85,7 @@ impl L4 {
         match *self {
             Self::Tcp { source, destination, .. }
             | Self::Udp { source, destination }
-            | Self::Sctp { source, destination } => Some((source, destination)),
+            | Self::Sctp { source, destination, .. } => Some((source, destination)),
             _ => None,
         }
     }
@@ -157,12 +175,15 @@ fn transport(protocol: u8, bytes: &[u8]) -> L4 {
             .zip(port(2))
             .filter(|_| bytes.len() >= 8)
             .map(|(source, destination)| L4::Udp { source, destination }),
-        132 => port(0)
-            .zip(port(2))
-            .filter(|_| bytes.len() >= 12)
-            .map(|(source, destination)| L4::Sctp { source, destination }),
+        132 => port(0).zip(port(2)).filter(|_| bytes.len() >= 12).map(|(source, destination)| L4::Sctp {
+            source,
+            destination,
+            chunk: bytes.get(12).copied(),
+        }),
         1 => bytes.get(..2).map(|b| L4::Icmp4 { kind: b[0], code: b[1] }),
+        2 => bytes.first_chunk::<8>().map(|b| L4::Igmp { kind: b[0], group: Ipv4Addr::new(b[4], b[5], b[6], b[7]) }),
         58 => bytes.get(..2).map(|b| L4::Icmp6 { kind: b[0], code: b[1] }),
+        112 => bytes.first_chunk::<8>().map(|b| L4::Vrrp { kind: b[0] & 0xf, vrid: b[1], priority: b[2] }),
         _ => None,
     };
     found.unwrap_or_default()

@@ -1,7 +1,7 @@
 //! A flow in its small form, and how the protobuf message is made from it.
 
 use crate::{
-    EndpointInfo, LabelList, NodeInfo, PolicyInfo, ServiceInfo,
+    EndpointInfo, LabelList, Lookup, NodeInfo, PolicyInfo, ServiceInfo,
     packet::{Headers, L4},
     text,
 };
@@ -43,7 +43,19 @@ impl Side {
         of_pod.or_else(|| self.labels.as_ref()?.cluster()).unwrap_or_default()
     }
 
-    fn to_endpoint(&self) -> flow::Endpoint {
+    /// Who has an address. What judged a packet did so by an identity, so that one is shown when it is not 0; the
+    /// address tells which pod it was.
+    pub(crate) fn resolve<L: Lookup>(lookup: &L, ip: Option<IpAddr>, identity: u32) -> Self {
+        let info = ip.and_then(|ip| lookup.endpoint(ip));
+        let identity = if identity == 0 { info.as_ref().map_or(0, |info| info.identity) } else { identity };
+        let labels: Option<Arc<LabelList>> = match &info {
+            Some(info) if info.id != 0 || info.identity == identity => Some(Arc::clone(&info.labels)),
+            _ => lookup.identity(identity),
+        };
+        Self { identity, info, labels }
+    }
+
+    pub(crate) fn to_endpoint(&self) -> flow::Endpoint {
         let mut endpoint = flow::Endpoint {
             id: self.id().into(),
             identity: self.identity,
@@ -130,14 +142,25 @@ pub struct FlowRecord {
     pub ifindex: u32,
     /// Interface name.
     pub interface: Option<Arc<str>>,
-    /// Proxy listener a trace to the proxy went to.
-    pub proxy_port: u16,
+    /// Proxy listener a trace to the proxy went to, or a capture was taken at.
+    pub proxy_port: u32,
     /// How the ends authenticated; verdicts only.
     pub auth_type: u8,
     /// Datapath source file and line of a drop; 0 for none.
     pub file: (u8, u16),
     /// Which policies decided; verdicts only.
     pub policies: Option<Box<Policies>>,
+    /// Whose socket it was; socket operations only.
+    pub socket: Option<Box<Socket>>,
+}
+
+/// The socket of an operation that was translated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Socket {
+    /// The kernel's number of the socket.
+    pub cookie: u64,
+    /// The control group it belongs to.
+    pub cgroup: u64,
 }
 
 impl FlowRecord {
@@ -145,6 +168,16 @@ impl FlowRecord {
     pub fn uuid_text(&self) -> String {
         let hex = format!("{:032x}", self.uuid & !(0xf << 76) & !(0x3 << 62) | 0x4 << 76 | 0x2 << 62);
         format!("{}-{}-{}-{}-{}", &hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..])
+    }
+
+    /// What kind of event it was.
+    pub(crate) fn flow_type(&self) -> flow::FlowType {
+        if self.socket.is_some() { flow::FlowType::Sock } else { flow::FlowType::L3L4 }
+    }
+
+    /// The sub type when the event is of a kind, else 0.
+    fn sub_type_of(&self, kind: i32) -> i32 {
+        if i32::from(self.event_type) == kind { self.sub_type.into() } else { 0 }
     }
 
     /// The protobuf message.
@@ -169,7 +202,7 @@ impl FlowRecord {
             l4: self.l4(),
             source: Some(self.source.to_endpoint()),
             destination: Some(self.destination.to_endpoint()),
-            r#type: flow::FlowType::L3L4.into(),
+            r#type: self.flow_type().into(),
             node_name: node.name.clone(),
             node_labels: node.labels.clone(),
             source_names: names(self.source_names.as_deref()),
@@ -183,7 +216,11 @@ impl FlowRecord {
             trace_reason: self.trace_reason.into(),
             is_reply: self.is_reply,
             reply: self.is_reply == Some(true),
-            proxy_port: self.proxy_port.into(),
+            proxy_port: self.proxy_port,
+            debug_capture_point: self.sub_type_of(hubble_api::event_type::CAPTURE),
+            sock_xlate_point: self.sub_type_of(hubble_api::event_type::TRACE_SOCK),
+            socket_cookie: self.socket.as_ref().map_or(0, |socket| socket.cookie),
+            cgroup_id: self.socket.as_ref().map_or(0, |socket| socket.cgroup),
             summary: self.summary(),
             ..flow::Flow::default()
         };
@@ -229,16 +266,22 @@ impl FlowRecord {
             L4::Tcp { source, destination, flags } => Protocol::Tcp(flow::Tcp {
                 source_port: source.into(),
                 destination_port: destination.into(),
-                flags: Some(tcp_flags(flags)),
+                flags: self.socket.is_none().then(|| tcp_flags(flags)),
             }),
             L4::Udp { source, destination } => {
                 Protocol::Udp(flow::Udp { source_port: source.into(), destination_port: destination.into() })
             }
-            L4::Sctp { source, destination } => {
+            L4::Sctp { source, destination, .. } => {
                 Protocol::Sctp(flow::Sctp { source_port: source.into(), destination_port: destination.into() })
             }
             L4::Icmp4 { kind, code } => Protocol::IcmPv4(flow::IcmPv4 { r#type: kind.into(), code: code.into() }),
             L4::Icmp6 { kind, code } => Protocol::IcmPv6(flow::IcmPv6 { r#type: kind.into(), code: code.into() }),
+            L4::Vrrp { kind, vrid, priority } => {
+                Protocol::Vrrp(flow::Vrrp { r#type: kind.into(), vrid: vrid.into(), priority: priority.into() })
+            }
+            L4::Igmp { kind, group } => {
+                Protocol::Igmp(flow::Igmp { r#type: kind.into(), group_address: group.to_string() })
+            }
         };
         Some(flow::Layer4 { protocol: Some(protocol) })
     }
@@ -246,11 +289,15 @@ impl FlowRecord {
     /// The innermost header in words.
     fn summary(&self) -> String {
         match self.headers.l4 {
+            L4::Tcp { .. } if self.socket.is_some() => "TCP".into(),
+            L4::None if self.socket.is_some() => "Unknown".into(),
             L4::Tcp { flags, .. } => text::tcp_summary(flags),
             L4::Udp { .. } => "UDP".into(),
             L4::Sctp { .. } => "SCTP".into(),
             L4::Icmp4 { kind, code } => format!("ICMPv4 {}", text::icmp4(kind, code)),
             L4::Icmp6 { kind, code } => format!("ICMPv6 {}", text::icmp6(kind, code)),
+            L4::Vrrp { .. } => "VRRP".into(),
+            L4::Igmp { .. } => "IGMP".into(),
             L4::None => match self.headers.ip {
                 Some((IpAddr::V4(_), _)) => "IPv4".into(),
                 Some((IpAddr::V6(_), _)) => "IPv6".into(),

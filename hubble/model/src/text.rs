@@ -309,3 +309,164 @@ pub fn icmp6(kind: u8, code: u8) -> String {
     };
     with_code(name, codes, code)
 }
+
+/// The name of a DNS record type; `TYPE` and the number when it has none.
+pub fn dns_type(number: u16) -> String {
+    let name = match number {
+        1 => "A",
+        2 => "NS",
+        5 => "CNAME",
+        6 => "SOA",
+        12 => "PTR",
+        13 => "HINFO",
+        15 => "MX",
+        16 => "TXT",
+        28 => "AAAA",
+        29 => "LOC",
+        33 => "SRV",
+        35 => "NAPTR",
+        39 => "DNAME",
+        41 => "OPT",
+        43 => "DS",
+        44 => "SSHFP",
+        46 => "RRSIG",
+        47 => "NSEC",
+        48 => "DNSKEY",
+        50 => "NSEC3",
+        51 => "NSEC3PARAM",
+        52 => "TLSA",
+        64 => "SVCB",
+        65 => "HTTPS",
+        99 => "SPF",
+        251 => "IXFR",
+        252 => "AXFR",
+        255 => "ANY",
+        256 => "URI",
+        257 => "CAA",
+        _ => return format!("TYPE{number}"),
+    };
+    name.into()
+}
+
+/// A DNS response code in words.
+pub fn dns_rcode(code: u32) -> &'static str {
+    match code {
+        0 => "No Error",
+        1 => "Format Error",
+        2 => "Server Failure",
+        3 => "Non-Existent Domain",
+        4 => "Not Implemented",
+        5 => "Query Refused",
+        6 => "Name Exists when it should not",
+        7 => "RR Set Exists when it should not",
+        8 => "RR Set that should exist does not",
+        9 => "Server Not Authoritative for zone",
+        10 => "Name not contained in zone",
+        16 => "Bad OPT Version",
+        17 => "Key not recognized",
+        18 => "Signature out of time window",
+        19 => "Bad TKEY Mode",
+        20 => "Duplicate key name",
+        21 => "Algorithm not supported",
+        22 => "Bad Truncation",
+        23 => "Bad/missing Server Cookie",
+        _ => "Unknown",
+    }
+}
+
+/// Reads a duration such as `1h43m` or `-1.5s`; nanoseconds. The error is the original's.
+pub fn parse_duration(text: &str) -> Result<i64, String> {
+    let invalid = || format!("time: invalid duration {}", quote(text));
+    let (negative, mut rest) = match text.as_bytes().first() {
+        Some(b'-') => (true, &text[1..]),
+        Some(b'+') => (false, &text[1..]),
+        _ => (false, text),
+    };
+    if rest == "0" {
+        return Ok(0);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    let mut total = 0_i128;
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(rest.len());
+        let (whole, fraction) = rest[..end].split_once('.').unwrap_or((&rest[..end], ""));
+        if (whole.is_empty() && fraction.is_empty()) || fraction.contains('.') {
+            return Err(invalid());
+        }
+        rest = &rest[end..];
+        let end = rest.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(rest.len());
+        let scale: i128 = match &rest[..end] {
+            "" => return Err(format!("time: missing unit in duration {}", quote(text))),
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            unit => return Err(format!("time: unknown unit {} in duration {}", quote(unit), quote(text))),
+        };
+        let whole: i64 = if whole.is_empty() { 0 } else { whole.parse().map_err(|_| invalid())? };
+        total += i128::from(whole) * scale + part_of(fraction, scale);
+        rest = &rest[end..];
+    }
+    let total = if negative { -total } else { total };
+    i64::try_from(total).map_err(|_| invalid())
+}
+
+/// A decimal fraction of a unit; digits beyond what a unit can be divided into say nothing.
+fn part_of(fraction: &str, scale: i128) -> i128 {
+    let digits = &fraction[..fraction.len().min(15)];
+    let number = digits.bytes().fold(0_i128, |number, digit| number * 10 + i128::from(digit - b'0'));
+    number * scale / 10_i128.pow(u32::try_from(digits.len()).expect("at most fifteen"))
+}
+
+/// A duration as the original prints it: `1h2m3.5s`, `250ms`, `0s`.
+pub fn show_duration(ns: i64) -> String {
+    let sign = if ns < 0 { "-" } else { "" };
+    let ns = ns.unsigned_abs();
+    let fraction = |whole: u64, part: u64, digits: usize| {
+        let part = format!("{part:0digits$}");
+        let part = part.trim_end_matches('0');
+        if part.is_empty() { format!("{whole}") } else { format!("{whole}.{part}") }
+    };
+    match ns {
+        0 => "0s".into(),
+        1..1_000 => format!("{sign}{ns}ns"),
+        1_000..1_000_000 => format!("{sign}{}µs", fraction(ns / 1_000, ns % 1_000, 3)),
+        1_000_000..1_000_000_000 => format!("{sign}{}ms", fraction(ns / 1_000_000, ns % 1_000_000, 6)),
+        _ => {
+            let (seconds, nanos) = (ns / 1_000_000_000, ns % 1_000_000_000);
+            let (hours, minutes) = (seconds / 3_600, seconds / 60 % 60);
+            let seconds = fraction(seconds % 60, nanos, 9);
+            match (hours, minutes) {
+                (0, 0) => format!("{sign}{seconds}s"),
+                (0, _) => format!("{sign}{minutes}m{seconds}s"),
+                _ => format!("{sign}{hours}h{minutes}m{seconds}s"),
+            }
+        }
+    }
+}
+
+/// A text in double quotes with escapes, as the original quotes it.
+pub fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{7}' => out.push_str("\\a"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            '\u{b}' => out.push_str("\\v"),
+            c if u32::from(c) < 0x20 || u32::from(c) == 0x7f => out.push_str(&format!("\\x{:02x}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out.push('"');
+    out
+}

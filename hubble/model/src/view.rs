@@ -1,6 +1,6 @@
 //! Flows as filters see them, whether small records or protobuf messages.
 
-use crate::{FlowRecord, NodeInfo, Side, packet::L4, record};
+use crate::{FlowRecord, NodeInfo, Side, cel::Subject, packet::L4, record};
 use alloc::string::String;
 use core::net::IpAddr;
 use hubble_api::flow::{self, Flow, layer4::Protocol};
@@ -108,6 +108,8 @@ pub trait FlowView {
     fn ip_trace_id(&self) -> u64;
     /// The packet was encrypted.
     fn encrypted(&self) -> bool;
+    /// The flow as expressions read it.
+    fn subject(&self) -> Subject<'_>;
 }
 
 fn endpoint(flow: &Flow, end: End) -> Option<&flow::Endpoint> {
@@ -238,6 +240,10 @@ impl FlowView for Flow {
     fn encrypted(&self) -> bool {
         self.ip.as_ref().is_some_and(|ip| ip.encrypted)
     }
+    #[inline]
+    fn subject(&self) -> Subject<'_> {
+        Subject::Flow(self)
+    }
 }
 
 /// TCP flags as bits on the wire.
@@ -344,11 +350,13 @@ impl FlowView for Seen<'_> {
         let l4 = &self.record.headers.l4;
         let (protocol, flags) = match *l4 {
             L4::None => (0, None),
-            L4::Tcp { flags, .. } => (proto::TCP, Some(flags & record::FLAG_BITS)),
+            L4::Tcp { flags, .. } => (proto::TCP, self.record.socket.is_none().then_some(flags & record::FLAG_BITS)),
             L4::Udp { .. } => (proto::UDP, None),
             L4::Sctp { .. } => (proto::SCTP, None),
             L4::Icmp4 { .. } => (proto::ICMP4, None),
             L4::Icmp6 { .. } => (proto::ICMP6, None),
+            L4::Vrrp { .. } => (proto::VRRP, None),
+            L4::Igmp { .. } => (proto::IGMP, None),
         };
         Transport { protocol, ports: l4.ports().map(|(from, to)| (from.into(), to.into())), flags }
     }
@@ -386,6 +394,11 @@ impl FlowView for Seen<'_> {
     }
     #[inline]
     fn encrypted(&self) -> bool {
-        self.record.encrypted
+        // Messages say so of the IP header, so what has none is not encrypted there.
+        self.record.headers.ip.is_some() && self.record.encrypted
+    }
+    #[inline]
+    fn subject(&self) -> Subject<'_> {
+        Subject::Record(self.record, self.node)
     }
 }

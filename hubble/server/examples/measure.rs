@@ -1,7 +1,7 @@
 //! Prints what a flow costs on its way: `cargo run --release -p hubble-server --example measure`.
 
 use abi::event::{NOTIFY_TRACE, PAYLOAD_LEN, Prefix, TraceNotify, TraceRecord};
-use hubble_api::flow::{FlowFilter, TcpFlags};
+use hubble_api::flow::{FlowFilter, TcpFlags, flow_filter::Experimental};
 use hubble_model::{
     Decoder, EndpointInfo, Event, Filter, LabelList, Lookup, Merge, NodeInfo, PolicyInfo, Ring, Seen, ServiceInfo,
     Stamp,
@@ -133,6 +133,26 @@ fn main() {
             black_box(black_box(&filter).matches(&seen));
         });
         measure(&format!("filter on a message: {name}"), 5_000_000, |_| {
+            black_box(black_box(&filter).matches(&flow));
+        });
+    }
+    for (name, text) in [
+        ("verdict", "_flow.verdict == Verdict.FORWARDED || _flow.verdict == Verdict.TRANSLATED"),
+        ("address", "_flow.IP.source == '1.1.1.1' || _flow.IP.destination == '10.0.0.2'"),
+        (
+            "port",
+            "has(_flow.l4.TCP) && (_flow.l4.TCP.destination_port == uint(80) || _flow.l4.TCP.destination_port == 443u)",
+        ),
+        ("pod and namespace", "_flow.source.namespace == 'default' && _flow.source.pod_name.startsWith('shop-')"),
+        ("labels", "_flow.source.labels.exists(l, l == 'k8s:app=shop')"),
+    ] {
+        let experimental = Some(Experimental { cel_expression: vec![text.to_owned()] });
+        let filter = one(&|f| f.experimental = experimental.clone());
+        assert!(filter.matches(&seen) && filter.matches(&flow), "{text}");
+        measure(&format!("CEL on a record: {name}"), 2_000_000, |_| {
+            black_box(black_box(&filter).matches(&seen));
+        });
+        measure(&format!("CEL on a message: {name}"), 2_000_000, |_| {
             black_box(black_box(&filter).matches(&flow));
         });
     }

@@ -23,6 +23,9 @@ pub struct Config {
     pub namespace_ttl: Duration,
     /// How many streams may be open at once; more are refused.
     pub streams_max: usize,
+    /// How many events of the past all open streams may hold together, each for every stream that holds it. What they
+    /// hold stays in memory after the ring has overwritten it, so beyond it further questions are refused.
+    pub held_events_max: usize,
 }
 
 impl Default for Config {
@@ -37,6 +40,7 @@ impl Default for Config {
             lost_event_interval: Duration::from_secs(1),
             namespace_ttl: Duration::from_secs(3_600),
             streams_max: 2_048,
+            held_events_max: 1 << 20,
         }
     }
 }

@@ -3,7 +3,12 @@
 //! What the ring holds when the request arrives is referenced at once, so a question about the past loses nothing to
 //! new events. Only a follower that reads too slowly is overtaken; it is told so, at most once per interval.
 
-use crate::observer::{Shared, now_ns};
+use crate::{
+    losses::Concern,
+    observer::{Shared, now_ns},
+    past::{Earlier, Step},
+    tap::Past,
+};
 use hubble_api::{
     Timestamp,
     flow::{AgentEvent, DebugEvent, LostEvent, LostEventSource},
@@ -64,6 +69,14 @@ pub(crate) trait Select: Send + 'static {
     fn wants(&self, event: &Event, shared: &Shared) -> bool;
     fn response(&self, event: &Event, shared: &Shared) -> Option<Self::Response>;
     fn lost(&self, event: LostEvent, at_ns: i64, shared: &Shared) -> Option<Self::Response>;
+    /// Whether an event asked for may have been in a loss.
+    fn is_concerned(&self, _: &LostEvent, _: i64, _: &Window) -> bool {
+        false
+    }
+    /// What to ask history for; none of what history does not keep.
+    fn filters(&self) -> Option<Arc<FilterList>> {
+        None
+    }
 }
 
 fn timestamp(ns: i64) -> Option<Timestamp> {
@@ -72,8 +85,9 @@ fn timestamp(ns: i64) -> Option<Timestamp> {
 
 /// Flows through filters, thinned by a mask.
 pub(crate) struct Flows {
-    pub filters: FilterList,
+    pub filters: Arc<FilterList>,
     pub mask: Option<Mask>,
+    pub concern: Concern,
 }
 
 impl Select for Flows {
@@ -101,6 +115,14 @@ impl Select for Flows {
             time: timestamp(at_ns),
             response_types: Some(ResponseTypes::LostEvents(event)),
         })
+    }
+
+    fn is_concerned(&self, event: &LostEvent, at_ns: i64, window: &Window) -> bool {
+        self.concern.is_told(event, at_ns, window)
+    }
+
+    fn filters(&self) -> Option<Arc<FilterList>> {
+        Some(Arc::clone(&self.filters))
     }
 }
 
@@ -159,12 +181,18 @@ pub(crate) struct Reader<S> {
     shared: Arc<Shared>,
     select: S,
     window: Window,
+    /// What is wanted of the time before the ring, while that is not read to its end.
+    earlier: Option<Earlier>,
+    /// A page of the time before.
+    page: VecDeque<Arc<Event>>,
     pending: VecDeque<Arc<Event>>,
     /// Ring position behind `pending`.
     next: u64,
     delivered: u64,
     losses: Losses,
     ended: bool,
+    /// How many of `pending` are in the account of all readers.
+    accounted: usize,
 }
 
 impl<S: Select> Reader<S> {
@@ -175,17 +203,38 @@ impl<S: Select> Reader<S> {
             shared: Arc::clone(shared),
             select,
             window,
+            earlier: None,
+            page: VecDeque::new(),
             pending: VecDeque::new(),
             next: 0,
             delivered: 0,
             losses: Losses::new(shared.config.lost_event_interval),
             ended: false,
+            accounted: 0,
         };
         if open >= shared.config.streams_max {
             return Err(Status::resource_exhausted(format!("{open} streams are open already: close some and retry")));
         }
         reader.rewind();
+        reader.account();
+        let held = shared.held.load(Ordering::Relaxed);
+        if held > shared.config.held_events_max && held > reader.accounted {
+            let why =
+                format!("open streams hold {held} events already: ask for fewer with a number or a time, or later");
+            return Err(Status::resource_exhausted(why));
+        }
         Ok(reader)
+    }
+
+    /// Brings the account of all readers up to date.
+    fn account(&mut self) {
+        let (before, now) = (self.accounted, self.pending.len());
+        if now > before {
+            self.shared.held.fetch_add(now - before, Ordering::Relaxed);
+        } else {
+            self.shared.held.fetch_sub(before - now, Ordering::Relaxed);
+        }
+        self.accounted = now;
     }
 
     /// References everything of the past that may be delivered.
@@ -197,8 +246,11 @@ impl<S: Select> Reader<S> {
             return;
         }
         let length = usize::try_from(head - oldest).unwrap_or(usize::MAX);
-        self.shared.read_batch(oldest, length, &mut self.pending);
+        // The oldest may have been overwritten meanwhile; what is older than what was read, history has.
+        let oldest = oldest + self.shared.read_batch(oldest, length, &mut self.pending);
+        self.next = oldest + u64::try_from(self.pending.len()).expect("lengths fit 64 bits");
         if first && since_ns.is_none() {
+            self.look_back(oldest, None);
             return;
         }
         let mut matched = 0;
@@ -214,14 +266,52 @@ impl<S: Select> Reader<S> {
                 }
             }
         });
-        if let Some(last_unwanted) = start {
-            self.pending.drain(..=last_unwanted);
+        match start {
+            Some(last_unwanted) => drop(self.pending.drain(..=last_unwanted)),
+            None => {
+                let bounded = since_ns.is_none() && number > 0;
+                let missing = number.saturating_sub(matched);
+                if !bounded || missing > 0 {
+                    self.look_back(oldest, bounded.then_some(missing));
+                }
+            }
         }
+    }
+
+    /// The ring does not reach far enough back: notes what history is to add before it.
+    fn look_back(&mut self, before: u64, last: Option<u64>) {
+        let history = self.shared.extras.history.clone().zip(self.select.filters());
+        self.earlier = history.map(|(history, filters)| {
+            let Window { since_ns, until_ns, .. } = self.window;
+            Earlier::NotBegun(history, Past { since_ns, until_ns, before, last, filters })
+        });
+    }
+
+    /// The next event of the time before the ring, then of the ring; none when it is not there yet.
+    async fn take(&mut self) -> Option<Arc<Event>> {
+        if let Some(event) = self.page.pop_front() {
+            return Some(event);
+        }
+        let Some(earlier) = &mut self.earlier else { return self.pending.pop_front() };
+        match earlier.step().await {
+            Step::Page(page, lost) => {
+                self.page = page;
+                if lost > 0 {
+                    self.losses.add(LostEventSource::UnknownLostEventSource.into(), lost, None, now_ns());
+                }
+            }
+            Step::Ended => {
+                self.earlier = None;
+                return self.pending.pop_front();
+            }
+        }
+        self.page.pop_front()
     }
 
     /// The next response; none when the stream is over.
     pub async fn next(&mut self) -> Option<S::Response> {
         let mut looked_at = 0;
+        self.account();
         loop {
             if self.shared.closed.is_cancelled() {
                 return None;
@@ -236,12 +326,13 @@ impl<S: Select> Reader<S> {
             if self.ended {
                 return None;
             }
-            match self.pending.pop_front() {
+            match self.take().await {
                 Some(event) => {
                     if let Some(response) = self.deliver(&event) {
                         return Some(response);
                     }
                 }
+                None if self.earlier.is_some() => {}
                 None if self.window.follow => self.wait().await,
                 None => self.ended = true,
             }
@@ -254,7 +345,9 @@ impl<S: Select> Reader<S> {
 
     fn deliver(&mut self, event: &Event) -> Option<S::Response> {
         if let Event::Lost { time_ns, event } = event {
-            self.losses.add(event.source, event.num_events_lost, event.cpu, *time_ns);
+            if self.select.is_concerned(event, *time_ns, &self.window) {
+                self.losses.add(event.source, event.num_events_lost, event.cpu, *time_ns);
+            }
             return None;
         }
         let Window { number, follow, since_ns, until_ns, .. } = self.window;
@@ -302,6 +395,7 @@ impl<S: Select> Reader<S> {
 impl<S> Drop for Reader<S> {
     fn drop(&mut self) {
         self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        self.shared.held.fetch_sub(self.accounted, Ordering::Relaxed);
     }
 }
 

@@ -10,10 +10,17 @@
 mod config;
 mod flows;
 mod listen;
+mod losses;
 mod observer;
+mod past;
+mod peers;
 mod service;
+mod tap;
 
 pub use config::Config;
 pub use hubble_model as model;
-pub use listen::{BindError, Listen, ServeError, Server};
+pub use hubble_transport::tls;
+pub use listen::{BindError, DEFAULT_PORT, Listen, ServeError, Server, serve_incoming};
 pub use observer::Observer;
+pub use peers::{Alone, Peer, PeerFile, PeerFileError, PeerSource, PeerTable};
+pub use tap::{Extras, History, Page, Pages, Past, Tap};

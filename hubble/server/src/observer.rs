@@ -1,6 +1,8 @@
 //! The handle through which events come in, and the state all streams read.
 
-use crate::Config;
+mod recorded;
+
+use crate::{Config, Extras};
 use hubble_api::{flow, time};
 use hubble_model::{DecodeError, Decoder, Event, Lookup, NodeInfo, Ring, Stamp};
 use nix::time::{ClockId, clock_gettime};
@@ -11,6 +13,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering},
     },
+    time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -26,6 +29,7 @@ pub struct Observer(Arc<Shared>);
 pub(crate) struct Shared {
     pub config: Config,
     pub node: NodeInfo,
+    pub extras: Extras,
     state: Mutex<State>,
     /// Readers that wait for the next event.
     waiting: AtomicUsize,
@@ -34,6 +38,8 @@ pub(crate) struct Shared {
     pub started_ns: i64,
     seen_flows: AtomicU64,
     pub streams: AtomicUsize,
+    /// Events of the past that open streams hold, each counted for every stream that does.
+    pub held: AtomicUsize,
     random: AtomicU64,
     wall_minus_monotonic_ns: AtomicI64,
 }
@@ -61,10 +67,16 @@ fn clock_distance() -> i64 {
 impl Observer {
     /// An observer without events.
     pub fn new(config: Config) -> Self {
-        let node = NodeInfo { name: config.flow_node_name(), labels: config.node_labels.clone() };
+        Self::with(config, Extras::default())
+    }
+
+    /// An observer without events, with others that see them and a memory beyond the ring.
+    pub fn with(config: Config, extras: Extras) -> Self {
+        let node = config.node();
         let state = State { ring: Ring::new(config.ring_capacity), namespaces: BTreeMap::new() };
         Self(Arc::new(Shared {
             node,
+            extras,
             state: Mutex::new(state),
             waiting: AtomicUsize::new(0),
             news: Notify::new(),
@@ -72,6 +84,7 @@ impl Observer {
             started_ns: now_ns(),
             seen_flows: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
+            held: AtomicUsize::new(0),
             random: AtomicU64::new(RandomState::new().build_hasher().finish()),
             wall_minus_monotonic_ns: AtomicI64::new(clock_distance()),
             config,
@@ -100,6 +113,21 @@ impl Observer {
         self.0.publish(Event::Lost { time_ns: now_ns(), event });
     }
 
+    /// Takes note of events that were lost between a moment and now.
+    pub fn publish_lost_since(&self, source: flow::LostEventSource, count: u64, since: SystemTime) {
+        let last_ns = now_ns();
+        let first = since.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos());
+        let first = i128::try_from(first).unwrap_or(i128::MAX).min(last_ns.into());
+        let event = flow::LostEvent {
+            source: source.into(),
+            num_events_lost: count,
+            first: Some(time::from_nanos(first)),
+            last: Some(time::from_nanos(last_ns.into())),
+            ..Default::default()
+        };
+        self.0.publish(Event::Lost { time_ns: last_ns, event });
+    }
+
     /// Takes an event of the agent itself; it happened now.
     pub fn publish_agent_event(&self, event: flow::AgentEvent) {
         self.0.publish(Event::Agent { time_ns: now_ns(), event: Box::new(event) });
@@ -122,6 +150,11 @@ impl Observer {
     /// Streams open now.
     pub fn streams(&self) -> usize {
         self.0.streams.load(Ordering::Relaxed)
+    }
+
+    /// Events of the past that open streams hold, each counted for every stream that does.
+    pub fn held_events(&self) -> usize {
+        self.0.held.load(Ordering::Relaxed)
     }
 
     /// Flows published so far.
@@ -147,17 +180,24 @@ impl Shared {
         }
     }
 
-    fn publish(&self, event: Event) {
+    fn publish(&self, mut event: Event) {
+        if let (Event::Flow(flow), Some(redact)) = (&mut event, &self.extras.redact) {
+            redact.apply(flow);
+        }
         if event.is_flow() {
             self.seen_flows.fetch_add(1, Ordering::Relaxed);
         }
         let event = Arc::new(event);
-        let replaced = {
+        let tapped = (!self.extras.taps.is_empty()).then(|| Arc::clone(&event));
+        let (position, replaced) = {
             let mut state = self.state();
             state.note_namespaces(&event);
-            state.ring.push(event).1
+            state.ring.push(event)
         };
         drop(replaced); // Freed outside the lock.
+        if let Some(event) = tapped {
+            self.extras.taps.iter().for_each(|tap| tap.event(position, &event, &self.node));
+        }
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.news.notify_waiters();
         }

@@ -3,7 +3,9 @@
 use crate::{
     Observer,
     flows::{AgentEvents, DebugEvents, Flows, Reader, Select, Window},
+    losses::Concern,
     observer::{Shared, now_ns},
+    peers::{Peer, PeerSource, PeerTable, changes},
 };
 use futures::{Stream, StreamExt as _, stream};
 use hubble_api::{
@@ -11,19 +13,20 @@ use hubble_api::{
     flow::Flow,
     json::Mask,
     observer::{
-        self, GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse,
-        GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNamespacesResponse, GetNodesRequest,
-        GetNodesResponse, Namespace, Node, ServerStatusRequest, ServerStatusResponse,
+        GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse, GetFlowsRequest,
+        GetFlowsResponse, GetNamespacesRequest, GetNamespacesResponse, GetNodesRequest, GetNodesResponse, Namespace,
+        Node, ServerStatusRequest, ServerStatusResponse,
         observer_server::{Observer as ObserverRpc, ObserverServer},
     },
     peer::{
-        ChangeNotification, ChangeNotificationType, NotifyRequest,
+        ChangeNotification, NotifyRequest,
         peer_server::{Peer as PeerRpc, PeerServer},
     },
     relay::NodeState,
 };
 use hubble_model::FilterList;
-use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tonic::{
     Request, Response, Status,
     metadata::MetadataValue,
@@ -34,17 +37,19 @@ use tonic_health::{
     server::{HealthReporter, HealthService},
 };
 
-/// Port of the server on every node, unless an address says otherwise.
-const DEFAULT_PORT: u16 = 4244;
-
 /// How often a silent connection is asked whether its other end is still there.
 const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// Requests at once on one connection: a relay has one connection for all its clients.
+const REQUESTS_MAX: u32 = 4_096;
 
 type BoxStream<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Clone)]
 struct Api {
     shared: Arc<Shared>,
+    this: Arc<Peer>,
+    peers: watch::Receiver<Arc<PeerTable>>,
 }
 
 impl Api {
@@ -86,12 +91,16 @@ impl ObserverRpc for Api {
         )?;
         let filters = FilterList::new(&request.whitelist, &request.blacklist)
             .map_err(|error| Status::unknown(error.to_string()))?;
-        let paths = request.field_mask.map(|mask| mask.paths).filter(|paths| !paths.is_empty());
+        let concern = Concern::of(&request.whitelist);
+        // Clients before 1.18 put it elsewhere.
+        let old = request.experimental.and_then(|experimental| experimental.field_mask);
+        let paths =
+            [request.field_mask, old].into_iter().flatten().map(|mask| mask.paths).find(|paths| !paths.is_empty());
         let mask = paths
             .map(|paths| Mask::new::<Flow>(&paths))
             .transpose()
             .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.stream(Flows { filters, mask }, window)
+        self.stream(Flows { filters: Arc::new(filters), mask, concern }, window)
     }
 
     async fn get_agent_events(
@@ -117,9 +126,9 @@ impl ObserverRpc for Api {
         let node = Node {
             name: config.peer_name(),
             version: config.version.clone(),
-            address: peer_address(config.node_ip),
+            address: self.this.address.clone(),
             state: NodeState::NodeConnected.into(),
-            tls: Some(observer::Tls::default()),
+            tls: Some(self.this.tls()),
             uptime_ns: uptime_ns(&self.shared),
             num_flows,
             max_flows,
@@ -155,25 +164,34 @@ fn uptime_ns(shared: &Shared) -> u64 {
     u64::try_from(now_ns() - shared.started_ns).unwrap_or(0)
 }
 
-fn peer_address(ip: Option<IpAddr>) -> String {
-    ip.map(|ip| std::net::SocketAddr::new(ip, DEFAULT_PORT).to_string()).unwrap_or_default()
-}
-
 #[tonic::async_trait]
 impl PeerRpc for Api {
     type NotifyStream = BoxStream<ChangeNotification>;
 
-    /// One node alone knows of itself: one notification, and the stream stays open.
+    /// All nodes known, then every change, until the observer is closed.
     async fn notify(&self, _: Request<NotifyRequest>) -> Result<Response<Self::NotifyStream>, Status> {
-        let this = ChangeNotification {
-            name: self.shared.config.peer_name(),
-            address: peer_address(self.shared.config.node_ip),
-            r#type: ChangeNotificationType::PeerAdded.into(),
-            tls: None,
-        };
-        let closed = self.shared.closed.clone().cancelled_owned();
-        let rest = stream::once(closed).filter_map(|()| async { None });
-        Ok(self.answer(stream::once(async { Ok(this) }).chain(rest).boxed()))
+        let closed = self.shared.closed.clone();
+        let told = (self.peers.clone(), Arc::<PeerTable>::default(), VecDeque::new());
+        let changes = stream::unfold((told, closed), |((mut peers, mut told, mut queue), closed)| async move {
+            loop {
+                if let Some(change) = queue.pop_front() {
+                    return Some((Ok(change), ((peers, told, queue), closed)));
+                }
+                let now = peers.borrow_and_update().clone();
+                queue.extend(changes(&told, &now));
+                told = now;
+                if queue.is_empty() {
+                    tokio::select! {
+                        biased;
+                        () = closed.cancelled() => return None,
+                        // A source that has gone has nothing more to say; what is known stays.
+                        Ok(()) = peers.changed() => {}
+                        else => closed.cancelled().await,
+                    }
+                }
+            }
+        });
+        Ok(self.answer(changes.boxed()))
     }
 }
 
@@ -185,10 +203,11 @@ pub(crate) struct Services {
 
 impl Services {
     /// The services of an observer, healthy from the start.
-    pub async fn new(observer: &Observer) -> Self {
+    pub async fn new(observer: &Observer, this: Peer, peers: &dyn PeerSource) -> Self {
         let reporter = HealthReporter::new();
         reporter.set_service_status(OBSERVER_HEALTH_SERVICE, tonic_health::ServingStatus::Serving).await;
-        Self { api: Api { shared: Arc::clone(observer.shared()) }, health: reporter }
+        let peers = peers.peers(&this);
+        Self { api: Api { shared: Arc::clone(observer.shared()), this: Arc::new(this), peers }, health: reporter }
     }
 
     /// One listener's worth of services.
@@ -200,6 +219,7 @@ impl Services {
         };
         Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
+            .max_concurrent_streams(Some(REQUESTS_MAX))
             .add_service(ObserverServer::new(self.api.clone()))
             .add_service(PeerServer::new(self.api.clone()))
             .add_service(HealthServer::new(HealthService::from_health_reporter(self.health.clone())))

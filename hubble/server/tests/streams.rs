@@ -253,7 +253,8 @@ async fn what_the_server_says_about_itself() {
     let status = response.into_inner();
     assert_eq!((status.num_flows, status.max_flows, status.seen_flows), (2, 4095, 1));
     let nodes = client.get_nodes(GetNodesRequest {}).await.expect("answered").into_inner().nodes;
-    assert_eq!((nodes[0].name.as_str(), nodes[0].address.as_str()), ("c1/node-1", "10.0.0.7:4244"));
+    let socket = format!("unix://{}", running.socket.display());
+    assert_eq!((nodes[0].name.as_str(), &nodes[0].address), ("c1/node-1", &socket), "nothing listens on TCP");
     let spaces = client.get_namespaces(GetNamespacesRequest {}).await.expect("answered").into_inner().namespaces;
     assert_eq!((spaces[0].cluster.as_str(), spaces[0].namespace.as_str()), ("default", "ns-a"));
     let request = GetAgentEventsRequest { number: 5, ..GetAgentEventsRequest::default() };
@@ -268,6 +269,7 @@ async fn what_the_server_says_about_itself() {
         PeerClient::new(running.channel.clone()).notify(NotifyRequest {}).await.expect("answered").into_inner();
     let peer = peers.message().await.expect("open").expect("this node");
     assert_eq!((peer.r#type(), peer.name.as_str()), (ChangeNotificationType::PeerAdded, "c1/node-1"));
+    assert_eq!((peer.address, peer.tls), (socket, None));
     running.stop.send(()).expect("still running");
     assert!(peers.message().await.expect("a clean end").is_none());
     running.served.await.expect("no panic").expect("no error");

@@ -9,10 +9,19 @@ use std::time::Duration;
 
 use abi::config::{Lifetime, NodeConfig};
 use agent_core::{Audit, ConfigError, Enforcement, FamilyConfig};
+use hubble_server::PeerFile;
+use hubble_server::tls::{Identity, ServerFiles, ServerTls};
 use types::Cidr;
 
+use crate::events::{KINDS, Kinds};
 use crate::host::Host;
-use crate::options::{Aggregation, AllowLocalhost, EnablePolicy, Options};
+use crate::options::{Acceleration, Aggregation, AllowLocalhost, Dispatch, EnablePolicy, LoadBalancing, Mode, Options};
+use crate::sockets::SocketSettings;
+
+mod balancing;
+mod sinks;
+
+pub use sinks::SinkSettings;
 
 /// Identity of the world where only one family is enabled, and of each family where both are.
 const WORLD: u32 = 2;
@@ -83,14 +92,24 @@ pub struct Settings {
     pub mtu: u32,
     /// Watched policies.
     pub policy_dir: Option<PathBuf>,
+    /// Watched services.
+    pub service_dir: Option<PathBuf>,
+    /// Device by which backends on other nodes are reached.
+    pub direct_routing_device: Option<String>,
+    /// Load balancing, as people are told of it.
+    pub balancing: Balancing,
     /// Prometheus.
     pub prometheus: Option<SocketAddr>,
     /// Hubble's settings, if it is enabled.
     pub hubble: Option<HubbleSettings>,
+    /// What becomes of flows besides being served.
+    pub sinks: SinkSettings,
     /// Who may use the sockets besides root.
     pub socket_group: Option<u32>,
-    /// Time between sweeps of the connection maps.
-    pub sweep_interval: Duration,
+    /// When the maps of connections and translations are swept.
+    pub gc: gc::Checked,
+    /// Services at sockets.
+    pub sockets: SocketSettings,
     /// Time between notes of being alive.
     pub liveness_interval: Duration,
     /// How long leased keys outlive the node.
@@ -104,8 +123,58 @@ pub struct Settings {
 pub struct HubbleSettings {
     /// TCP address.
     pub tcp: Option<SocketAddr>,
+    /// TLS on it.
+    pub tls: Option<ServerTls>,
     /// Flows kept.
     pub capacity: usize,
+    /// Events that may wait to be taken.
+    pub queue: usize,
+    /// Which records are taken.
+    pub kinds: Kinds,
+    /// Other nodes, as a file lists them.
+    pub peers: Option<PeerFile>,
+    /// Where other nodes reach this one.
+    pub node_ip: IpAddr,
+}
+
+/// Load balancing, in the words of `GET /healthz`.
+#[derive(Clone, Debug, Default)]
+pub struct Balancing {
+    /// Whether everything is done that kube-proxy does.
+    pub replaces_kube_proxy: bool,
+    /// `SNAT`, `DSR`, `Hybrid` or `Annotation`.
+    pub mode: &'static str,
+    /// How DSR tells the service's address; empty: there is no DSR.
+    pub dsr: &'static str,
+    /// `None`, `Native`, `Generic` or `Best-Effort`.
+    pub acceleration: &'static str,
+}
+
+impl Balancing {
+    fn new(given: &LoadBalancing) -> Self {
+        let mode = match given.bpf_lb_mode {
+            Mode::Snat => "SNAT",
+            Mode::Dsr => "DSR",
+            Mode::Hybrid => "Hybrid",
+            Mode::Annotation => "Annotation",
+        };
+        let dsr = match given.bpf_lb_dsr_dispatch {
+            Dispatch::Opt => "IP Option/Extension",
+            Dispatch::Ipip => "IPIP",
+            Dispatch::Geneve => "Geneve",
+        };
+        Self {
+            replaces_kube_proxy: given.kube_proxy_replacement,
+            mode,
+            dsr: if given.bpf_lb_mode == Mode::Snat { "" } else { dsr },
+            acceleration: match given.bpf_lb_acceleration {
+                Acceleration::Disabled => "None",
+                Acceleration::Native => "Native",
+                Acceleration::BestEffort => "Best-Effort",
+                Acceleration::Generic | Acceleration::TestingOnly => "Generic",
+            },
+        }
+    }
 }
 
 impl Settings {
@@ -137,6 +206,7 @@ impl Settings {
         };
         agent.identity_change_grace = options.policy.identity_change_grace_period;
         agent.maps.policy = options.datapath.bpf_policy_map_max as usize;
+        agent.lb = balancing::balancer(options, &agent)?;
         agent.maps.ipcache = options.datapath.bpf_ipcache_map_max as usize;
         agent.validate()?;
         let mtu = mtu(options, host)?;
@@ -148,15 +218,35 @@ impl Settings {
             devices: options.addresses.devices.clone(),
             mtu,
             policy_dir: options.policy.static_cnp_path.clone(),
+            service_dir: options.balancing.static_service_path.clone(),
+            direct_routing_device: options
+                .balancing
+                .direct_routing_device
+                .clone()
+                .or_else(|| options.addresses.devices.first().cloned()),
+            balancing: Balancing::new(&options.balancing),
             prometheus: listen_address("prometheus-serve-addr", &options.prometheus_serve_addr)?,
-            hubble: hubble(options)?,
+            hubble: hubble(options, host, node_ip)?,
+            sinks: sinks::sinks(&options.sinks)?,
             socket_group: options.paths.socket_group,
-            sweep_interval: options.datapath.conntrack_gc_interval.max(Duration::from_secs(1)),
+            gc: collection(options)?,
+            sockets: SocketSettings::new(options).map_err(|why| bad("bpf-lb-sock", why.to_string()))?,
             liveness_interval: options.datapath.agent_liveness_update_interval.max(Duration::from_millis(100)),
             lease_ttl: options.store.kvstore_lease_ttl.max(Duration::from_secs(10)),
             given: options.as_text(),
             agent,
         })
+    }
+
+    /// How the observer of flows is to be.
+    pub fn observer(&self) -> hubble_server::Config {
+        hubble_server::Config {
+            node_name: self.agent.node_name.to_string(),
+            cluster_name: self.agent.cluster_name.to_string(),
+            node_ip: Some(self.agent.node_ip),
+            ring_capacity: self.hubble.as_ref().map_or(1, |hubble| hubble.capacity),
+            ..hubble_server::Config::default()
+        }
     }
 
     /// The router's addresses, IPv4 first.
@@ -301,10 +391,32 @@ fn node_config(options: &Options, agent: &agent_core::Config, mtu: u32) -> Resul
         (options.events.bpf_events_policy_verdict_enabled, abi::config::NODE_POLICY_VERDICTS),
         (agent.allow_localhost == agent_core::AllowLocalhost::Always, abi::config::NODE_ALLOW_LOCALHOST),
         (!options.datapath.enable_host_legacy_routing, abi::config::NODE_HOST_ROUTING),
+        (options.sockets.bpf_lb_sock_hostns_only, abi::config::NODE_SOCK_HOST_ONLY),
+        (options.sockets.node_port_bind_protection, abi::config::NODE_BIND_PROTECTION),
+        (options.sockets.trace_sock, abi::config::NODE_TRACE_SOCK),
     ] {
         node.flags |= if set { bit } else { 0 };
     }
+    balancing::programs(options, agent, mtu, &mut node)?;
     Ok(node)
+}
+
+/// When to sweep.
+fn collection(options: &Options) -> Result<gc::Checked, SettingsError> {
+    let (interval, longest) = (options.datapath.conntrack_gc_interval, options.datapath.conntrack_gc_max_interval);
+    let defaults = gc::Config::default();
+    let config = gc::Config {
+        fixed: (!interval.is_zero()).then_some(interval),
+        longest: if longest.is_zero() { defaults.longest } else { longest },
+        ..defaults
+    };
+    config.validate().map_err(|why| {
+        let option = match why {
+            gc::ConfigError::Crossed { .. } => "conntrack-gc-max-interval",
+            gc::ConfigError::TooShort | gc::ConfigError::NoRoom => "conntrack-gc-interval",
+        };
+        bad(option, why.to_string())
+    })
 }
 
 fn lifetimes(options: &Options) -> Result<[u32; 8], SettingsError> {
@@ -364,18 +476,8 @@ fn map_sizes(options: &Options) -> Result<BTreeMap<String, u32>, SettingsError> 
         ("bpf-ct-global-any-max", d.bpf_ct_global_any_max, &[maps::CT_ANY4, maps::CT_ANY6]),
         ("bpf-policy-map-max", d.bpf_policy_map_max, &[maps::POLICY]),
         ("bpf-ipcache-map-max", d.bpf_ipcache_map_max, &[maps::IPCACHE]),
-        (
-            "bpf-lb-map-max",
-            d.bpf_lb_map_max,
-            &[
-                maps::LB4_SERVICES,
-                maps::LB6_SERVICES,
-                maps::LB4_BACKENDS,
-                maps::LB6_BACKENDS,
-                maps::LB4_REVERSE_NAT,
-                maps::LB6_REVERSE_NAT,
-            ],
-        ),
+        ("bpf-lb-map-max", d.bpf_lb_map_max, balancing::MAPS),
+        ("bpf-sock-rev-map-max", options.sockets.bpf_sock_rev_map_max, &[maps::LB4_REVERSE_SK, maps::LB6_REVERSE_SK]),
         ("bpf-fragments-map-max", d.bpf_fragments_map_max, &[maps::FRAG4, maps::FRAG6]),
     ] {
         if !(16..=16_777_216).contains(&size) {
@@ -422,14 +524,51 @@ fn listen_address(option: &'static str, text: &str) -> Result<Option<SocketAddr>
     }
 }
 
-fn hubble(options: &Options) -> Result<Option<HubbleSettings>, SettingsError> {
+fn hubble(options: &Options, host: &Host, node_ip: IpAddr) -> Result<Option<HubbleSettings>, SettingsError> {
     let capacity = options.hubble.hubble_event_buffer_capacity;
     if !(1..=65_535).contains(&capacity) || !(capacity + 1).is_power_of_two() {
         let why = format!("{capacity} is not one less than a power of two, from 1 to 65535");
         return Err(bad("hubble-event-buffer-capacity", why));
     }
+    let queue = options.hubble.hubble_event_queue_size;
+    if queue > HUBBLE_QUEUE_MAX {
+        return Err(bad("hubble-event-queue-size", format!("{queue} is above {HUBBLE_QUEUE_MAX}")));
+    }
+    let kinds = Kinds::named(&options.hubble.hubble_monitor_events).map_err(|name| {
+        let want = KINDS.map(|(name, _)| name).join(", ");
+        bad("hubble-monitor-events", format!("{name:?} is none of {want}"))
+    })?;
     let tcp = listen_address("hubble-listen-address", &options.hubble.hubble_listen_address)?;
-    Ok(options.hubble.enable_hubble.then_some(HubbleSettings { tcp, capacity }))
+    if !options.hubble.enable_hubble {
+        return Ok(None);
+    }
+    let tls = hubble_tls(&options.hubble, tcp.is_some())?;
+    let opened = options.hubble.hubble_peers_file.as_ref().map(|path| PeerFile::open(path, tls.is_some()));
+    let peers = opened.transpose().map_err(|why| bad("hubble-peers-file", why.to_string()))?;
+    let node_ip = host.ipv6.filter(|_| options.hubble.hubble_prefer_ipv6).unwrap_or(node_ip);
+    Ok(Some(HubbleSettings { tcp, tls, capacity, queue, kinds, peers, node_ip }))
+}
+
+/// Events that may wait at most.
+const HUBBLE_QUEUE_MAX: usize = 1 << 20;
+
+/// TCP is with TLS unless told otherwise; files that would not be used are refused.
+fn hubble_tls(options: &crate::options::Hubble, listens: bool) -> Result<Option<ServerTls>, SettingsError> {
+    let (cert, key, cas) =
+        (&options.hubble_tls_cert_file, &options.hubble_tls_key_file, &options.hubble_tls_client_ca_files);
+    let files = cert.is_some() || key.is_some() || !cas.is_empty();
+    if options.hubble_disable_tls && files {
+        return Err(bad("hubble-disable-tls", "contradicts the --hubble-tls files that are given"));
+    }
+    if options.hubble_disable_tls || !(listens || files) {
+        return Ok(None);
+    }
+    let missing = |other: &str| format!("it is needed with {other}; or say --hubble-disable-tls");
+    let cert = cert.as_ref().ok_or_else(|| bad("hubble-tls-cert-file", missing("--hubble-listen-address")))?;
+    let key = key.as_ref().ok_or_else(|| bad("hubble-tls-key-file", missing("--hubble-tls-cert-file")))?;
+    let identity = Identity { cert: cert.clone(), key: key.clone() };
+    let loaded = ServerTls::load(ServerFiles { identity, client_cas: cas.clone() });
+    loaded.map(Some).map_err(|why| bad("hubble-tls-cert-file", why.to_string()))
 }
 
 #[cfg(test)]

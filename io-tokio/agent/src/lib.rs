@@ -4,9 +4,11 @@
 //! one queue; its effects are carried out in order by [`world`]. A killed agent leaves everything as it was decided; a
 //! restarted one restores, computes, writes the difference and takes the programs over without a gap.
 
+pub mod cleanup;
 pub mod config;
 pub mod delete_queue;
 pub mod events;
+pub mod health;
 pub mod host;
 pub mod lookup;
 pub mod monitor;
@@ -19,6 +21,8 @@ pub mod replies;
 pub mod rest;
 pub mod run;
 pub mod scrape;
+pub mod sinks;
+pub mod sockets;
 pub mod start;
 pub mod state;
 pub mod status;

@@ -76,6 +76,10 @@ impl Lookup for Names {
     fn interface(&self, ifindex: u32) -> Option<Arc<str>> {
         self.current().interfaces.get(&ifindex).cloned()
     }
+    /// Searched for: only debug messages ask by id, and those are few.
+    fn local(&self, endpoint: u16) -> Option<Arc<EndpointInfo>> {
+        self.current().endpoints.values().find(|info| info.id == endpoint).cloned()
+    }
 }
 
 #[cfg(test)]
@@ -97,5 +101,8 @@ mod tests {
             assert_eq!(names.endpoint(ip(address)).unwrap().identity, want, "{address}");
         }
         assert_eq!(names.endpoint(ip("192.0.2.1")), None);
+        let own = Arc::new(EndpointInfo { id: 7, ..EndpointInfo::default() });
+        names.publish(Snapshot { endpoints: [(ip("10.0.0.1"), own.clone())].into(), ..Snapshot::default() });
+        assert_eq!((names.local(7), names.local(8)), (Some(own), None));
     }
 }

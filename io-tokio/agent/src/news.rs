@@ -87,10 +87,19 @@ impl News {
                 tracing::info!(revision = revision.0, rules, "policy changed");
             }
             AgentEvent::Realized(revision) => tracing::debug!(revision = revision.0, "all is in the kernel"),
-            AgentEvent::ServiceUpserted(id) => tracing::info!(service = %id, "service written"),
-            AgentEvent::ServiceDeleted(id) => tracing::info!(service = %id, "service removed"),
+            AgentEvent::ServiceCreated(id) | AgentEvent::ServiceUpdated(id) => {
+                tracing::debug!(service = %id, "service written");
+            }
+            AgentEvent::ServiceDeleted(id) => tracing::debug!(service = %id, "service removed"),
             AgentEvent::PolicyFileRefused { path, why } => {
                 tracing::error!(file = %path, why, "policy file not taken up; what it last said stays in force");
+            }
+            AgentEvent::ServiceFileRefused { path, why } => {
+                tracing::error!(file = %path, why, "file of services not taken up whole");
+            }
+            AgentEvent::ServiceProblem(problem) => {
+                let (object, field, why) = (&problem.object, &problem.field, &problem.why);
+                tracing::warn!(%object, field, why, "part of an object does not count");
             }
             AgentEvent::StateFileUnusable { file, why, consequence } => {
                 tracing::error!(file = %file.path(), why, consequence, "state file not usable");
@@ -119,7 +128,8 @@ impl News {
                 }
             }
             AgentEvent::PolicyFileRefused { .. } => self.metrics.policy_changed(Outcome::Fail),
-            AgentEvent::ServiceUpserted(_) => self.metrics.service("update"),
+            AgentEvent::ServiceCreated(_) => self.metrics.service("add"),
+            AgentEvent::ServiceUpdated(_) => self.metrics.service("update"),
             AgentEvent::ServiceDeleted(_) => self.metrics.service("delete"),
             _ => {}
         }

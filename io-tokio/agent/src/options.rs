@@ -12,7 +12,17 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+mod sinks;
+
+pub use sinks::Sinks;
+
 use clap::{Args, CommandFactory, FromArgMatches, Parser, ValueEnum};
+
+mod balancing;
+mod sockets;
+
+pub use balancing::{Acceleration, Algorithm, Dispatch, LoadBalancing, Mode, NoBackend, Xlate};
+pub use sockets::{Sockets, TerminateProtocol};
 
 /// The node agent: gives pods addresses and identities, decides policy, and keeps the kernel's maps and programs.
 ///
@@ -40,9 +50,15 @@ pub struct Options {
     #[command(flatten)]
     pub datapath: Datapath,
     #[command(flatten)]
+    pub balancing: LoadBalancing,
+    #[command(flatten)]
+    pub sockets: Sockets,
+    #[command(flatten)]
     pub events: Events,
     #[command(flatten)]
     pub hubble: Hubble,
+    #[command(flatten)]
+    pub sinks: Sinks,
     #[command(flatten)]
     pub store: Store,
     /// Address of the Prometheus endpoint, such as :9962; empty: none
@@ -214,9 +230,12 @@ pub struct Datapath {
     /// Pass packets between pods of this node through the host's network stack
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub enable_host_legacy_routing: bool,
-    /// Time between two sweeps of the connection maps
-    #[arg(long, default_value = "1m", value_parser = duration, value_name = "DURATION")]
+    /// Time between two sweeps of the maps of connections and translations; 0s: adapted to what they find
+    #[arg(long, default_value = "0s", value_parser = duration, value_name = "DURATION")]
     pub conntrack_gc_interval: Duration,
+    /// Time between two sweeps at most, where it is adapted; 0s: 12h
+    #[arg(long, default_value = "0s", value_parser = duration, value_name = "DURATION")]
+    pub conntrack_gc_max_interval: Duration,
     /// Time between two notes in the maps that the agent is alive
     #[arg(long, default_value = "1s", value_parser = duration, value_name = "DURATION")]
     pub agent_liveness_update_interval: Duration,
@@ -279,6 +298,31 @@ pub struct Hubble {
     /// Flows kept; one less than a power of two
     #[arg(long, default_value_t = 4095, value_name = "FLOWS")]
     pub hubble_event_buffer_capacity: usize,
+    /// Events that may wait to be taken; 0: 16384
+    #[arg(long, default_value_t = 0, value_name = "EVENTS")]
+    pub hubble_event_queue_size: usize,
+    /// Kinds of events Hubble takes: drop, debug, capture, trace, policy-verdict, trace-sock, l7, agent [default: all]
+    #[arg(long, value_name = "KIND", value_delimiter = ',')]
+    pub hubble_monitor_events: Vec<String>,
+    /// Announce IPv6 addresses of nodes where there are any
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub hubble_prefer_ipv6: bool,
+    /// Listen on --hubble-listen-address without TLS
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub hubble_disable_tls: bool,
+    /// Certificate shown on --hubble-listen-address
+    #[arg(long, value_name = "PATH")]
+    pub hubble_tls_cert_file: Option<PathBuf>,
+    /// Key of --hubble-tls-cert-file
+    #[arg(long, value_name = "PATH")]
+    pub hubble_tls_key_file: Option<PathBuf>,
+    /// CAs that sign clients' certificates; given, clients must show one
+    #[arg(long, value_name = "PATH", value_delimiter = ',')]
+    pub hubble_tls_client_ca_files: Vec<PathBuf>,
+    /// File with nodes the peer service announces, one a line: NAME ADDRESS [NAME-IN-CERTIFICATE or -] (not in the
+    /// original, which asks Kubernetes)
+    #[arg(long, value_name = "PATH")]
+    pub hubble_peers_file: Option<PathBuf>,
 }
 
 /// The key-value store.
@@ -368,10 +412,20 @@ impl Options {
             ("enable-policy", value(&self.policy.enable_policy)),
             ("policy-audit-mode", self.policy.policy_audit_mode.to_string()),
             ("allow-localhost", value(&self.policy.allow_localhost)),
+            ("kube-proxy-replacement", self.balancing.kube_proxy_replacement.to_string()),
+            ("bpf-lb-mode", value(&self.balancing.bpf_lb_mode)),
+            ("bpf-lb-algorithm", value(&self.balancing.bpf_lb_algorithm)),
+            ("bpf-lb-acceleration", value(&self.balancing.bpf_lb_acceleration)),
+            ("bpf-lb-dsr-dispatch", value(&self.balancing.bpf_lb_dsr_dispatch)),
+            ("bpf-lb-maglev-table-size", self.balancing.bpf_lb_maglev_table_size.to_string()),
+            ("node-port-range", self.balancing.node_port_range.join(",")),
+            ("nodeport-addresses", self.balancing.nodeport_addresses.join(",")),
             ("monitor-aggregation", value(&self.events.monitor_aggregation)),
             ("enable-hubble", self.hubble.enable_hubble.to_string()),
             ("prometheus-serve-addr", self.prometheus_serve_addr.clone()),
             ("kvstore", self.kvstore_kind().to_owned()),
+            ("bpf-lb-sock", self.sockets.bpf_lb_sock.to_string()),
+            ("bpf-lb-sock-hostns-only", self.sockets.bpf_lb_sock_hostns_only.to_string()),
             ("debug", self.debug.to_string()),
         ]
         .map(|(name, text)| (name.to_owned(), text))

@@ -1,4 +1,4 @@
-//! The watched directory of policies (`--static-cnp-path`).
+//! The watched directories of policies (`--static-cnp-path`) and of services (`--static-service-path`).
 //!
 //! Files are read when they are closed after writing, renamed or removed; what they mean is the core's business. What a
 //! file that makes no sense last said stays in force, so that an editor that saves in two steps does not open a hole.
@@ -25,8 +25,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(30);
 
 /// Why the directory cannot be watched.
 #[derive(Debug, thiserror::Error)]
-#[error("--static-cnp-path: cannot {step} {}: {source}; check that it is a readable directory", path.display())]
+#[error("--{option}: cannot {step} {}: {source}; check that it is a readable directory", path.display())]
 pub struct WatchError {
+    option: &'static str,
     step: &'static str,
     path: PathBuf,
     source: io::Error,
@@ -43,14 +44,15 @@ struct Version {
 /// The directory as it was last seen.
 #[derive(Debug)]
 pub struct PolicyDir {
+    option: &'static str,
     path: PathBuf,
     seen: BTreeMap<PathBuf, Version>,
 }
 
 impl PolicyDir {
     /// A directory nobody has looked at yet.
-    pub fn new(path: &Path) -> Self {
-        Self { path: path.to_owned(), seen: BTreeMap::new() }
+    pub fn new(option: &'static str, path: &Path) -> Self {
+        Self { option, path: path.to_owned(), seen: BTreeMap::new() }
     }
 
     /// What changed since the last look.
@@ -74,7 +76,7 @@ impl PolicyDir {
 
     fn list(&self) -> Result<BTreeMap<PathBuf, Version>, WatchError> {
         use std::os::unix::fs::MetadataExt;
-        let failed = |source| WatchError { step: "list", path: self.path.clone(), source };
+        let failed = |source| WatchError { option: self.option, step: "list", path: self.path.clone(), source };
         let mut found = BTreeMap::new();
         for entry in fs::read_dir(&self.path).map_err(failed)? {
             let path = entry.map_err(failed)?.path();
@@ -88,7 +90,7 @@ impl PolicyDir {
                 found.insert(path, Version { modified, length: metadata.len(), inode: metadata.ino() });
             }
             if found.len() > FILES_MAX {
-                let source = io::Error::other(format!("there are more than {FILES_MAX} policy files"));
+                let source = io::Error::other(format!("there are more than {FILES_MAX} files"));
                 return Err(failed(source));
             }
         }
@@ -137,8 +139,9 @@ impl Watch {
     ///
     /// # Errors
     /// When the directory cannot be watched or listed.
-    pub fn begin(path: &Path) -> Result<(Self, PolicyFiles), WatchError> {
-        let failed = |step| move |why: nix::Error| WatchError { step, path: path.to_owned(), source: why.into() };
+    pub fn begin(option: &'static str, path: &Path) -> Result<(Self, PolicyFiles), WatchError> {
+        let failed =
+            |step| move |why: nix::Error| WatchError { option, step, path: path.to_owned(), source: why.into() };
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC).map_err(failed("watch"))?;
         let events = AddWatchFlags::IN_CLOSE_WRITE
             | AddWatchFlags::IN_MOVED_TO
@@ -148,11 +151,11 @@ impl Watch {
             | AddWatchFlags::IN_ATTRIB
             | AddWatchFlags::IN_ONLYDIR;
         inotify.add_watch(path, events).map_err(failed("watch"))?;
-        let mut dir = PolicyDir::new(path);
+        let mut dir = PolicyDir::new(option, path);
         let first = dir.look()?;
         // SAFETY: the notifier owns its descriptor, which is neither replaced nor closed while the `AsyncFd` owns it.
         let inotify = unsafe { AsyncFd::register(Notifier(inotify)) };
-        let broken = |source| WatchError { step: "watch", path: path.to_owned(), source };
+        let broken = |source| WatchError { option, step: "watch", path: path.to_owned(), source };
         let inotify = inotify.map_err(|why| broken(io::Error::from(why)))?;
         Ok((Self { dir, inotify }, first))
     }
@@ -171,7 +174,7 @@ impl Watch {
             match self.dir.look() {
                 Ok(files) if files.changes.is_empty() => {}
                 Ok(files) => return files,
-                Err(why) => tracing::error!(%why, "policies stay as they are"),
+                Err(why) => tracing::error!(%why, "what its files last said stays in force"),
             }
         }
     }

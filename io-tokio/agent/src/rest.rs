@@ -5,6 +5,7 @@
 
 pub mod ask;
 mod maps;
+mod questions;
 pub mod refused;
 pub mod show;
 mod status;
@@ -28,6 +29,7 @@ use types::NumericIdentity;
 
 use crate::config::Settings;
 use crate::replies::Replies;
+use crate::sinks::Sinks;
 use crate::status::Status;
 use ask::BadField;
 use refused::Call;
@@ -49,6 +51,8 @@ pub struct Rest {
     pub maps: Arc<Maps>,
     /// Hubble.
     pub observer: Option<Observer>,
+    /// Metrics, exports and history of flows.
+    pub sinks: Arc<Sinks>,
     /// `tcx` or `tc`.
     pub attach_mode: &'static str,
     /// `BPF`, or `Legacy` where packets between pods go through the host's stack.
@@ -101,6 +105,9 @@ impl Rest {
             Request::Policy { .. } | Request::PolicyPut { .. } | Request::PolicyDelete { .. } | Request::Selectors => {
                 self.policy(request).await
             }
+            Request::PolicyExplain(question) => self.explain(*question).await,
+            Request::PolicyPreview(question) => self.preview(*question).await,
+            Request::PolicyLint(question) => self.lint(question).await,
             Request::Services => {
                 self.look(|_, agent| Reply::ok(&agent.services().map(show::service).collect::<Vec<_>>())).await
             }
@@ -121,6 +128,7 @@ impl Rest {
             status: self.status.clone(),
             hubble: self.observer.as_ref().map(|observer| observer.seen_flows()),
             maps: self.maps.clone(),
+            sinks: self.sinks.clone(),
             attach_mode: self.attach_mode,
             host_routing: self.host_routing,
         }
@@ -232,10 +240,8 @@ impl Rest {
 
     async fn revision(&self, answer: &Response) -> Answered {
         match answer {
-            Response::Policy { revision, rules, notices } => {
-                for notice in notices {
-                    tracing::warn!("imported policy: {notice}");
-                }
+            // What is not enforced was said as a warning when it was taken up.
+            Response::Policy { revision, rules, .. } => {
                 let revision = i64::try_from(revision.0).unwrap_or(i64::MAX);
                 tracing::debug!(revision, rules, "policy changed through the API");
                 self.look(move |_, agent| {
@@ -380,6 +386,7 @@ pub(crate) struct View {
     /// Flows seen, if Hubble is on.
     hubble: Option<u64>,
     maps: Arc<Maps>,
+    sinks: Arc<Sinks>,
     attach_mode: &'static str,
     host_routing: &'static str,
 }

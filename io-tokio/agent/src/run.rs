@@ -6,14 +6,16 @@ use std::time::{Duration, Instant};
 use agent_core::{Agent, EndpointRequest, Input, Request};
 use api::server::SocketOwner;
 use bpf::EventReader;
+use hubble_api::event_type;
 use hubble_model::Decoder;
-use hubble_server::{Listen, Observer};
+use hubble_server::{Listen, Observer, tls::WATCH_EVERY};
 use kvstore::Embedded;
 use loader::{Direction, Interface, Program};
 use metrics::{Metrics, Outcome, Source};
 use runtime::{Handle, Supervisor, drive, queue};
 use tokio::sync::watch;
 
+use crate::cleanup::{self, Cleanup};
 use crate::config::Settings;
 use crate::delete_queue::{DeleteQueue, Deletion};
 use crate::events::{Outlets, hand_on};
@@ -23,16 +25,19 @@ use crate::news::News;
 use crate::replies::Replies;
 use crate::rest::Rest;
 use crate::scrape::{Gauges, KernelSource};
+use crate::sinks::Sinks;
 use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
-use crate::world::{AgentWorld, Bpf, Publisher};
-use crate::{process, publish, tasks};
+use crate::world::{AgentWorld, Bpf, HealthPorts, Publisher};
+use crate::{health, process, publish, sockets, tasks};
 
 /// Inputs that may wait for the core.
 const INPUTS_MAX: usize = 4096;
-/// Batches of records that may wait for Hubble.
-const BATCHES_MAX: usize = 64;
+/// Inputs that may wait for the collector of connections.
+const COLLECTOR_INPUTS_MAX: usize = 256;
+/// Records that may wait for Hubble, unless told otherwise: as many as the original lets on sixteen CPUs.
+const RECORDS_MAX: usize = 16_384;
 /// How long queued deletions may take before the API answers anyway.
 const DELETIONS_WITHIN: Duration = Duration::from_secs(10);
 /// How long a shutdown may take.
@@ -50,6 +55,9 @@ pub enum RunError {
     /// Hubble's socket could not be opened.
     #[error(transparent)]
     Hubble(#[from] hubble_server::BindError),
+    /// Metrics of flows cannot be served.
+    #[error(transparent)]
+    Sinks(#[from] crate::sinks::SinkError),
     /// The ring of events cannot be read.
     #[error("cannot read the ring of events: {0}")]
     Events(String),
@@ -66,9 +74,11 @@ struct Shared {
     metrics: Arc<Metrics>,
     status: Arc<Status>,
     observer: Option<Observer>,
+    sinks: Arc<Sinks>,
     names: Names,
     gauges: Gauges,
     replies: Replies,
+    health: watch::Sender<HealthPorts>,
     stop: watch::Sender<bool>,
 }
 
@@ -95,21 +105,40 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let shared = Shared {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), sources)),
         status: Arc::default(),
-        observer: settings.hubble.as_ref().map(|hubble| observer(&settings, hubble)),
+        observer: settings
+            .hubble
+            .is_some()
+            .then(|| Observer::with(settings.observer(), started.sinks.extras(&settings.sinks))),
+        sinks: started.sinks.clone(),
         names: Names::default(),
         gauges,
         replies: Replies::default(),
+        health: watch::Sender::default(),
         stop: watch::Sender::new(false),
     };
     let mut signals = Signals::open().map_err(RunError::Signals)?;
     let mut parts = Supervisor::new();
-    let Started { pid, queue: deletions, state, store: (store, store_events), datapath, policies, snapshot, .. } =
-        started;
-    let (core, mut realized, drive) = spawn_core(&mut parts, &shared, &settings, state, store, datapath.clone())?;
+    let cleanup = Cleanup::default();
+    let Started {
+        pid,
+        queue: deletions,
+        state,
+        store: (store, store_events),
+        datapath,
+        policies,
+        services,
+        snapshot,
+        ..
+    } = started;
+    let (core, mut realized, drive) = {
+        let kernel = Bpf::new(datapath.clone(), &snapshot.maps, cleanup.clone()).map_err(StartError::Thread)?;
+        spawn_core(&mut parts, &shared, &settings, state, store, kernel)?
+    };
     parts.supervise("the store's events", tasks::store_events(store_events, core.clone()));
     let watch = netlink::LinkWatch::open().map_err(StartError::Netlink)?;
     parts.supervise("the watch of devices", tasks::vanished_links(core.clone(), watch));
     hear_events(&mut parts, &shared, &datapath, &settings).await?;
+    shared.sinks.start(&mut parts, &settings.sinks, shared.stopped()).await?;
 
     let lost = |_| RunError::Part(runtime::Ended { task: "the core", failure: None });
     core.send(Input::Restored(Box::new(snapshot))).await.map_err(lost)?;
@@ -120,6 +149,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         () = signals.asked() => return Ok(()),
     }
     Outside { datapath: &datapath }.attach(&settings)?;
+    sockets::attach(&datapath, &settings.sockets).map_err(StartError::Sockets)?;
     let settled = datapath.settle().map_err(StartError::Maps)?;
     shared.metrics.bootstrapped("restore", Outcome::Success, began.elapsed());
     tracing::info!(took = ?began.elapsed(), settled, "everything wanted is in the kernel");
@@ -127,7 +157,8 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     delete_queued(&deletions, &core, &shared.replies).await;
     serve(&mut parts, &shared, &core, &settings, &datapath)?;
     drop(deletions);
-    background(&mut parts, &shared, &core, &settings, maps, policies);
+    clean_up(&mut parts, &shared, &settings, &maps, cleanup);
+    background(&mut parts, &shared, &core, &settings, maps, [policies, services]);
     if let Err(why) = process::notify("READY=1") {
         tracing::warn!(%why, "the service manager was not told");
     }
@@ -158,10 +189,12 @@ fn spawn_core(
     settings: &Settings,
     state: StateDir,
     store: Embedded,
-    datapath: Arc<loader::Datapath>,
+    kernel: Bpf,
 ) -> Result<Driven, StartError> {
     let (core, inputs) = queue::<Agent>(INPUTS_MAX);
-    let news = News::new(shared.metrics.clone(), shared.status.clone(), shared.observer.clone());
+    let kinds = settings.hubble.as_ref().map(|hubble| &hubble.kinds);
+    let told = shared.observer.clone().filter(|_| kinds.is_some_and(|kinds| kinds.has(event_type::AGENT)));
+    let news = News::new(shared.metrics.clone(), shared.status.clone(), told);
     let realized = news.realized();
     parts.supervise("publication", tasks::publication(core.clone(), news.stale.clone()));
     let files = Writer::start(state, {
@@ -170,13 +203,15 @@ fn spawn_core(
     })
     .map_err(StartError::Thread)?;
     let mut world = AgentWorld {
-        kernel: Bpf::new(datapath).map_err(StartError::Thread)?,
+        kernel,
         store: Arc::new(store),
         files,
         replies: shared.replies.clone(),
         news,
         metrics: shared.metrics.clone(),
         publisher: publisher(shared),
+        tables: bpf::Tables::new(),
+        health: shared.health.clone(),
     };
     let agent = Agent::new(settings.agent.clone()).map_err(|why| StartError::Settings(why.into()))?;
     let stopped = shared.stopped();
@@ -187,20 +222,19 @@ fn spawn_core(
     Ok((core, realized, task))
 }
 
-fn observer(settings: &Settings, hubble: &crate::config::HubbleSettings) -> Observer {
-    Observer::new(hubble_server::Config {
-        node_name: settings.agent.node_name.to_string(),
-        cluster_name: settings.agent.cluster_name.to_string(),
-        node_ip: Some(settings.agent.node_ip),
-        ring_capacity: hubble.capacity,
-        ..hubble_server::Config::default()
-    })
+/// How many batches may wait for Hubble, so that no more records wait than may.
+fn batches_max(settings: &Settings) -> usize {
+    let records = settings.hubble.as_ref().map_or(0, |hubble| hubble.queue);
+    let records = if records == 0 { RECORDS_MAX } else { records };
+    records.div_ceil(bpf::BATCH_RECORDS_MAX)
 }
 
 fn publisher(shared: &Shared) -> Publisher<Agent> {
-    let (names, gauges) = (shared.names.clone(), shared.gauges.clone());
+    let (names, gauges, sinks) = (shared.names.clone(), shared.gauges.clone(), shared.sinks.clone());
     Publisher::new(move |agent| {
-        names.publish(publish::names(agent));
+        let snapshot = publish::names(agent);
+        sinks.pods(&snapshot);
+        names.publish(snapshot);
         gauges.publish(publish::gauges(agent));
     })
 }
@@ -243,14 +277,15 @@ async fn hear_events(
 ) -> Result<(), RunError> {
     let unreadable = |why: String| RunError::Events(why);
     let ring = datapath.events().map_err(|why| unreadable(why.to_string()))?;
-    let (reader, batches) = EventReader::new(ring, BATCHES_MAX).map_err(|why| unreadable(why.to_string()))?;
+    let (reader, batches) = EventReader::new(ring, batches_max(settings)).map_err(|why| unreadable(why.to_string()))?;
     let feed = Feed::default();
     if let Some(path) = settings.places.monitor.clone() {
         let owner = SocketOwner { group: settings.socket_group };
         parts.supervise("the event feed", feed.clone().serve(path, owner));
     }
     let hubble = shared.observer.clone().map(|observer| (observer, Decoder::new(shared.names.clone())));
-    let outlets = Outlets { hubble, feed, metrics: shared.metrics.clone() };
+    let kinds = settings.hubble.as_ref().map(|hubble| hubble.kinds.clone()).unwrap_or_default();
+    let outlets = Outlets { hubble, feed, metrics: shared.metrics.clone(), maps: datapath.maps().clone(), kinds };
     parts.supervise("the ring of events", reader.run());
     parts.supervise::<String>("events to Hubble", async move {
         hand_on(batches, outlets).await;
@@ -258,7 +293,23 @@ async fn hear_events(
     });
     if let (Some(observer), Some(hubble)) = (shared.observer.clone(), &settings.hubble) {
         let listen = Listen { unix: Some(settings.places.hubble.clone()), tcp: hubble.tcp };
-        let server = hubble_server::Server::bind(&listen, observer).await?;
+        let mut server = hubble_server::Server::bind(&listen, observer).await?;
+        if let Some(tls) = hubble.tls.clone() {
+            server = server.with_tls(tls.clone());
+            parts.supervise::<String>("the watch of Hubble's certificates", async move {
+                tls.watch(WATCH_EVERY).await;
+                Err("it ended".into())
+            });
+        } else if let Some(address) = hubble.tcp {
+            tracing::warn!(%address, "Hubble listens without TLS, as told: anybody who reaches it sees all flows");
+        }
+        if let Some(peers) = hubble.peers.clone() {
+            server = server.with_peers(Arc::new(peers.clone()));
+            parts.supervise::<String>("the watch of Hubble's peers", async move {
+                peers.watch(WATCH_EVERY).await;
+                Err("it ended".into())
+            });
+        }
         parts.supervise("Hubble", server.run(shared.stopped()));
     }
     Ok(())
@@ -304,6 +355,7 @@ fn serve(
         metrics: shared.metrics.clone(),
         maps: datapath.maps().clone(),
         observer: shared.observer.clone(),
+        sinks: shared.sinks.clone(),
         attach_mode: match datapath.hook() {
             loader::Hook::Tcx => "tcx",
             loader::Hook::Clsact => "tc",
@@ -316,19 +368,40 @@ fn serve(
     Ok(())
 }
 
+/// Sweeps connections and translations, and ends sockets whose backend went.
+fn clean_up(parts: &mut Supervisor, shared: &Shared, settings: &Settings, maps: &Arc<loader::Maps>, cleanup: Cleanup) {
+    let (collector, inputs) = queue::<gc::Collector>(COLLECTOR_INPUTS_MAX);
+    let mut sweeper = cleanup::Sweeper {
+        maps: maps.clone(),
+        metrics: shared.metrics.clone(),
+        status: shared.status.clone(),
+        collector: collector.clone(),
+    };
+    let (machine, stopped) = (gc::Collector::new(&settings.gc, runtime::now()), shared.stopped());
+    parts.supervise::<String>("sweeps", async move {
+        drive(machine, &mut sweeper, inputs, stopped).await;
+        Ok(())
+    });
+    parts.supervise("the watch of ports", cleanup::pressure(maps.clone(), collector.clone()));
+    let (protocols, status) = (settings.sockets.ended.clone(), shared.status.clone());
+    parts.supervise("departures", cleanup::departures(cleanup, collector, maps.clone(), protocols, status));
+}
+
 fn background(
     parts: &mut Supervisor,
     shared: &Shared,
     core: &Handle<Agent>,
     settings: &Settings,
     maps: Arc<loader::Maps>,
-    policies: Option<crate::policy_dir::Watch>,
+    [policies, services]: [Option<crate::policy_dir::Watch>; 2],
 ) {
     if let Some(watch) = policies {
         parts.supervise("the watch of policies", tasks::policies(watch, core.clone(), shared.status.clone()));
     }
-    let (metrics, status) = (shared.metrics.clone(), shared.status.clone());
-    parts.supervise("sweeps", tasks::sweeps(maps.clone(), settings.sweep_interval, metrics, status));
+    if let Some(watch) = services {
+        parts.supervise("the watch of services", tasks::services(watch, core.clone()));
+    }
+    parts.supervise("health-check node ports", health::serve(shared.health.subscribe()));
     parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
     if let Some(address) = settings.prometheus {
         parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));
@@ -349,6 +422,7 @@ async fn shut_down(mut parts: Supervisor, shared: &Shared, drive: tokio::task::A
     if tokio::time::timeout(SHUTDOWN_WITHIN, finished).await.is_err() {
         tracing::warn!("the core did not end in time");
     }
+    shared.sinks.close().await;
 }
 
 /// SIGTERM and SIGINT.

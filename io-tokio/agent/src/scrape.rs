@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use abi::metrics::{DIR_EGRESS, DIR_INGRESS, DIR_SERVICE};
+use abi::metrics::{DIR_EGRESS, DIR_INGRESS, DIR_SERVICE, EVENTS_LOST};
 use loader::Maps;
 use metrics::{Sample, Source};
 
@@ -49,7 +49,21 @@ impl KernelSource {
             )* };
         }
         // The connection maps are swept by a task of their own, which reports what it found.
-        maps!(lxc, devices, ipcache, policy, lb4_services, lb6_services, lb4_backends, lb6_backends);
+        maps!(
+            lxc,
+            devices,
+            ipcache,
+            policy,
+            lb4_services,
+            lb6_services,
+            lb4_backends,
+            lb6_backends,
+            lb4_reverse_nat,
+            lb6_reverse_nat,
+            lb_affinity_match,
+            lb4_source_range,
+            lb6_source_range
+        );
         out
     }
 }
@@ -67,7 +81,8 @@ fn direction(dir: u8) -> &'static str {
 fn packets(sums: &[(abi::metrics::MetricsKey, abi::metrics::MetricsValue)]) -> Vec<Sample> {
     let mut drops: BTreeMap<(String, &'static str), (f64, f64)> = BTreeMap::new();
     let mut forwards: BTreeMap<&'static str, (f64, f64)> = BTreeMap::new();
-    for (key, value) in sums {
+    // Lost records are no packets; whoever hears the ring reports them.
+    for (key, value) in sums.iter().filter(|(key, _)| *key != EVENTS_LOST) {
         let direction = direction(key.dir);
         let sum = if key.reason >= DROP_MIN || key.reason == INVALID_PACKET {
             let reason =
@@ -121,8 +136,15 @@ mod tests {
         let entry = |reason, dir, line, count| {
             (MetricsKey { reason, dir, line, ..MetricsKey::default() }, MetricsValue { count, bytes: 100 * count })
         };
-        let sums =
-            [entry(133, 1, 10, 2), entry(133, 1, 20, 3), entry(0, 2, 0, 7), entry(3, 1, 0, 1), entry(250, 9, 0, 1)];
+        let lost = (EVENTS_LOST, MetricsValue { count: 99, bytes: 0 });
+        let sums = [
+            entry(133, 1, 10, 2),
+            entry(133, 1, 20, 3),
+            entry(0, 2, 0, 7),
+            entry(3, 1, 0, 1),
+            entry(250, 9, 0, 1),
+            lost,
+        ];
         let find = |name: &str, labels: &[&str]| {
             let found = packets(&sums).into_iter().find(|sample| {
                 sample.name == name && labels.iter().all(|want| sample.labels.iter().any(|(_, have)| have == want))
@@ -134,5 +156,6 @@ mod tests {
         assert_eq!(find("cilium_drop_count", &["250, 0", "UNKNOWN"]), Some(1.0));
         assert_eq!(find("cilium_forward_count", &["EGRESS"]), Some(7.0));
         assert_eq!(find("cilium_forward_count", &["INGRESS"]), Some(1.0));
+        assert_eq!(find("cilium_forward_count", &["UNKNOWN"]), None, "lost records are no packets");
     }
 }

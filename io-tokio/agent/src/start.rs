@@ -20,6 +20,7 @@ use crate::host::Host;
 use crate::options::Options;
 use crate::policy_dir::{Watch, WatchError};
 use crate::process::{PidError, PidFile};
+use crate::sinks::{SinkError, Sinks};
 use crate::state::{StateDir, StateError};
 
 /// Why the agent does not start.
@@ -49,7 +50,13 @@ pub enum StartError {
     #[error(transparent)]
     Attach(#[from] AttachError),
     #[error(transparent)]
+    Namespace(#[from] netlink::NamespaceError),
+    #[error(transparent)]
+    Sockets(#[from] loader::SockError),
+    #[error(transparent)]
     Policies(#[from] WatchError),
+    #[error(transparent)]
+    Sinks(#[from] SinkError),
     #[error("cannot start a thread: {0}")]
     Thread(std::io::Error),
     #[error("cannot read /dev/urandom: {0}")]
@@ -69,10 +76,14 @@ pub struct Started {
     pub state: StateDir,
     /// The store, with its events.
     pub store: (Embedded, kvstore::Events),
+    /// Metrics, exports and history of flows.
+    pub sinks: Arc<Sinks>,
     /// Programs and maps.
     pub datapath: Arc<Datapath>,
     /// The watched policies.
     pub policies: Option<Watch>,
+    /// The watched services.
+    pub services: Option<Watch>,
     /// What an earlier agent left.
     pub snapshot: Snapshot,
 }
@@ -96,10 +107,21 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
     let store = Embedded::open(&store)?;
     let (policies, policy_files) = match &settings.policy_dir {
         Some(dir) => {
-            let (watch, files) = Watch::begin(dir)?;
+            let (watch, files) = Watch::begin("static-cnp-path", dir)?;
             (Some(watch), Some(files))
         }
         None => (None, None),
+    };
+    let (services, service_files) = match &settings.service_dir {
+        Some(dir) => {
+            let (watch, files) = Watch::begin("static-service-path", dir)?;
+            (Some(watch), Some(files))
+        }
+        None => (None, None),
+    };
+    let sinks = match &settings.hubble {
+        Some(_) => Sinks::open(&settings.sinks, &settings.observer().node())?,
+        None => Sinks::default(),
     };
     devices(&mut netlink, &mut settings)?;
     let datapath = load(&settings)?;
@@ -109,17 +131,20 @@ pub fn start(options: &Options) -> Result<Started, StartError> {
         files = files.len(),
         entries = maps.len(),
         policies = policy_files.as_ref().map_or(0, |files| files.changes.len()),
+        services = service_files.as_ref().map_or(0, |files| files.changes.len()),
         "read what was there"
     );
-    let snapshot = Snapshot { files, maps, links, policy_files };
+    let snapshot = Snapshot { files, maps, links, policy_files, service_files };
     Ok(Started {
         settings: Arc::new(settings),
         pid,
         queue,
         state,
         store,
+        sinks: Arc::new(sinks),
         datapath: Arc::new(datapath),
         policies,
+        services,
         snapshot,
     })
 }
@@ -139,7 +164,12 @@ fn devices(netlink: &mut Netlink, settings: &mut Settings) -> Result<(), StartEr
     settings.node.net_ifindex = devices.net.index;
     let MacAddr(bytes) = devices.host.mac.unwrap_or_default();
     settings.node.host_mac[..6].copy_from_slice(&bytes);
+    if let Some(name) = &settings.direct_routing_device {
+        settings.node.direct_routing_ifindex = loader::Interface::by_name(name)?.index;
+    }
     settings.node.seed = seed(&settings.agent.node_name);
+    let cookie = netlink::Namespace::current().and_then(|host| host.cookie())?;
+    settings.node.host_netns_cookie = [cookie as u32, (cookie >> 32) as u32];
     Ok(())
 }
 
@@ -148,6 +178,7 @@ fn load(settings: &Settings) -> Result<Datapath, StartError> {
     let mut config = LoaderConfig::new(&places.object, settings.node);
     config.bpffs.clone_from(&places.bpffs);
     config.map_sizes.clone_from(&settings.map_sizes);
+    config.sockets = settings.sockets.cgroup.is_some();
     let began = std::time::Instant::now();
     let datapath =
         Datapath::open(&config).map_err(|source| StartError::Load { object: places.object.clone(), source })?;

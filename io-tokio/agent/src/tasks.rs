@@ -7,7 +7,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use abi::config::Runtime;
 use agent_core::{Agent, Input};
 use loader::Maps;
-use metrics::{Metrics, Outcome};
 use netlink::{LinkChange, LinkWatch, Netlink, NetlinkError};
 use runtime::{Closed, Handle};
 
@@ -71,35 +70,15 @@ pub async fn policies(mut watch: Watch, core: Handle<Agent>, status: Arc<Status>
     }
 }
 
-/// Sweeps ended connections out of the maps.
+/// Hands changes of the directory of services to the core.
 ///
 /// # Errors
-/// Never; a failed sweep is reported and tried again.
-pub async fn sweeps(
-    maps: Arc<Maps>,
-    every: Duration,
-    metrics: Arc<Metrics>,
-    status: Arc<Status>,
-) -> Result<(), std::convert::Infallible> {
+/// When the core is gone.
+pub async fn services(mut watch: Watch, core: Handle<Agent>) -> Result<(), Closed> {
     loop {
-        tokio::time::sleep(every).await;
-        let began = std::time::Instant::now();
-        let now = u32::try_from(runtime::now().as_secs()).unwrap_or(u32::MAX);
-        let maps = maps.clone();
-        let swept = tokio::task::spawn_blocking(move || bpf::conntrack::collect(&maps, now)).await;
-        let (outcome, entries, failure) = match swept {
-            Ok(Ok(collected)) => {
-                tracing::debug!(alive = collected.alive, removed = collected.removed, "connections swept");
-                (Outcome::Success, (collected.alive as u64, collected.removed as u64), None)
-            }
-            Ok(Err(why)) => (Outcome::Fail, (0, 0), Some(why.to_string())),
-            Err(why) => (Outcome::Fail, (0, 0), Some(why.to_string())),
-        };
-        if let Some(why) = &failure {
-            tracing::error!(why, "connections were not swept");
-        }
-        metrics.swept("all", "all", outcome, entries, began.elapsed());
-        status.swept(failure);
+        let files = watch.changed().await;
+        tracing::info!(files = files.changes.len(), "services changed");
+        core.send(Input::ServiceFiles(files)).await?;
     }
 }
 

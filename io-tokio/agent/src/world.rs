@@ -4,31 +4,32 @@
 //! at once; the store and the files are slower, do their work elsewhere and report through the queue. Nothing here
 //! retries or decides: an outcome goes back to the core.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant as WallInstant};
 
 use abi::write::MapWrite;
 use agent_core::{Device, Effect, Failure, Input};
-use bpf::Attachments;
+use bpf::{Attachments, Departures};
 use kvstore::Store;
 use loader::{AttachError, Datapath, Direction, Interface, Program};
 use machine::{Instant, Machine, OpId};
 use metrics::{Metrics, Outcome};
 use runtime::World;
 
+use crate::cleanup::Cleanup;
 use crate::news::News;
 use crate::replies::Replies;
 use crate::state::{Task, Writer};
 
 /// The kernel as the agent sees it.
 pub trait Kernel: Send {
-    /// Writes in order up to the first failure.
+    /// Writes in order up to the first failure. `tables` says what is in the Maglev tables they name.
     ///
     /// # Errors
     /// The first that failed.
-    fn write(&mut self, writes: &[MapWrite]) -> Result<(), abi::write::WriteError>;
+    fn write(&mut self, writes: &[MapWrite], tables: &bpf::Tables) -> Result<(), abi::write::WriteError>;
     /// Attaches the programs of a pod's device.
     ///
     /// # Errors
@@ -39,6 +40,8 @@ pub trait Kernel: Send {
     /// # Errors
     /// When the kernel refuses.
     fn detach(&mut self, device: &Device) -> Result<(), AttachError>;
+    /// Sees to it that connections are forgotten whose way is in no map any more.
+    fn purge(&mut self, purge: &[lb::Purge]);
 }
 
 /// The programs of a pod's device, and at which side of its host end they are.
@@ -50,21 +53,27 @@ const POD_PROGRAMS: [(Program, Direction); 2] =
 pub struct Bpf {
     datapath: Arc<Datapath>,
     attachments: Attachments,
+    departures: Departures,
+    cleanup: Cleanup,
 }
 
 impl Bpf {
-    /// Takes the loaded programs.
+    /// Takes the loaded programs, what their maps hold, and where to say what went.
     ///
     /// # Errors
     /// When no thread can be started.
-    pub fn new(datapath: Arc<Datapath>) -> std::io::Result<Self> {
-        Ok(Self { attachments: Attachments::new(datapath.clone())?, datapath })
+    pub fn new(datapath: Arc<Datapath>, maps: &[MapWrite], cleanup: Cleanup) -> std::io::Result<Self> {
+        let attachments = Attachments::new(datapath.clone())?;
+        Ok(Self { attachments, datapath, departures: Departures::new(maps), cleanup })
     }
 }
 
 impl Kernel for Bpf {
-    fn write(&mut self, writes: &[MapWrite]) -> Result<(), abi::write::WriteError> {
-        bpf::apply(self.datapath.maps(), writes)
+    fn write(&mut self, writes: &[MapWrite], tables: &bpf::Tables) -> Result<(), abi::write::WriteError> {
+        let outcome = bpf::apply(self.datapath.maps(), writes, tables);
+        let done = outcome.as_ref().err().map_or(writes.len(), |error| error.index);
+        self.departures.see(writes.get(..done).unwrap_or(writes), |gone| self.cleanup.departed(gone));
+        outcome
     }
     fn attach(&mut self, device: &Device) -> Result<(), AttachError> {
         let interface = Interface::by_index(device.ifindex)?;
@@ -83,6 +92,12 @@ impl Kernel for Bpf {
             }
             // The device is gone, and the programs with it; their pins are not.
             Err(_) => self.datapath.remove_stale_links().map(drop),
+        }
+    }
+    fn purge(&mut self, purge: &[lb::Purge]) {
+        // Writes tell what went from the maps. A backend that left one service and still serves another is in them.
+        if !purge.is_empty() {
+            self.cleanup.departed(bpf::Departed::Service);
         }
     }
 }
@@ -125,11 +140,19 @@ pub struct AgentWorld<K, M> {
     pub metrics: Arc<Metrics>,
     /// Publishes the tables that readers see, when they changed.
     pub publisher: Publisher<M>,
+    /// What is in the Maglev tables that the next writes name.
+    pub tables: bpf::Tables,
+    /// Ports that are asked whether this node has backends of a service.
+    pub health: tokio::sync::watch::Sender<HealthPorts>,
 }
+
+/// Services that are asked for, by port.
+pub type HealthPorts = BTreeMap<u16, lb::HealthPort>;
 
 impl<K: Kernel, M> AgentWorld<K, M> {
     fn write_maps(&mut self, op: OpId, writes: &[MapWrite]) -> Input {
-        let outcome = self.kernel.write(writes);
+        let outcome = self.kernel.write(writes, &self.tables);
+        self.tables.clear();
         let done = outcome.as_ref().err().map_or(writes.len(), |error| error.index);
         for chunk in writes.get(..done).unwrap_or(writes).chunk_by(|one, other| {
             std::ptr::eq(one.map(), other.map()) && one.value().is_some() == other.value().is_some()
@@ -177,6 +200,12 @@ impl<K: Kernel, M: Machine<Input = Input, Effect = Effect>> World<M> for AgentWo
                 let outcome = self.write_maps(op, &writes);
                 outcomes.push_back(outcome);
             }
+            Effect::Tables(tables) => self.tables = tables.into_iter().collect(),
+            Effect::Purge(purge) => {
+                tracing::debug!(count = purge.len(), "backends or services went; connections to them are swept");
+                self.kernel.purge(&purge);
+            }
+            Effect::HealthPorts(ports) => drop(self.health.send_replace(ports)),
             Effect::Attach(op, device) => {
                 let outcome = self.attach(op, &device);
                 outcomes.push_back(outcome);

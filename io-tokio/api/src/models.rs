@@ -48,10 +48,12 @@ macro_rules! texts {
 
 mod agent;
 mod endpoint;
+mod question;
 mod service;
 
 pub use agent::*;
 pub use endpoint::*;
+pub use question::*;
 pub use service::*;
 
 /// Labels as `source:key=value` text.

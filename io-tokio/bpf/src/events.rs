@@ -9,7 +9,7 @@ use tokio::{
 };
 
 /// Records moved with one wake-up at most.
-const BATCH: usize = 256;
+pub const BATCH_RECORDS_MAX: usize = 256;
 
 /// Some records, in the order in which the kernel wrote them.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl EventReader {
                 () = self.sender.closed() => return Ok(()),
                 ready = self.ring.readable_mut() => ready?,
             };
-            if pump(ready.get_inner_mut(), &self.sender, &mut self.lost) < BATCH {
+            if pump(ready.get_inner_mut(), &self.sender, &mut self.lost) < BATCH_RECORDS_MAX {
                 ready.clear_ready();
             } else {
                 drop(ready);
@@ -94,7 +94,7 @@ impl EventReader {
 /// Moves one batch; returns how many records were there. What does not fit is counted and told with the next batch.
 fn pump(source: &mut dyn EventSource, sender: &mpsc::Sender<Batch>, lost: &mut u64) -> usize {
     let mut batch = Batch { lost: *lost, ..Batch::default() };
-    let moved = source.drain(BATCH, &mut |record| batch.push(record));
+    let moved = source.drain(BATCH_RECORDS_MAX, &mut |record| batch.push(record));
     if batch.is_empty() {
         return moved;
     }

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::policy::options::{ExplainOptions, LintOptions, PreviewOptions};
+
 /// Command line of the Cilium agent on this node.
 #[derive(Debug, Parser)]
 #[command(name = "cilium", version, propagate_version = false)]
@@ -53,6 +55,9 @@ pub enum Command {
     /// Services and their backends
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Services and backends in the kernel's maps (the same as cilium bpf lb)
+    #[command(subcommand)]
+    Lb(BpfLb),
     /// Prefixes and their identities, as the agent knows them
     #[command(subcommand)]
     Ip(IpCommand),
@@ -194,12 +199,19 @@ pub enum PolicyCommand {
     },
     /// Check files without the agent
     Validate {
-        /// File, directory, or - for standard input; YAML or JSON
-        path: PathBuf,
+        /// Files, directories, or - for standard input; YAML or JSON
+        #[arg(required = true)]
+        paths: Vec<PathBuf>,
         /// Print the rules that were read
         #[arg(long)]
         print: bool,
     },
+    /// Say why traffic is let through or refused, and by which rule
+    Explain(Box<ExplainOptions>),
+    /// Say what a change of policies would do to recorded traffic, before it is made
+    Preview(Box<PreviewOptions>),
+    /// Find rules that are valid and probably not meant
+    Lint(Box<LintOptions>),
     /// Wait until all endpoints enforce a revision
     Wait {
         revision: i64,
@@ -217,7 +229,11 @@ pub enum PolicyCommand {
 pub enum ServiceCommand {
     /// List services
     #[command(alias = "ls")]
-    List,
+    List {
+        /// With their attributes
+        #[arg(long)]
+        verbose: bool,
+    },
     /// Show one service
     Get { id: i64 },
     /// Add or change a service
@@ -248,7 +264,7 @@ pub struct ServiceUpdate {
     /// State of each backend: active, terminating, quarantined or maintenance
     #[arg(long, value_delimiter = ',')]
     pub states: Vec<String>,
-    /// Weight of each backend
+    /// Weight of each backend in a Maglev table [default: 100 each; 0: in maintenance]
     #[arg(long, value_delimiter = ',')]
     pub backend_weights: Vec<u16>,
     /// tcp, udp, sctp or any
@@ -272,6 +288,27 @@ pub struct ServiceUpdate {
     /// HostPort
     #[arg(long)]
     pub k8s_host_port: bool,
+    /// LocalRedirect: traffic stays on the node
+    #[arg(long)]
+    pub local_redirect: bool,
+    /// Which clients: external, or internal where those outside go elsewhere
+    #[arg(long, default_value = "external")]
+    pub scope: String,
+    /// Seconds a client keeps its backend; 0: it does not
+    #[arg(long, default_value_t = 0, value_name = "SECONDS")]
+    pub session_affinity: u32,
+    /// Who may come from outside [default: everybody]
+    #[arg(long, value_delimiter = ',', value_name = "CIDR")]
+    pub source_ranges: Vec<String>,
+    /// How traffic to backends on other nodes is forwarded: snat or dsr [default: as the node does]
+    #[arg(long, default_value = "", hide_default_value = true)]
+    pub forwarding_mode: String,
+    /// Port at which the node says whether it has a backend
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "PORT")]
+    pub health_check_node_port: u16,
+    /// Node of each backend
+    #[arg(long, value_delimiter = ',', value_name = "NODE")]
+    pub backend_nodes: Vec<String>,
     /// Traffic from outside: Cluster or Local
     #[arg(long, default_value = "Cluster")]
     pub k8s_ext_traffic_policy: String,
@@ -302,7 +339,7 @@ pub enum IpCommand {
 pub enum BpfCommand {
     /// Addresses of this node's endpoints
     #[command(subcommand)]
-    Endpoint(ListOnly),
+    Endpoint(BpfEndpoint),
     /// Prefixes, their identities and classes
     #[command(subcommand)]
     Ipcache(BpfIpcache),
@@ -315,18 +352,34 @@ pub enum BpfCommand {
     /// Services and backends
     #[command(subcommand)]
     Lb(BpfLb),
+    /// Source NAT
+    #[command(subcommand)]
+    Nat(BpfNat),
     /// Counters
     #[command(subcommand)]
-    Metrics(ListOnly),
+    Metrics(BpfMetrics),
 }
 
-/// A map that is only listed.
+/// `cilium bpf endpoint`
 #[derive(Debug, Subcommand)]
 #[allow(missing_docs, reason = "each variant's text is the command's help")]
-pub enum ListOnly {
+pub enum BpfEndpoint {
     /// List entries
     #[command(alias = "ls")]
     List,
+    /// The entry of an address
+    Get { address: std::net::IpAddr },
+}
+
+/// `cilium bpf metrics`
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant's text is the command's help")]
+pub enum BpfMetrics {
+    /// List counters
+    #[command(alias = "ls")]
+    List,
+    /// Counters of one reason, by its number or a part of its name
+    Get { reason: String },
 }
 
 /// `cilium bpf ipcache`
@@ -373,6 +426,28 @@ pub enum BpfCt {
         scope: String,
         endpoint: Option<u16>,
     },
+    /// Connections of an address, or of an address and port
+    Get { end: String },
+    /// Forget connections: those that go on are judged and balanced anew
+    Flush {
+        /// global, or endpoint and its number
+        #[arg(value_parser = ["global", "endpoint"])]
+        scope: String,
+        endpoint: Option<u16>,
+    },
+}
+
+/// `cilium bpf nat`
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant's text is the command's help")]
+pub enum BpfNat {
+    /// List translations
+    #[command(alias = "ls")]
+    List,
+    /// Translations from or to an address and port
+    Get { end: String },
+    /// Forget all translations: connections that use them break
+    Flush,
 }
 
 /// `cilium bpf lb`
@@ -381,16 +456,50 @@ pub enum BpfCt {
 pub enum BpfLb {
     /// List services with their backends
     #[command(alias = "ls")]
-    List {
-        /// Backends instead
-        #[arg(long)]
-        backends: bool,
-        /// Frontends alone
-        #[arg(long, conflicts_with = "backends")]
-        frontends: bool,
-        /// Reverse NAT instead
-        #[arg(long, conflicts_with_all = ["backends", "frontends"])]
-        revnat: bool,
+    List(BpfLbList),
+    /// One service, by its frontend or its reverse NAT index
+    Get { service: String },
+    /// Maglev tables
+    #[command(subcommand)]
+    Maglev(BpfMaglev),
+}
+
+/// `cilium bpf lb list`
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+#[allow(missing_docs, reason = "each field's text is the option's help")]
+pub struct BpfLbList {
+    /// Backends instead
+    #[arg(long)]
+    pub backends: bool,
+    /// Frontends alone
+    #[arg(long)]
+    pub frontends: bool,
+    /// Reverse NAT instead
+    #[arg(long)]
+    pub revnat: bool,
+    /// Ranges of sources instead
+    #[arg(long)]
+    pub source_ranges: bool,
+    /// Clients that come back to their backends instead
+    #[arg(long)]
+    pub affinity: bool,
+    /// Maglev tables instead
+    #[arg(long)]
+    pub maglev: bool,
+}
+
+/// `cilium bpf lb maglev`
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant's text is the command's help")]
+pub enum BpfMaglev {
+    /// How many places each backend has in each table
+    #[command(alias = "ls")]
+    List,
+    /// The table of one service; as JSON, place by place
+    Get {
+        /// Reverse NAT index
+        id: u16,
     },
 }
 

@@ -3,13 +3,14 @@
 mod ct;
 mod lb;
 pub(crate) mod map;
+mod nat;
 mod policy;
 
 use api::client::Client;
 use loader::{Access, Maps, maps_directory};
 use serde_json::json;
 
-use crate::arguments::{BpfCommand, BpfIpcache, ListOnly};
+use crate::arguments::{BpfCommand, BpfCt, BpfEndpoint, BpfIpcache, BpfLb, BpfMetrics, BpfNat};
 use crate::output::{Screen, Table};
 use crate::{Arguments, CliError};
 
@@ -23,24 +24,41 @@ pub(crate) fn run(
     command: &BpfCommand,
     screen: &mut Screen<'_>,
 ) -> Result<(), CliError> {
-    let maps = open(arguments)?;
+    let changes = matches!(command, BpfCommand::Nat(BpfNat::Flush) | BpfCommand::Ct(BpfCt::Flush { .. }));
+    let access = if changes { Access::ReadWrite } else { Access::ReadOnly };
+    let maps = Maps::open_pinned(&maps_directory(&arguments.bpf_root), access)?;
     match command {
-        BpfCommand::Endpoint(ListOnly::List) => endpoints(&maps, screen),
+        BpfCommand::Endpoint(BpfEndpoint::List) => endpoints(&maps, None, screen),
+        BpfCommand::Endpoint(BpfEndpoint::Get { address }) => endpoints(&maps, Some(*address), screen),
         BpfCommand::Ipcache(BpfIpcache::List) => ipcache(&maps, screen),
         BpfCommand::Ipcache(BpfIpcache::Get { address }) => ipcache_get(&maps, *address, screen),
         BpfCommand::Policy(command) => policy::run(client, &maps, command, screen),
         BpfCommand::Ct(command) => ct::run(&maps, command, screen),
         BpfCommand::Lb(command) => lb::run(&maps, command, screen),
-        BpfCommand::Metrics(ListOnly::List) => metrics(&maps, screen),
+        BpfCommand::Nat(command) => nat::run(&maps, command, screen),
+        BpfCommand::Metrics(BpfMetrics::List) => metrics(&maps, None, screen),
+        BpfCommand::Metrics(BpfMetrics::Get { reason }) => metrics(&maps, Some(reason), screen),
     }
+}
+
+/// `cilium lb`
+pub(crate) fn lb(arguments: &Arguments, command: &BpfLb, screen: &mut Screen<'_>) -> Result<(), CliError> {
+    lb::run(&open(arguments)?, command, screen)
 }
 
 fn mac(bytes: &[u8; 8]) -> String {
     bytes[..6].iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(":")
 }
 
-fn endpoints(maps: &Maps, screen: &mut Screen<'_>) -> Result<(), CliError> {
+fn endpoints(maps: &Maps, wanted: Option<std::net::IpAddr>, screen: &mut Screen<'_>) -> Result<(), CliError> {
     let mut rows: Vec<_> = maps.lxc.entries()?.into_iter().filter_map(|(key, info)| Some((key.ip()?, info))).collect();
+    if let Some(address) = wanted {
+        rows.retain(|(ip, _)| *ip == address);
+        if rows.is_empty() {
+            let why = format!("{address} is no address of this node's endpoints; see cilium bpf endpoint list");
+            return Err(CliError::NotFound(why));
+        }
+    }
     rows.sort_by_key(|(ip, _)| *ip);
     let value: Vec<_> = rows
         .iter()
@@ -120,10 +138,17 @@ fn ipcache_get(maps: &Maps, address: std::net::IpAddr, screen: &mut Screen<'_>) 
     screen.line(&format!("{address} maps to identity={} class={} flags={}", entry.identity, entry.class, entry.flags))
 }
 
-fn metrics(maps: &Maps, screen: &mut Screen<'_>) -> Result<(), CliError> {
+fn metrics(maps: &Maps, wanted: Option<&str>, screen: &mut Screen<'_>) -> Result<(), CliError> {
     let mut rows = maps.metrics.sums()?;
     rows.sort_by_key(|(key, _)| (key.reason, key.dir, key.file, key.line));
     let reason = |code: u8| hubble_model::text::drop_reason(code).map_or_else(|| code.to_string(), str::to_owned);
+    if let Some(wanted) = wanted {
+        let text = wanted.to_lowercase();
+        rows.retain(|(key, _)| key.reason.to_string() == text || reason(key.reason).to_lowercase().contains(&text));
+        if rows.is_empty() {
+            return Err(CliError::NotFound(format!("nothing was counted under {wanted}; see cilium bpf metrics list")));
+        }
+    }
     let direction = |dir: u8| match dir {
         abi::metrics::DIR_INGRESS => "INGRESS",
         abi::metrics::DIR_EGRESS => "EGRESS",

@@ -27,4 +27,15 @@ pub enum CliError {
     NotFound(String),
     #[error("{0}")]
     NotWell(String),
+    /// The command worked and found what it looks for: what would be denied, what is suspicious.
+    #[error("{0}")]
+    Found(String),
+}
+
+impl CliError {
+    /// The process's exit code: 1 refused or failed, 3 found what scripts want to be stopped by.
+    #[must_use]
+    pub const fn exit_code(&self) -> u8 {
+        if matches!(self, Self::Found(_)) { 3 } else { 1 }
+    }
 }

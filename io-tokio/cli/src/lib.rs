@@ -4,7 +4,8 @@
 //! works while the agent is down; it asks the agent only for labels, to be kind, and goes on without. Every command
 //! that shows something takes `-o json`. Nothing here decides anything.
 //!
-//! Exit code: 0 done, 1 refused or failed (and, for `status`, not well), 2 wrong usage.
+//! Exit code: 0 done, 1 refused or failed (and, for `status`, not well), 2 wrong usage, 3 found what the command looks for
+//! (`policy preview`: something would newly be denied; `policy lint`: something is suspicious).
 
 mod arguments;
 mod bpf;
@@ -45,6 +46,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Identity(command) => identity::run(&client, command, &mut screen),
         Command::Policy(command) => policy::run(&client, command, &mut screen),
         Command::Service(command) => service::run(&client, command, &mut screen),
+        Command::Lb(command) => bpf::lb(arguments, command, &mut screen),
         Command::Ip(IpCommand::List { numeric, verbose }) => {
             identity::ip_list(&client, *numeric, *verbose, &mut screen)
         }

@@ -16,7 +16,7 @@ fn main() -> ExitCode {
         Err(error) => {
             let _ = out.flush();
             eprintln!("Error: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(error.exit_code())
         }
     }
 }

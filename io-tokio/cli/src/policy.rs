@@ -1,8 +1,10 @@
 //! `cilium policy`
 
-use std::fs;
-use std::io::Read;
-use std::path::{Path, PathBuf};
+mod files;
+pub(crate) mod options;
+mod questions;
+
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use api::client::{Client, escape};
@@ -26,7 +28,8 @@ pub(crate) fn run(client: &Client, command: &PolicyCommand, screen: &mut Screen<
             show(&policy, screen)
         }
         PolicyCommand::Import { path, print, replace, replace_with_labels } => {
-            let rules = read(path)?;
+            let (rules, warnings) = files::read(path)?;
+            warn(&warnings);
             if *print {
                 screen.json(&rules)?;
             }
@@ -41,17 +44,10 @@ pub(crate) fn run(client: &Client, command: &PolicyCommand, screen: &mut Screen<
             let policy: Policy = client.call("DELETE", "/policy", &[], Some(labels))?;
             if screen.is_json() { screen.json(&policy) } else { screen.line(&format!("Revision: {}", policy.revision)) }
         }
-        PolicyCommand::Validate { path, print } => {
-            let rules = read(path)?;
-            if *print || screen.is_json() {
-                screen.json(&rules)?;
-            }
-            if screen.is_json() {
-                Ok(())
-            } else {
-                screen.line(&format!("All policies are valid ({} read).", rules.len()))
-            }
-        }
+        PolicyCommand::Validate { paths, print } => validate(paths, *print, screen),
+        PolicyCommand::Explain(options) => questions::explain(client, options, screen),
+        PolicyCommand::Preview(options) => questions::preview(client, options, screen),
+        PolicyCommand::Lint(options) => questions::lint(client, options, screen),
         PolicyCommand::Wait { revision, max_wait_time } => {
             wait(client, *revision, Duration::from_secs(*max_wait_time), screen)
         }
@@ -69,6 +65,45 @@ pub(crate) fn run(client: &Client, command: &PolicyCommand, screen: &mut Screen<
     }
 }
 
+/// Checks files without an agent.
+fn validate(paths: &[PathBuf], print: bool, screen: &mut Screen<'_>) -> Result<(), CliError> {
+    let (mut rules, mut warnings, mut mistakes) = (Vec::new(), Vec::new(), Vec::new());
+    for path in paths {
+        match files::read(path) {
+            Ok((read, warned)) => {
+                rules.extend(read);
+                warnings.extend(warned);
+            }
+            // A mistake in one file hides none in the others.
+            Err(CliError::Invalid(why)) => mistakes.push(why),
+            Err(other) => return Err(other),
+        }
+    }
+    if screen.is_json() {
+        let lines: Vec<&str> = mistakes.iter().flat_map(|m| m.lines()).collect();
+        screen.json(&serde_json::json!({
+            "valid": mistakes.is_empty(), "mistakes": lines, "not-enforced": warnings, "policies": rules,
+        }))?;
+    } else {
+        warn(&warnings);
+        if print {
+            screen.json(&rules)?;
+        }
+        if mistakes.is_empty() {
+            screen.line(&format!("All policies are valid ({} read).", rules.len()))?;
+        }
+    }
+    if mistakes.is_empty() { Ok(()) } else { Err(CliError::Invalid(mistakes.join("\n"))) }
+}
+
+/// Says aloud what is understood and not enforced. On standard error: what is printed may be read by a program.
+#[allow(clippy::print_stderr, reason = "warnings go where programs do not read")]
+fn warn(warnings: &[String]) {
+    for warning in warnings {
+        eprintln!("Warning: {warning}");
+    }
+}
+
 /// Rules and revision. Rules come as JSON in a string; people and scripts get them as JSON.
 fn show(policy: &Policy, screen: &mut Screen<'_>) -> Result<(), CliError> {
     let rules: Value =
@@ -78,35 +113,6 @@ fn show(policy: &Policy, screen: &mut Screen<'_>) -> Result<(), CliError> {
     }
     screen.json(&rules)?;
     screen.line(&format!("Revision: {}", policy.revision))
-}
-
-/// Reads policies and checks them as the agent would, so that mistakes are named with file and field.
-fn read(path: &Path) -> Result<Vec<Value>, CliError> {
-    let mut rules = Vec::new();
-    for (name, text) in texts(path)? {
-        let invalid = |errors: Vec<policy::DocError>| {
-            let lines: Vec<String> = errors.iter().map(|e| format!("{}: {e}", name.display())).collect();
-            CliError::Invalid(lines.join("\n"))
-        };
-        let options = policy::parse::Options::default();
-        let values = policy::parse::documents(&text, &options.limits).map_err(|e| invalid(vec![e]))?;
-        for value in values.into_iter().filter(|value| !value.is_null()) {
-            // Bare rules have no kind; everything else is an object of one.
-            if value.is_array() || value.get("kind").is_none() {
-                policy::parse::parse_rules(&value.to_string(), &options).map_err(invalid)?;
-            } else {
-                policy::parse::parse_value(&value, &options).map_err(invalid)?;
-            }
-            match value {
-                Value::Array(items) => rules.extend(items),
-                object => rules.push(object),
-            }
-        }
-    }
-    if rules.is_empty() {
-        return Err(CliError::Invalid(format!("{}: there is no policy in it", path.display())));
-    }
-    Ok(rules)
 }
 
 /// What the agent is sent: bare rules as a list, objects as one `List`.
@@ -121,26 +127,6 @@ fn body(rules: Vec<Value>) -> Result<Value, CliError> {
         return Err(CliError::Invalid(what.into()));
     }
     Ok(serde_json::json!({ "apiVersion": "v1", "kind": "List", "items": rules }))
-}
-
-fn texts(path: &Path) -> Result<Vec<(PathBuf, String)>, CliError> {
-    let failed = |path: &Path| {
-        let path = path.to_owned();
-        move |source| CliError::Read { path, source }
-    };
-    if path == Path::new("-") {
-        let mut text = String::new();
-        std::io::stdin().lock().read_to_string(&mut text).map_err(failed(Path::new("standard input")))?;
-        return Ok(vec![(PathBuf::from("standard input"), text)]);
-    }
-    let mut files = vec![path.to_owned()];
-    if path.is_dir() {
-        let entries = fs::read_dir(path).map_err(failed(path))?;
-        files = entries.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>().map_err(failed(path))?;
-        files.retain(|f| f.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json"));
-        files.sort();
-    }
-    files.into_iter().map(|file| Ok((file.clone(), fs::read_to_string(&file).map_err(failed(&file))?))).collect()
 }
 
 fn wait(client: &Client, revision: i64, limit: Duration, screen: &mut Screen<'_>) -> Result<(), CliError> {

@@ -11,12 +11,12 @@ use crate::output::{Screen, Table};
 
 pub(crate) fn run(client: &Client, command: &ServiceCommand, screen: &mut Screen<'_>) -> Result<(), CliError> {
     match command {
-        ServiceCommand::List => {
+        ServiceCommand::List { verbose } => {
             let mut services: Vec<Service> = client.get("/service")?;
             services.sort_by_key(|s| s.spec.id);
-            show(&services, screen)
+            show(&services, *verbose, screen)
         }
-        ServiceCommand::Get { id } => show(&[client.get(&format!("/service/{id}"))?], screen),
+        ServiceCommand::Get { id } => show(&[client.get(&format!("/service/{id}"))?], true, screen),
         ServiceCommand::Update(options) => {
             let spec = spec(options)?;
             let path = format!("/service/{}", spec.id);
@@ -42,22 +42,73 @@ pub(crate) fn run(client: &Client, command: &ServiceCommand, screen: &mut Screen
     }
 }
 
-fn show(services: &[Service], screen: &mut Screen<'_>) -> Result<(), CliError> {
+fn show(services: &[Service], verbose: bool, screen: &mut Screen<'_>) -> Result<(), CliError> {
     screen.show(&services, || {
+        if verbose {
+            return whole(services);
+        }
         let mut table = Table::new(["ID", "Frontend", "Service Type", "Backend"]);
         for service in services {
             let spec = service.status.as_ref().map_or(&service.spec, |s| &s.realized);
             let front = &spec.frontend_address;
             let backends: Vec<String> = spec.backend_addresses.iter().enumerate().map(backend).collect();
-            table.row([
-                spec.id.to_string(),
-                at(&front.ip, front.port, &front.protocol),
-                spec.flags.kind.clone(),
-                backends.join("\n"),
-            ]);
+            table.row([spec.id.to_string(), frontend(front), spec.flags.kind.clone(), backends.join("\n")]);
         }
         table
     })
+}
+
+/// With everything that is not as usual.
+fn whole(services: &[Service]) -> Table {
+    let mut table = Table::new(["ID", "Name", "Frontend", "Service Type", "Attributes", "Backend"]);
+    for service in services {
+        let spec = service.status.as_ref().map_or(&service.spec, |s| &s.realized);
+        let name = [&*spec.flags.namespace, &*spec.flags.name].join("/");
+        let backends = spec.backend_addresses.iter().enumerate().map(|(index, of)| {
+            let weight = of.weight.filter(|weight| *weight != 100).map(|weight| format!(" weight {weight}"));
+            let node = if of.node_name.is_empty() { String::new() } else { format!(" on {}", of.node_name) };
+            format!("{}{}{node}", backend((index, of)), weight.unwrap_or_default())
+        });
+        table.row([
+            spec.id.to_string(),
+            if name == "/" { String::new() } else { name },
+            frontend(&spec.frontend_address),
+            spec.flags.kind.clone(),
+            attributes(&spec.flags).join("\n"),
+            backends.collect::<Vec<_>>().join("\n"),
+        ]);
+    }
+    table
+}
+
+fn attributes(flags: &ServiceFlags) -> Vec<String> {
+    let mut list = Vec::new();
+    for (name, policy) in [("external", &flags.ext_traffic_policy), ("internal", &flags.int_traffic_policy)] {
+        if policy == "Local" {
+            list.push(format!("{name} traffic: local"));
+        }
+    }
+    if flags.affinity_seconds > 0 {
+        list.push(format!("affinity: {}s", flags.affinity_seconds));
+    }
+    if !flags.source_ranges.is_empty() {
+        list.push(format!("from: {}", flags.source_ranges.join(" ")));
+    }
+    if flags.health_check_node_port > 0 {
+        list.push(format!("health check: {}", flags.health_check_node_port));
+    }
+    if !flags.forwarding_mode.is_empty() {
+        list.push(format!("forwarding: {}", flags.forwarding_mode));
+    }
+    if flags.loopback_host_port {
+        list.push("loopback".into());
+    }
+    list
+}
+
+fn frontend(of: &FrontendAddress) -> String {
+    let scope = if of.scope == "internal" { "/i" } else { "" };
+    format!("{}{scope}", at(&of.ip, of.port, &of.protocol))
 }
 
 fn backend((index, backend): (usize, &BackendAddress)) -> String {
@@ -80,7 +131,11 @@ fn spec(options: &ServiceUpdate) -> Result<ServiceSpec, CliError> {
         })
     };
     let frontend = address("frontend", &options.frontend)?;
-    for (flag, given) in [("states", options.states.len()), ("backend-weights", options.backend_weights.len())] {
+    for (flag, given) in [
+        ("states", options.states.len()),
+        ("backend-weights", options.backend_weights.len()),
+        ("backend-nodes", options.backend_nodes.len()),
+    ] {
         if given != 0 && given != options.backends.len() {
             let wanted = options.backends.len();
             return Err(CliError::Invalid(format!(
@@ -102,6 +157,7 @@ fn spec(options: &ServiceUpdate) -> Result<ServiceSpec, CliError> {
             protocol: options.protocol.clone(),
             state: options.states.get(index).cloned().unwrap_or_default(),
             weight: options.backend_weights.get(index).copied(),
+            node_name: options.backend_nodes.get(index).cloned().unwrap_or_default(),
             ..BackendAddress::default()
         });
     }
@@ -110,8 +166,14 @@ fn spec(options: &ServiceUpdate) -> Result<ServiceSpec, CliError> {
         (options.k8s_external, "ExternalIPs"),
         (options.k8s_load_balancer, "LoadBalancer"),
         (options.k8s_host_port, "HostPort"),
+        (options.local_redirect, "LocalRedirect"),
+        (options.k8s_cluster_internal, "ClusterIP"),
     ];
-    let kind = kinds.into_iter().find(|(on, _)| *on).map_or("ClusterIP", |(_, kind)| kind);
+    let chosen: Vec<&str> = kinds.into_iter().filter(|(on, _)| *on).map(|(_, kind)| kind).collect();
+    if chosen.len() > 1 {
+        return Err(CliError::Invalid(format!("a service has one type, not {}", chosen.join(" and "))));
+    }
+    let kind = chosen.first().copied().unwrap_or("ClusterIP");
     let (namespace, name) = match options.name.as_deref().map(|full| full.split_once('/')) {
         None => ("", ""),
         Some(Some(parts)) => parts,
@@ -123,13 +185,17 @@ fn spec(options: &ServiceUpdate) -> Result<ServiceSpec, CliError> {
             ip: frontend.ip().to_string(),
             port: frontend.port(),
             protocol: options.protocol.clone(),
-            scope: "external".into(),
+            scope: options.scope.clone(),
         },
         backend_addresses: backends,
         flags: ServiceFlags {
             kind: kind.into(),
             ext_traffic_policy: options.k8s_ext_traffic_policy.clone(),
             int_traffic_policy: options.k8s_int_traffic_policy.clone(),
+            health_check_node_port: options.health_check_node_port,
+            affinity_seconds: options.session_affinity,
+            source_ranges: options.source_ranges.clone(),
+            forwarding_mode: options.forwarding_mode.clone(),
             name: name.into(),
             namespace: namespace.into(),
             ..ServiceFlags::default()

@@ -60,6 +60,36 @@ fn table(status: &StatusResponse, options: &StatusOptions) -> Table {
     }
     if let Some(kpr) = &status.kube_proxy_replacement {
         row("KubeProxyReplacement", format!("{} {}", kpr.mode, kpr.devices.join(" ")).trim_end().to_owned());
+        if let Some(features) = &kpr.features {
+            let coverage = match (features.socket_lb.enabled, features.bpf_socket_lb_hostns_only) {
+                (false, _) => "Disabled",
+                (true, true) => "Enabled, host only",
+                (true, false) => "Enabled",
+            };
+            row("Socket LB", coverage.to_owned());
+        }
+        if let Some(features) = kpr.features.as_ref().filter(|_| options.verbose) {
+            let on = |enabled: bool| if enabled { "Enabled" } else { "Disabled" }.to_owned();
+            let node_port = &features.node_port;
+            let mode = [node_port.mode.as_str(), &node_port.dsr_mode].join(" ").trim_end().to_owned();
+            row("  NodePort", on(node_port.enabled));
+            row("    Range", format!("{}-{}", node_port.port_min, node_port.port_max));
+            row("    Mode", mode);
+            row(
+                "    Algorithm",
+                match node_port.lut_size {
+                    0 => node_port.algorithm.clone(),
+                    places => format!("{} ({places} places)", node_port.algorithm),
+                },
+            );
+            row("    Acceleration", node_port.acceleration.clone());
+            row("  Session Affinity", on(features.session_affinity.enabled));
+            row("  HostPort", on(features.host_port.enabled));
+            row("  ExternalIPs", on(features.external_ips.enabled));
+        }
+    }
+    if options.verbose {
+        status.service_problems.iter().for_each(|problem| row("Service problem", problem.clone()));
     }
     if let Some(monitor) = &status.node_monitor {
         row("NodeMonitor", format!("Listening for events on {} CPUs; {} lost", monitor.cpus, monitor.lost));

@@ -113,3 +113,44 @@ fn policies_are_checked_before_they_are_sent_and_mistakes_named() {
     }
     assert!(asked.try_recv().is_err(), "what is wrong is not sent");
 }
+
+mod questions;
+
+#[test]
+fn a_service_is_updated_with_all_its_attributes() {
+    let (_dir, socket, requests) = agent("");
+    cilium(
+        &socket,
+        "service update --id 7 --frontend 198.51.100.7:80 --backends 10.0.0.1:8080,10.0.0.2:8080 --states active,maintenance \
+         --backend-weights 100,0 --backend-nodes a,b --k8s-load-balancer --k8s-ext-traffic-policy Local \
+         --session-affinity 60 --source-ranges 10.0.0.0/8,192.0.2.0/24 --forwarding-mode dsr --name shop/web",
+    )
+    .expect("taken");
+    let request = requests.recv().expect("asked");
+    let body = request.split("\r\n\r\n").nth(1).expect("a body");
+    let spec: serde_json::Value = serde_json::from_str(body).expect("JSON");
+    let flags = &spec["flags"];
+    assert_eq!((&flags["type"], &flags["extTrafficPolicy"]), (&"LoadBalancer".into(), &"Local".into()));
+    assert_eq!((&flags["sessionAffinityTimeoutSeconds"], &flags["forwardingMode"]), (&60.into(), &"dsr".into()));
+    assert_eq!(flags["sourceRanges"], serde_json::json!(["10.0.0.0/8", "192.0.2.0/24"]));
+    let second = &spec["backend-addresses"][1];
+    assert_eq!(
+        (&second["weight"], &second["state"], &second["nodeName"]),
+        (&0.into(), &"maintenance".into(), &"b".into())
+    );
+    let two = cilium(&socket, "service update --id 7 --frontend 1.2.3.4:80 --k8s-node-port --k8s-external");
+    assert!(two.unwrap_err().to_string().contains("NodePort and ExternalIPs"));
+}
+
+#[test]
+fn services_are_listed_with_what_is_not_as_usual() {
+    let (_dir, socket, _) = agent(
+        r#"[{"spec":{"id":3,"frontend-address":{"ip":"fd00::1","port":80,"protocol":"tcp","scope":"internal"},
+        "backend-addresses":[{"ip":"fd00::2","port":8080,"protocol":"tcp","state":"active","weight":7,"nodeName":"n"}],
+        "flags":{"type":"NodePort","namespace":"shop","name":"web","extTrafficPolicy":"Local","sessionAffinityTimeoutSeconds":9}}}]"#,
+    );
+    let text = cilium(&socket, "service list --verbose").expect("listed");
+    for part in ["[fd00::1]:80/TCP/i", "shop/web", "external traffic: local", "affinity: 9s", "weight 7 on n"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+}

@@ -141,6 +141,7 @@ pub struct Metrics {
     collections: Family<Collection, Counter>,
     collection_times: Times<Collection>,
     collected: Family<Collection, Gauge>,
+    translations: Family<Collection, Gauge>,
     bootstrap: Times<ByScopeOutcome>,
     services: Family<Allocation, Counter>,
     lost: Family<Lost, Counter>,
@@ -163,6 +164,7 @@ impl Metrics {
             collections: Family::default(),
             collection_times: times(),
             collected: Family::default(),
+            translations: Family::default(),
             bootstrap: times(),
             services: Family::default(),
             lost: Family::default(),
@@ -212,6 +214,11 @@ impl Metrics {
             "datapath_conntrack_gc_entries",
             "Connections found alive and deleted by the last sweep",
             self.collected.clone(),
+        );
+        cilium.register(
+            "datapath_nat_gc_entries",
+            "Translations found alive and deleted by the last sweep",
+            self.translations.clone(),
         );
         cilium.register("agent_bootstrap_seconds", "Time of the parts of a start", self.bootstrap.clone());
         cilium.register("services_events", "Services changed", self.services.clone());
@@ -271,6 +278,13 @@ impl Metrics {
         let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         self.collected.get_or_create(&labels("alive")).set(gauge(entries.0));
         self.collected.get_or_create(&labels("deleted")).set(gauge(entries.1));
+    }
+    /// The sweep of one family's translations ended with this many alive and deleted.
+    pub fn translations_swept(&self, family: &'static str, entries: (u64, u64)) {
+        let labels = |status| Collection { family, protocol: "all", status };
+        let gauge = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        self.translations.get_or_create(&labels("alive")).set(gauge(entries.0));
+        self.translations.get_or_create(&labels("deleted")).set(gauge(entries.1));
     }
     /// A part of the start is done.
     pub fn bootstrapped(&self, scope: &'static str, outcome: Outcome, took: Duration) {

@@ -12,6 +12,7 @@ mod link;
 mod namespace;
 mod neighbour;
 mod route;
+pub mod sock_diag;
 mod socket;
 pub mod sysctl;
 mod watch;

@@ -49,6 +49,32 @@ impl Namespace {
         Self::open("/proc/thread-self/ns/net")
     }
 
+    /// Every network namespace of this machine that a process is in or a file stands for, each once.
+    ///
+    /// # Errors
+    /// When /proc cannot be listed.
+    pub fn all() -> Result<Vec<Self>, NamespaceError> {
+        let failed = |path: &str| {
+            let path = PathBuf::from(path);
+            move |source| NamespaceError::Open { path, source }
+        };
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir("/proc").map_err(failed("/proc"))? {
+            let entry = entry.map_err(failed("/proc"))?;
+            if entry.file_name().as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+                paths.push(entry.path().join("ns/net"));
+            }
+        }
+        // There is none where nobody named a namespace.
+        if let Ok(named) = std::fs::read_dir("/var/run/netns") {
+            paths.extend(named.flatten().map(|entry| entry.path()));
+        }
+        let mut seen = std::collections::BTreeSet::new();
+        // A process that ended, or a file that stands for nothing, is no namespace.
+        let fresh = |path: &PathBuf| path.metadata().is_ok_and(|meta| seen.insert((meta.dev(), meta.ino())));
+        Ok(paths.into_iter().filter(fresh).filter_map(|path| Self::open(path).ok()).collect())
+    }
+
     /// Its path, as it was opened.
     pub fn path(&self) -> &Path {
         &self.path

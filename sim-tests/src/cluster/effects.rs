@@ -58,7 +58,12 @@ impl Cluster {
                 let delay = self.rng.below(4) * MILLI;
                 self.on_its_way(node, delay, Event::Disk { node, life, op, file, bytes: None });
             }
-            Effect::Notify(_) => {}
+            Effect::Tables(tables) => {
+                let tables = tables.iter().map(|(id, recipe)| (id.as_u64(), recipe.table()));
+                self.nodes[node].host.maps.tables = tables.collect();
+            }
+            // Connections to what is gone end by themselves here; nobody asks for health.
+            Effect::Purge(_) | Effect::HealthPorts(_) | Effect::Notify(_) => {}
         }
         Ok(())
     }

@@ -114,7 +114,7 @@ impl Cluster {
                 let flags = if protocol == 6 { flag::SYN } else { 0 };
                 let what = Seen { src: (own, self.fresh_port()), dst: service.frontend, protocol, flags };
                 let reachable = |backend: &(IpAddr, u16)| self.reachable(&client, *backend, service.protocol);
-                let may: Vec<bool> = service.backends.iter().map(reachable).collect();
+                let may: Vec<bool> = service.serving().iter().map(reachable).collect();
                 let sent = self.send(&client, what)?;
                 if !sent && !may.is_empty() && may.iter().all(|may| *may) || sent && !may.contains(&true) {
                     return self.must(what, &client, "a service", !sent, sent);

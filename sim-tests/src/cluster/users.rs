@@ -13,7 +13,7 @@ use types::{Label, MacAddr};
 use super::{Cluster, Event, MILLI};
 use crate::check::Violation;
 use crate::node::{Fault, Waiting, link_name};
-use crate::objects::{Labels, Pod, Policy, Service};
+use crate::objects::{Labels, Pod, Policy, Resting, Service};
 use crate::plan::{Action, PODS_PER_NODE};
 
 impl Cluster {
@@ -308,17 +308,21 @@ fn spec(name: &str, pod: &Pod) -> EndpointSpec {
 fn service_spec(name: &str, service: &Service) -> lb::ServiceSpec {
     let protocol = if service.protocol == "TCP" { lb::Transport::Tcp } else { lb::Transport::Udp };
     let addr = |(ip, port): (IpAddr, u16)| lb::L4Addr { ip, port, protocol };
-    let backend = |end: &(IpAddr, u16)| lb::Backend {
-        addr: addr(*end),
-        state: lb::BackendState::Active,
-        weight: 0,
-        node_name: "".into(),
-    };
+    let backend = |end: &(IpAddr, u16)| lb::Backend::new(addr(*end));
     let number = name.trim_start_matches("service-").parse::<u16>().map_or(0, |number| number + 1);
+    let resting = service.resting.iter().map(|(end, why)| lb::Backend {
+        state: match why {
+            Resting::Terminating => lb::BackendState::Terminating,
+            Resting::Maintenance => lb::BackendState::Maintenance,
+        },
+        ..backend(end)
+    });
+    let attributes =
+        lb::Attributes { affinity_seconds: if service.affinity { 60 } else { 0 }, ..lb::Attributes::default() };
     lb::ServiceSpec {
         id: lb::ServiceId::new(number),
-        frontend: addr(service.frontend),
-        backends: service.backends.iter().map(backend).collect(),
         name: lb::ServiceName { namespace: "default".into(), name: name.into() },
+        attributes,
+        ..lb::ServiceSpec::new(addr(service.frontend), service.backends.iter().map(backend).chain(resting).collect())
     }
 }

@@ -313,7 +313,16 @@ impl Lab {
         if let Some(ip) = self.pods.iter().find(|pod| pod.name == "backend-1").and_then(|pod| pod.ips.first()) {
             println!("    exec 3<>/dev/tcp/{ip}/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; cat <&3");
         }
-        println!("  hubble observe --follow --server unix://{}", self.path("run/hubble.sock").display());
+        let hubble = self.path("run/hubble.sock");
+        println!("  hubble observe --follow --server unix://{}", hubble.display());
+        println!(
+            "  hubble-relay serve --peer-service unix://{} --disable-client-tls --disable-server-tls \\",
+            hubble.display()
+        );
+        println!(
+            "    --listen-address 127.0.0.1:4245 --health-listen-address 127.0.0.1:4222   # and in another terminal:"
+        );
+        println!("  hubble status --server 127.0.0.1:4245; hubble observe --last 20 --server 127.0.0.1:4245");
         println!(
             "  $EDITOR {}/my-policy.yaml      # policies take effect as they are saved",
             self.path("policies").display()

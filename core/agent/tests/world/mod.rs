@@ -1,14 +1,14 @@
 //! One agent in a world that obeys at once, unless it is told not to.
 #![allow(dead_code, reason = "each file of tests uses its part")]
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use abi::write::{MapWrite, WriteError, WriteErrorKind};
 use agent_core::{
     Agent, AgentEvent, AnswerWhen, Config, CreateEndpoint, Effect, EndpointRequest, Failure, FamilyConfig, Input,
-    IpamRequest, Refusal, Request, RequestId, Response, Snapshot, StateFile,
+    IpamRequest, PolicyFiles, Refusal, Request, RequestId, Response, Snapshot, StateFile,
 };
 use endpoint::{Attachment, EndpointSpec, Pod};
 use machine::{Driven, Instant, OpId};
@@ -45,10 +45,24 @@ pub struct World {
     pub save: Mood,
     pub write: Mood,
     pub kv: Mood,
+    /// The watched directory of services, as a restarted agent finds it.
+    pub service_files: Option<PolicyFiles>,
+    /// Maglev tables of which the agent said what is in them.
+    tables: BTreeSet<u64>,
+    pub purged: Vec<lb::Purge>,
+    pub health: BTreeMap<u16, lb::HealthPort>,
     held: Vec<Effect>,
     inputs: VecDeque<Input>,
     watches: Vec<(OpId, String)>,
     next_request: u64,
+}
+
+/// What an agent reads of an entry: it does not look into Maglev tables.
+fn unknown_table(mut write: MapWrite) -> MapWrite {
+    if let MapWrite::Maglev4(_, Some(table)) | MapWrite::Maglev6(_, Some(table)) = &mut write {
+        table.id = 0;
+    }
+    write
 }
 
 pub fn ip(text: &str) -> IpAddr {
@@ -91,6 +105,10 @@ impl World {
             save: Mood::Obeys,
             write: Mood::Obeys,
             kv: Mood::Obeys,
+            service_files: None,
+            tables: BTreeSet::new(),
+            purged: Vec::new(),
+            health: BTreeMap::new(),
             held: Vec::new(),
             inputs: VecDeque::new(),
             watches: Vec::new(),
@@ -113,9 +131,10 @@ impl World {
         tamper(self);
         let snapshot = Snapshot {
             files: self.files.iter().map(|(file, bytes)| (*file, Ok(bytes.clone()))).collect(),
-            maps: self.maps.values().copied().collect(),
+            maps: self.maps.values().map(|write| unknown_table(*write)).collect(),
             links: self.links.iter().map(|(ifindex, name)| (*ifindex, name.clone())).collect(),
             policy_files: None,
+            service_files: self.service_files.clone(),
         };
         self.tell(Input::Restored(Box::new(snapshot)));
     }
@@ -215,6 +234,9 @@ impl World {
                 self.inputs.push_back(Input::Finished(op, Ok(())));
             }
             Effect::Notify(event) => self.events.push(event),
+            Effect::Tables(tables) => self.tables = tables.iter().map(|(id, _)| id.as_u64()).collect(),
+            Effect::Purge(purge) => self.purged.extend(purge),
+            Effect::HealthPorts(ports) => self.health = ports,
         }
     }
 
@@ -222,6 +244,9 @@ impl World {
         for (index, write) in batch.iter().enumerate() {
             if self.write == Mood::Fails {
                 return Err(WriteError { index, kind: WriteErrorKind::NoMemory });
+            }
+            if let MapWrite::Maglev4(_, Some(table)) | MapWrite::Maglev6(_, Some(table)) = write {
+                assert!(self.tables.contains(&table.id), "nobody said what is in table {}", table.id);
             }
             let key = write.deletion();
             let policies = self.maps.keys().filter(|key| matches!(key, MapWrite::Policy(..))).count();

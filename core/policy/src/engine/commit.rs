@@ -82,10 +82,8 @@ impl Engine {
             let key = self.policies.get(id).key.clone();
             let mut content = core::mem::take(&mut self.policies.get_mut(id).content);
             let mut mine = Touched::default();
-            for rule in key.rules.iter().filter(|r| rules.contains(r)) {
-                self.remove_rule(Some(*rule), &mut content, &mut mine);
-                self.compile_rule(&key, *rule, &mut content, &mut mine);
-            }
+            let again: Vec<_> = key.rules.iter().filter(|r| rules.contains(r)).copied().collect();
+            self.change_rules(&key, &again, &again, &mut content, &mut mine);
             self.policies.get_mut(id).content = content;
             changed.insert(id, (mine.anyone, mine.terms.clone()));
             absorb(&mut touched, mine);
@@ -187,12 +185,7 @@ impl Engine {
         if content.requires == requires {
             let gone: Vec<_> = old.rules.iter().filter(|r| new.rules.binary_search(r).is_err()).copied().collect();
             let come: Vec<_> = new.rules.iter().filter(|r| old.rules.binary_search(r).is_err()).copied().collect();
-            for rule in gone {
-                self.remove_rule(Some(rule), &mut content, &mut touched);
-            }
-            for rule in come {
-                self.compile_rule(new, rule, &mut content, &mut touched);
-            }
+            self.change_rules(new, &gone, &come, &mut content, &mut touched);
         } else {
             touched.anyone = true;
             touched.terms.extend(content.by_term.keys().copied());

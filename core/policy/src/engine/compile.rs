@@ -2,6 +2,7 @@
 
 use super::{
     Engine, Redirect,
+    implied::{Plain, Statement},
     policies::{Content, Filter, FilterPorts, Held, Origin, PolicyKey, Requires, RuleId},
     terms::{Term, TermId},
 };
@@ -44,10 +45,62 @@ impl Engine {
     pub(crate) fn compile_policy(&mut self, key: &PolicyKey, touched: &mut Touched) -> Content {
         let mut content = Content { requires: self.requirements(key), ..Content::default() };
         self.compile_frame(key, &mut content, touched);
-        for rule in key.rules.clone() {
-            self.compile_rule(key, rule, &mut content, touched);
-        }
+        self.change_rules(key, &[], &key.rules, &mut content, touched);
         content
+    }
+
+    /// Takes rules out of a policy and others in. A rule that is in both lists is compiled anew, and so are those whose
+    /// prefixes lie inside prefixes of these.
+    pub(crate) fn change_rules(
+        &mut self,
+        key: &PolicyKey,
+        gone: &[RuleId],
+        come: &[RuleId],
+        content: &mut Content,
+        touched: &mut Touched,
+    ) {
+        let mut affected = BTreeSet::new();
+        for rule in gone {
+            content.statements.remove(*rule, &mut affected);
+        }
+        // Whether there are rules that neither come nor go, and so may be affected.
+        let others = content.held.keys().flatten().any(|rule| !gone.contains(rule));
+        for rule in come {
+            let statements = self.statements(key, *rule);
+            content.statements.insert(*rule, statements, others.then_some(&mut affected));
+        }
+        for rule in gone.iter().chain(come) {
+            affected.remove(rule);
+        }
+        for rule in gone.iter().chain(&affected) {
+            self.remove_rule(Some(*rule), content, touched);
+        }
+        for rule in come.iter().chain(&affected) {
+            self.compile_rule(key, *rule, content, touched);
+        }
+    }
+
+    /// What a rule says of prefixes.
+    fn statements(&mut self, key: &PolicyKey, id: RuleId) -> Vec<Statement> {
+        let stored = self.rules[&id].clone();
+        let mut statements = Vec::new();
+        for direction in Direction::BOTH.into_iter().filter(|d| key.enforced[*d as usize]) {
+            for peer_rule in stored.rule().peer_rules(direction) {
+                let cidrs = self.cidrs_of(peer_rule);
+                if cidrs.is_empty() {
+                    continue;
+                }
+                let origin = Origin::Rule(id, direction, peer_rule.action, peer_rule.index);
+                let filters = self.filters(key, direction, peer_rule, origin);
+                let mut said: Vec<Plain> = filters.iter().filter_map(Plain::of).collect();
+                said.sort_unstable();
+                said.dedup();
+                if !said.is_empty() {
+                    statements.push(Statement { cidrs, said: said.into(), origin });
+                }
+            }
+        }
+        statements
     }
 
     /// The requirements of all rules of a policy. Those of deny rules hold for deny rules only.
@@ -95,7 +148,8 @@ impl Engine {
                     continue;
                 }
                 let requires = content.requires[direction as usize][peer_rule.action as usize].clone();
-                for whom in self.whom(peer_rule, &requires) {
+                let cidrs = content.telling(self.cidrs_of(peer_rule), &filters);
+                for whom in self.whom(peer_rule, &requires, cidrs) {
                     for filter in &filters {
                         let whom = match &whom {
                             Whom::Anyone => Whom::Anyone,
@@ -224,20 +278,18 @@ impl Engine {
         filters
     }
 
-    fn whom(&self, peer_rule: &PeerRule, requires: &[Selector]) -> Vec<Whom> {
+    /// Whom a rule is about; `cidrs` are the prefixes of it that need to be asked about.
+    fn whom(&self, peer_rule: &PeerRule, requires: &[Selector], cidrs: Vec<CidrRule>) -> Vec<Whom> {
         let list = match &peer_rule.peers {
             Peers::Unstated if peer_rule.ports == Ports::All => return Vec::new(),
             Peers::Unstated => return alloc::vec![Whom::Anyone],
             Peers::Listed(list) => list,
         };
         let mut whom = Vec::new();
-        let mut cidrs = Vec::new();
         for peer in list {
-            self.peer(peer, requires, &mut whom, &mut cidrs);
+            self.peer(peer, requires, &mut whom);
         }
         if !cidrs.is_empty() {
-            cidrs.sort_unstable();
-            cidrs.dedup();
             whom.push(Whom::Term(Term::Cidrs(cidrs)));
         }
         if self.config.ipv4 && self.config.ipv6 && both_defaults(list) {
@@ -246,7 +298,44 @@ impl Engine {
         whom
     }
 
-    fn peer(&self, peer: &Peer, requires: &[Selector], out: &mut Vec<Whom>, cidrs: &mut Vec<CidrRule>) {
+    /// The prefixes a rule names, itself or by way of groups and services; sorted.
+    fn cidrs_of(&self, peer_rule: &PeerRule) -> Vec<CidrRule> {
+        let Peers::Listed(list) = &peer_rule.peers else { return Vec::new() };
+        let mut cidrs = Vec::new();
+        for peer in list {
+            match peer {
+                Peer::Cidr(rule) => cidrs.push(rule.clone()),
+                Peer::CidrGroup { name, except } => {
+                    for member in self.groups.get(name).into_iter().flatten() {
+                        let except = except.iter().filter(|e| member.covers(e)).copied().collect();
+                        cidrs.push(CidrRule { cidr: *member, except, scope: CidrScope::World });
+                    }
+                }
+                Peer::Service(service) => {
+                    for ((namespace, name), facts) in &self.services {
+                        let any = |wanted: &str| wanted.is_empty() || *wanted == **namespace;
+                        let meant = match service {
+                            ServicePeer::Named { namespace: n, name: wanted } => any(n) && wanted == name,
+                            ServicePeer::Labelled { namespace: n, selector } => {
+                                any(n) && selector.matches(&facts.labels)
+                            }
+                        };
+                        if meant {
+                            let rule =
+                                |addr| CidrRule { cidr: Cidr::host(addr), except: Vec::new(), scope: CidrScope::World };
+                            cidrs.extend(facts.backends.iter().map(|addr| rule(*addr)));
+                        }
+                    }
+                }
+                Peer::Labels(_) | Peer::Nodes(_) | Peer::Entity(_) | Peer::Fqdn(_) => {}
+            }
+        }
+        cidrs.sort_unstable();
+        cidrs.dedup();
+        cidrs
+    }
+
+    fn peer(&self, peer: &Peer, requires: &[Selector], out: &mut Vec<Whom>) {
         let labels = |selector: Selector| {
             if selector.is_everything() { Whom::Anyone } else { Whom::Term(Term::Labels(selector)) }
         };
@@ -262,28 +351,8 @@ impl Engine {
             }
             Peer::Nodes(selector) => out.push(labels(selector.clone())),
             Peer::Entity(entity) => out.extend(self.entity(*entity).into_iter().map(labels)),
-            Peer::Cidr(rule) => cidrs.push(rule.clone()),
-            Peer::CidrGroup { name, except } => {
-                for member in self.groups.get(name).into_iter().flatten() {
-                    let except = except.iter().filter(|e| member.covers(e)).copied().collect();
-                    cidrs.push(CidrRule { cidr: *member, except, scope: CidrScope::World });
-                }
-            }
             Peer::Fqdn(name) => out.push(labels(Selector::has_label(&Label::new(FQDN, name, "")))),
-            Peer::Service(service) => {
-                for ((namespace, name), facts) in &self.services {
-                    let any = |wanted: &str| wanted.is_empty() || *wanted == **namespace;
-                    let meant = match service {
-                        ServicePeer::Named { namespace: n, name: wanted } => any(n) && wanted == name,
-                        ServicePeer::Labelled { namespace: n, selector } => any(n) && selector.matches(&facts.labels),
-                    };
-                    if meant {
-                        let rule =
-                            |addr| CidrRule { cidr: Cidr::host(addr), except: Vec::new(), scope: CidrScope::World };
-                        cidrs.extend(facts.backends.iter().map(|addr| rule(*addr)));
-                    }
-                }
-            }
+            Peer::Cidr(_) | Peer::CidrGroup { .. } | Peer::Service(_) => {}
         }
     }
 

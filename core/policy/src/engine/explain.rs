@@ -8,27 +8,29 @@ use super::{
     terms::TermId,
 };
 use crate::{
-    delta::{ClassId, EndpointPolicy, MatchType, PolicyId, RuleCookie, Verdict},
-    rule::{Action, Direction},
+    delta::{EndpointPolicy, EntryValue, MatchType, PolicyId, RuleCookie, Verdict},
+    rule::{Action, AuthMode, CidrScope, Direction},
 };
 use alloc::{
     collections::{BTreeMap, BTreeSet},
     vec::Vec,
 };
 use core::net::IpAddr;
-use types::{EndpointId, Labels, NumericIdentity};
+use types::{Cidr, EndpointId, Labels, NumericIdentity};
 
 /// Most rules an explanation lists beside the deciding ones.
 const CONSIDERED_MAX: usize = 64;
 
-/// Who is on the other side, as far as it is known. The address counts before the identity, and that before labels.
+/// Who is on the other side, as far as it is known. Where labels are given they are the peer's, whatever its address or
+/// identity stands for now; the address then adds what rules about prefixes say. Without labels the address counts
+/// before the identity, as in the kernel.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct PeerQuestion {
     /// Its address.
     pub addr: Option<IpAddr>,
     /// Its identity.
     pub identity: Option<NumericIdentity>,
-    /// Its labels, if no identity has them (yet).
+    /// Its labels: recorded ones, or such as no identity has (yet).
     pub labels: Option<Labels>,
 }
 
@@ -78,6 +80,8 @@ pub struct Explanation {
     pub verdict: Verdict,
     /// What the deciding rules named.
     pub matched: MatchType,
+    /// Authentication the deciding rules demand. While nothing fulfils it (`Config::mutual_auth`), they refuse.
+    pub auth: Option<AuthMode>,
     /// The rules that decide. Empty, and the verdict is deny: none allows, and default deny is on.
     pub deciding: Vec<RuleName>,
     /// The objects' rules that switch default deny on in this direction.
@@ -90,6 +94,16 @@ impl Engine {
     /// Explains the verdict on an endpoint's traffic; `None` of an endpoint that is not known.
     #[must_use]
     pub fn explain(&self, endpoint: EndpointId, question: &Question) -> Option<Explanation> {
+        self.explanation(endpoint, question, CONSIDERED_MAX)
+    }
+
+    /// The same with at most so many rules beside those that decide: looking for them is most of the work.
+    pub(crate) fn explanation(
+        &self,
+        endpoint: EndpointId,
+        question: &Question,
+        considered_max: usize,
+    ) -> Option<Explanation> {
         let judged = self.endpoint_policy(endpoint)?;
         let enforced = match question.direction {
             Direction::Ingress => judged.ingress,
@@ -101,6 +115,7 @@ impl Engine {
                 enforced: false,
                 verdict: Verdict::Allow,
                 matched: MatchType::All,
+                auth: None,
                 deciding: Vec::new(),
                 default_deny: Vec::new(),
                 considered: Vec::new(),
@@ -108,7 +123,11 @@ impl Engine {
         }
         let answers = self.answers_to(&question.peer);
         let policy = self.policies.get(judged.policy);
-        let (verdict, matched, deciding) = self.decide(&policy.content, &answers, question);
+        let (value, deciding) = self.decide(&policy.content, &answers, question);
+        let (verdict, matched, auth) = value.map_or((Verdict::Deny, MatchType::None, None), |v| {
+            let unfulfilled = v.auth.is_some() && !self.config.mutual_auth;
+            (if unfulfilled { Verdict::Deny } else { v.verdict }, v.matched, v.auth)
+        });
         let default_deny = policy
             .key
             .rules
@@ -120,9 +139,12 @@ impl Engine {
                 first.and_then(|p| self.name_of(&Origin::Rule(*id, question.direction, p.action, p.index)))
             })
             .collect();
-        let considered = self.considered(&policy.content, &answers, question, &deciding);
+        let considered = match considered_max {
+            0 => Vec::new(),
+            max => self.considered(&policy.content, &answers, question, &deciding, max),
+        };
         let deciding = deciding.iter().filter_map(|o| self.name_of(o)).collect();
-        Some(Explanation { judged, enforced, verdict, matched, deciding, default_deny, considered })
+        Some(Explanation { judged, enforced, verdict, matched, auth, deciding, default_deny, considered })
     }
 
     /// Explains for an endpoint that does not exist (here), by its facts. Costs a copy of the engine.
@@ -136,21 +158,45 @@ impl Engine {
 
     /// The terms a peer answers with yes.
     fn answers_to(&self, peer: &PeerQuestion) -> Vec<TermId> {
+        if let Some(labels) = &peer.labels {
+            return self.answers_of_labels(labels, peer.addr);
+        }
         let by_address = peer.addr.and_then(|a| self.facts.longest(a)).and_then(|(_, s)| s.class);
         let by_identity = || peer.identity.and_then(|id| self.facts.identities.get(&id)).map(|s| s.class);
-        let class: Option<ClassId> = match (by_address, &peer.labels) {
-            // Labels say more than the default prefix an address of nobody lies in.
-            (Some(class), None) => Some(class),
-            (by_address, _) => by_identity().or(by_address.filter(|_| peer.labels.is_none())),
-        };
-        match (class, &peer.labels) {
-            (Some(class), _) => self.classes.answers(class).to_vec(),
-            (None, Some(labels)) => self.terms.of_labels(labels),
-            (None, None) => Vec::new(),
-        }
+        by_address.or_else(by_identity).map_or_else(Vec::new, |class| self.classes.answers(class).to_vec())
     }
 
-    fn decide(&self, content: &Content, answers: &[TermId], question: &Question) -> (Verdict, MatchType, Vec<Origin>) {
+    fn answers_of_labels(&self, labels: &Labels, addr: Option<IpAddr>) -> Vec<TermId> {
+        let mut answers = self.terms.of_labels(labels);
+        let outside = self.is_outside(labels);
+        match addr.map(Cidr::host) {
+            Some(host) => self.terms.of_prefix(&host, |term, rule| {
+                if outside || rule.scope == CidrScope::Everyone {
+                    answers.push(term);
+                }
+            }),
+            None => {
+                // Without an address, only what holds for every address these labels may have.
+                if let Some(prefix) = self.address_of(labels) {
+                    self.terms.of_prefix(&prefix, |term, rule| {
+                        if rule.covers_wholly(&prefix) {
+                            answers.push(term);
+                        }
+                    });
+                }
+            }
+        }
+        if let Some((_, ports)) =
+            addr.and_then(|a| self.facts.prefixes.get(&Cidr::host(a))).and_then(|s| s.told.as_ref())
+        {
+            answers.extend(ports.iter().filter_map(|p| self.terms.named_port(p)));
+        }
+        answers.sort_unstable();
+        answers.dedup();
+        answers
+    }
+
+    fn decide(&self, content: &Content, answers: &[TermId], question: &Question) -> (Option<EntryValue>, Vec<Origin>) {
         let filters = gather(content, answers, &self.terms);
         let mut names: BTreeMap<Vec<Origin>, RuleCookie> = BTreeMap::new();
         let mut cookie_of = |origins: &[Origin]| {
@@ -162,10 +208,10 @@ impl Engine {
         flatten(question.direction, all, &mut cookie_of, &mut entries);
         let hit = entries.iter().filter(|((_, l4), _)| l4.contains(question.protocol, question.port));
         match hit.max_by_key(|((_, l4), _)| l4.bits) {
-            None => (Verdict::Deny, MatchType::None, Vec::new()),
+            None => (None, Vec::new()),
             Some((_, value)) => {
                 let origins = names.into_iter().find(|(_, cookie)| *cookie == value.cookie).map(|(o, _)| o);
-                (value.verdict, value.matched, origins.unwrap_or_default())
+                (Some(*value), origins.unwrap_or_default())
             }
         }
     }
@@ -176,6 +222,7 @@ impl Engine {
         answers: &[TermId],
         question: &Question,
         deciding: &[Origin],
+        max: usize,
     ) -> Vec<Considered> {
         let mut best: BTreeMap<Origin, (Fit, Action)> = BTreeMap::new();
         let mut note = |filter: &Filter, fit: Fit| {
@@ -199,9 +246,24 @@ impl Engine {
                 note(filter, Fit::OtherPeers);
             }
         }
+        // Rules whose prefixes were left out because wider ones say the same.
+        if let Some(addr) = question.peer.addr {
+            let labels = question.peer.labels.as_ref();
+            let told = || self.facts.longest(addr).and_then(|(_, s)| self.labels_of(s.identity));
+            let outside = labels.or_else(told).is_some_and(|labels| self.is_outside(labels));
+            for (said, rule, origin) in content.statements.of_address(addr) {
+                let fits = said.iter().any(|p| p.speaks_of(question.direction, question.protocol, question.port));
+                let scope = outside || rule.scope == CidrScope::Everyone;
+                if let (true, true, Origin::Rule(_, _, action, _)) = (fits, scope, origin)
+                    && !deciding.contains(&origin)
+                {
+                    best.entry(origin).or_insert((Fit::Overruled, action)).0 = Fit::Overruled;
+                }
+            }
+        }
         let mut all: Vec<(Fit, Origin, Action)> = best.into_iter().map(|(o, (fit, action))| (fit, o, action)).collect();
         all.sort_unstable();
-        all.truncate(CONSIDERED_MAX);
+        all.truncate(max);
         let named = |(fit, origin, action)| Some(Considered { rule: self.name_of(&origin)?, action, fit });
         all.into_iter().filter_map(named).collect()
     }

@@ -217,7 +217,7 @@ impl Facts {
 }
 
 /// The keys between which every prefix inside `outer` lies.
-fn bounds(outer: &Cidr) -> core::ops::RangeInclusive<Cidr> {
+pub(super) fn bounds(outer: &Cidr) -> core::ops::RangeInclusive<Cidr> {
     let last = match outer.addr() {
         IpAddr::V4(addr) => {
             let host_bits = u32::MAX.checked_shr(u32::from(outer.bits())).unwrap_or(0);

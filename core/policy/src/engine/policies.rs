@@ -94,6 +94,8 @@ pub(crate) struct Content {
     pub(crate) by_term: BTreeMap<TermId, Vec<Filter>>,
     /// Terms and port names each rule holds a reference to; `None` is the policy itself.
     pub(crate) held: BTreeMap<Option<RuleId>, Held>,
+    /// What rules say of prefixes, and so which prefixes need not be asked about.
+    pub(crate) statements: super::implied::Statements,
     /// Requirements ANDed to label selectors, per direction, of allow rules and of deny rules.
     pub(crate) requires: Requires,
 }

@@ -7,6 +7,7 @@ use super::{
     selectors::{self, Keys, Scoping, is_dns_name},
 };
 use crate::rule::{Action, AuthMode, Direction, ObjectKey, ObjectKind, PeerRule, Place, PolicyObject, Rule, Subject};
+use crate::schema;
 use alloc::{
     format,
     string::{String, ToString},
@@ -14,68 +15,6 @@ use alloc::{
 };
 use serde_json::{Map, Value};
 use types::{Label, Labels, labels::RESERVED, selector::SelectorKey};
-
-const OBJECT_FIELDS: &[&str] = &["apiVersion", "kind", "metadata", "spec", "specs", "status"];
-const RULE_FIELDS: &[&str] = &[
-    "endpointSelector",
-    "nodeSelector",
-    "ingress",
-    "ingressDeny",
-    "egress",
-    "egressDeny",
-    "labels",
-    "enableDefaultDeny",
-    "description",
-];
-const INGRESS_FIELDS: &[&str] = &[
-    "fromEndpoints",
-    "fromRequires",
-    "fromCIDR",
-    "fromCIDRSet",
-    "fromEntities",
-    "fromGroups",
-    "fromNodes",
-    "toPorts",
-    "icmps",
-    "authentication",
-];
-const EGRESS_FIELDS: &[&str] = &[
-    "toEndpoints",
-    "toRequires",
-    "toCIDR",
-    "toCIDRSet",
-    "toEntities",
-    "toServices",
-    "toFQDNs",
-    "toGroups",
-    "toNodes",
-    "toPorts",
-    "icmps",
-    "authentication",
-];
-const INGRESS_DENY_FIELDS: &[&str] = &[
-    "fromEndpoints",
-    "fromRequires",
-    "fromCIDR",
-    "fromCIDRSet",
-    "fromEntities",
-    "fromGroups",
-    "fromNodes",
-    "toPorts",
-    "icmps",
-];
-const EGRESS_DENY_FIELDS: &[&str] = &[
-    "toEndpoints",
-    "toRequires",
-    "toCIDR",
-    "toCIDRSet",
-    "toEntities",
-    "toServices",
-    "toGroups",
-    "toNodes",
-    "toPorts",
-    "icmps",
-];
 
 /// `metadata` of an object, checked.
 pub(super) struct Metadata {
@@ -138,7 +77,7 @@ pub(super) fn object(cx: &mut Ctx<'_>, kind: ObjectKind, map: &Map<String, Value
     let before = cx.errors_so_far();
     cx.notices.clear();
     let meta = metadata(cx, kind, map)?;
-    cx.only_fields(&root, map, OBJECT_FIELDS);
+    cx.only_fields(&root, map, schema::OBJECT.names);
     let namespace = (kind == ObjectKind::CiliumNetworkPolicy).then_some(meta.namespace.as_str());
     let mut labels = derived_labels(kind, &meta);
     let mut rules = Vec::new();
@@ -206,7 +145,7 @@ fn rule(
 ) -> Option<Rule> {
     let map = cx.object(path, value)?;
     let before = cx.errors_so_far();
-    cx.only_fields(path, map, RULE_FIELDS);
+    cx.only_fields(path, map, schema::RULE.names);
     let subject = subject(cx, path, map, kind, namespace);
     let subject_is_init = match &subject {
         Some(Subject::Endpoints(s)) => {
@@ -224,10 +163,10 @@ fn rule(
     let mut sections = [Vec::new(), Vec::new()];
     let mut present = [false; 2];
     for (direction, action, name, fields) in [
-        (Direction::Ingress, Action::Allow, "ingress", INGRESS_FIELDS),
-        (Direction::Ingress, Action::Deny, "ingressDeny", INGRESS_DENY_FIELDS),
-        (Direction::Egress, Action::Allow, "egress", EGRESS_FIELDS),
-        (Direction::Egress, Action::Deny, "egressDeny", EGRESS_DENY_FIELDS),
+        (Direction::Ingress, Action::Allow, "ingress", schema::INGRESS.names),
+        (Direction::Ingress, Action::Deny, "ingressDeny", schema::INGRESS_DENY.names),
+        (Direction::Egress, Action::Allow, "egress", schema::EGRESS.names),
+        (Direction::Egress, Action::Deny, "egressDeny", schema::EGRESS_DENY.names),
     ] {
         let list = path.field(name);
         for (i, item) in cx.list_field(path, map, name).unwrap_or_default().iter().enumerate() {
@@ -321,7 +260,7 @@ fn peer_rule(
 
 fn auth_mode(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<AuthMode> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["mode"]);
+    cx.only_fields(path, map, schema::AUTHENTICATION.names);
     match cx.required_text(path, map, "mode")? {
         "disabled" => Some(AuthMode::Disabled),
         "required" => {
@@ -330,7 +269,7 @@ fn auth_mode(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<AuthMod
         }
         "test-always-fail" => Some(AuthMode::AlwaysFail),
         other => {
-            let allowed = &["disabled", "required", "test-always-fail"];
+            let allowed = schema::AUTH_MODES;
             cx.error(&path.field("mode"), Problem::NotOneOf { found: other.into(), allowed });
             None
         }
@@ -342,7 +281,7 @@ fn default_deny(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, pre
     if let Some(value) = map.get("enableDefaultDeny").filter(|v| !v.is_null()) {
         let path = path.field("enableDefaultDeny");
         if let Some(map) = cx.object(&path, value) {
-            cx.only_fields(&path, map, &["ingress", "egress"]);
+            cx.only_fields(&path, map, schema::DEFAULT_DENY.names);
             for (slot, name) in wanted.iter_mut().zip(["ingress", "egress"]) {
                 match map.get(name) {
                     None | Some(Value::Null) => {}

@@ -184,11 +184,22 @@ impl<'a> Ctx<'a> {
         self.object = name;
     }
 
+    /// How many mistakes are listed. A text with more than are listed is refused whatever its later parts hold.
     pub(super) fn errors_so_far(&self) -> usize {
         self.errors.len()
     }
 
     pub(super) fn error(&mut self, path: &Path<'_>, problem: Problem) {
+        use super::doc::MISTAKES_MAX;
+        if self.errors.len() > MISTAKES_MAX {
+            return;
+        }
+        if self.errors.len() == MISTAKES_MAX {
+            let problem = Problem::TooMuch { limit: "policy-mistakes-max", allowed: MISTAKES_MAX };
+            let (document, object) = (self.document, self.object.clone());
+            self.errors.push(DocError { document, object, path: String::new(), problem });
+            return;
+        }
         let path = match (self.prefix.as_str(), path) {
             ("", path) => path.to_string(),
             (prefix, Path::Root) => prefix.to_string(),
@@ -257,6 +268,15 @@ impl<'a> Ctx<'a> {
             }
             Some(value) => self.text(&path.field(name), value),
         }
+    }
+
+    /// The field `name`, which must be there and not be empty.
+    pub(super) fn name_field<'v>(&mut self, path: &Path<'_>, map: &'v Map<String, Value>) -> Option<&'v str> {
+        let name = self.required_text(path, map, "name");
+        if name == Some("") {
+            self.error(&path.field("name"), Problem::Missing { expected: "a name" });
+        }
+        name
     }
 
     /// The items of a list field: `None` if it is absent or null, which is not the same as empty.

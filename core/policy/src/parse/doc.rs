@@ -16,13 +16,19 @@ pub struct Limits {
     pub bytes_max: usize,
     /// Nesting of lists and mappings (`policy-depth-max`). The schema needs 11, a list of objects 13.
     pub depth_max: usize,
-    /// Scalars, lists and mappings after aliases are expanded (`policy-nodes-max`).
+    /// Documents, scalars, lists and mappings after aliases are expanded (`policy-nodes-max`).
     pub nodes_max: usize,
+    /// Bytes of scalars after aliases are expanded (`policy-expanded-bytes-max`).
+    pub expanded_bytes_max: usize,
 }
+
+/// Mistakes listed for one text (`policy-mistakes-max`); a document that is all wrong must not fill the memory with
+/// what is wrong about it.
+pub(super) const MISTAKES_MAX: usize = 1000;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { bytes_max: 8 << 20, depth_max: 32, nodes_max: 1 << 20 }
+        Self { bytes_max: 8 << 20, depth_max: 32, nodes_max: 1 << 20, expanded_bytes_max: 32 << 20 }
     }
 }
 
@@ -36,8 +42,8 @@ pub fn documents(text: &str, limits: &Limits) -> Result<Vec<Value>, DocError> {
     }
     let trimmed = text.trim_start_matches('\u{feff}').trim_start();
     if trimmed.starts_with(['{', '[']) {
-        if depth_exceeds(trimmed, limits.depth_max) {
-            return Err(error(0, Problem::TooMuch { limit: "policy-depth-max", allowed: limits.depth_max }));
+        if let Some((limit, allowed)) = exceeded(trimmed, limits) {
+            return Err(error(0, Problem::TooMuch { limit, allowed }));
         }
         let mut values = Vec::new();
         for (index, value) in serde_json::Deserializer::from_str(trimmed).into_iter::<Value>().enumerate() {
@@ -66,8 +72,10 @@ fn looks_like_json(text: &str) -> bool {
     inner.starts_with(['"', '{', '[', '}', ']'])
 }
 
-fn depth_exceeds(json: &str, max: usize) -> bool {
-    let (mut depth, mut in_text, mut escaped) = (0usize, false, false);
+/// The limit a JSON text exceeds, found before anything is built. Each value but the first follows a bracket, a comma or
+/// a colon, or begins a document.
+fn exceeded(json: &str, limits: &Limits) -> Option<(&'static str, usize)> {
+    let (mut depth, mut nodes, mut in_text, mut escaped) = (0usize, 1usize, false, false);
     for byte in json.bytes() {
         match byte {
             _ if escaped => escaped = false,
@@ -75,15 +83,20 @@ fn depth_exceeds(json: &str, max: usize) -> bool {
             b'"' => in_text = !in_text,
             b'{' | b'[' if !in_text => {
                 depth += 1;
-                if depth > max {
-                    return true;
+                nodes += 1;
+                if depth > limits.depth_max {
+                    return Some(("policy-depth-max", limits.depth_max));
                 }
             }
             b'}' | b']' if !in_text => depth = depth.saturating_sub(1),
+            b',' if !in_text => nodes += 1,
             _ => {}
         }
+        if nodes > limits.nodes_max {
+            return Some(("policy-nodes-max", limits.nodes_max));
+        }
     }
-    false
+    None
 }
 
 /// A list or mapping that is being read.
@@ -92,18 +105,33 @@ enum Open {
     Map { map: Map<String, Value>, key: Option<String>, anchor: usize },
 }
 
+/// How much a value takes.
+#[derive(Clone, Copy, Default)]
+struct Size {
+    nodes: usize,
+    bytes: usize,
+}
+
 struct Builder<'l> {
     limits: &'l Limits,
     document: usize,
     nodes: usize,
+    bytes: usize,
     open: Vec<Open>,
-    anchors: BTreeMap<usize, (Value, usize)>,
+    anchors: BTreeMap<usize, (Value, Size)>,
     done: Vec<Value>,
 }
 
 fn yaml(text: &str, limits: &Limits) -> Result<Vec<Value>, DocError> {
-    let mut builder =
-        Builder { limits, document: 0, nodes: 0, open: Vec::new(), anchors: BTreeMap::new(), done: Vec::new() };
+    let mut builder = Builder {
+        limits,
+        document: 0,
+        nodes: 0,
+        bytes: 0,
+        open: Vec::new(),
+        anchors: BTreeMap::new(),
+        done: Vec::new(),
+    };
     let mut parser = Parser::new_from_str(text);
     while let Some(next) = parser.next_event() {
         match next {
@@ -131,7 +159,7 @@ impl Builder<'_> {
             Event::Nothing | Event::StreamStart | Event::StreamEnd => Ok(()),
             Event::DocumentStart(_) => {
                 self.anchors.clear();
-                Ok(())
+                self.count(Size { nodes: 1, bytes: 0 })
             }
             Event::DocumentEnd => {
                 self.document += 1;
@@ -142,16 +170,15 @@ impl Builder<'_> {
                 Ok(())
             }
             Event::Alias(anchor) => {
-                let (value, size) = self
-                    .anchors
-                    .get(&anchor)
-                    .cloned()
-                    .ok_or_else(|| syntax(at, "an alias must follow the end of what it names"))?;
+                let named = self.anchors.get(&anchor);
+                let size = named.ok_or_else(|| syntax(at, "an alias must follow the end of what it names"))?.1;
+                // Counted before it is copied.
                 self.count(size)?;
+                let value = self.anchors.get(&anchor).map(|(value, _)| value.clone()).unwrap_or_default();
                 self.put(value, 0, at)
             }
             Event::Scalar(text, style, anchor, _tag) => {
-                self.count(1)?;
+                self.count(Size { nodes: 1, bytes: text.len() })?;
                 if self.wants_key() {
                     if let Some(Open::Map { key, .. }) = self.open.last_mut() {
                         *key = Some(text.into_owned());
@@ -170,10 +197,16 @@ impl Builder<'_> {
         }
     }
 
-    fn count(&mut self, nodes: usize) -> Result<(), Problem> {
-        self.nodes += nodes;
-        if self.nodes > self.limits.nodes_max {
-            return Err(Problem::TooMuch { limit: "policy-nodes-max", allowed: self.limits.nodes_max });
+    fn count(&mut self, size: Size) -> Result<(), Problem> {
+        self.nodes = self.nodes.saturating_add(size.nodes);
+        self.bytes = self.bytes.saturating_add(size.bytes);
+        for (limit, have, allowed) in [
+            ("policy-nodes-max", self.nodes, self.limits.nodes_max),
+            ("policy-expanded-bytes-max", self.bytes, self.limits.expanded_bytes_max),
+        ] {
+            if have > allowed {
+                return Err(Problem::TooMuch { limit, allowed });
+            }
         }
         Ok(())
     }
@@ -183,7 +216,7 @@ impl Builder<'_> {
     }
 
     fn push(&mut self, open: Open, at: (usize, usize)) -> Result<(), Problem> {
-        self.count(1)?;
+        self.count(Size { nodes: 1, bytes: 0 })?;
         if self.wants_key() {
             return Err(syntax(at, "a key must be a scalar"));
         }
@@ -219,11 +252,18 @@ fn syntax(at: (usize, usize), what: &str) -> Problem {
     Problem::Syntax { line: at.0, column: at.1, what: what.to_string() }
 }
 
-fn size_of(value: &Value) -> usize {
+fn size_of(value: &Value) -> Size {
+    let sum = |all: &mut dyn Iterator<Item = Size>| {
+        all.fold(Size { nodes: 1, bytes: 0 }, |a, b| Size { nodes: a.nodes + b.nodes, bytes: a.bytes + b.bytes })
+    };
     match value {
-        Value::Array(items) => 1 + items.iter().map(size_of).sum::<usize>(),
-        Value::Object(map) => 1 + map.values().map(size_of).sum::<usize>(),
-        _ => 1,
+        Value::Array(items) => sum(&mut items.iter().map(size_of)),
+        Value::Object(map) => sum(&mut map.iter().map(|(key, value)| {
+            let size = size_of(value);
+            Size { nodes: size.nodes + 1, bytes: size.bytes + key.len() }
+        })),
+        Value::String(text) => Size { nodes: 1, bytes: text.len() },
+        _ => Size { nodes: 1, bytes: 0 },
     }
 }
 

@@ -9,6 +9,7 @@ use crate::rule::{
     Direction, HttpRule, L7Parser, L7Rules, PortMatch, PortSpec,
     l7::{DnsRule, HeaderMatch, KafkaRule, Listener, Mismatch},
 };
+use crate::schema;
 use alloc::{boxed::Box, collections::BTreeMap, string::String, vec::Vec};
 use serde_json::{Map, Value};
 use types::Protocol;
@@ -51,6 +52,9 @@ const KAFKA_KEYS: &[&str] = &[
 ];
 const PRODUCE_KEYS: &[i16] = &[0, 3, 18];
 const CONSUME_KEYS: &[i16] = &[1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
+
+/// Longest expression: three bytes of one may stand for thousands of ranges of characters.
+const REGEX_BYTES_MAX: usize = 4096;
 
 /// Reads the L7 part of a port rule; `None` if there is none.
 pub(super) fn rules(
@@ -140,7 +144,7 @@ fn check_place(cx: &mut Ctx<'_>, path: &Path<'_>, parser: &L7Parser, ports: &[Po
 
 fn l7_rules(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, out: &mut L7Rules) -> Option<L7Parser> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["http", "kafka", "dns", "l7", "l7proto"]);
+    cx.only_fields(path, map, schema::L7_RULES.names);
     let http = cx.list_field(path, map, "http");
     let kafka = cx.list_field(path, map, "kafka");
     let dns = cx.list_field(path, map, "dns");
@@ -149,6 +153,9 @@ fn l7_rules(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, out: &mut L7Rules)
     let kinds = [http.is_some(), kafka.is_some(), dns.is_some(), !proto.is_empty()];
     if kinds.into_iter().filter(|k| *k).count() > 1 {
         cx.error(path, Problem::Combined { a: "one of http, kafka, dns, l7proto", b: "another of them" });
+    }
+    if !kinds.contains(&true) {
+        cx.error(path, Problem::Missing { expected: "one of http, kafka, dns and l7proto" });
     }
     if custom.is_some() && proto.is_empty() {
         cx.error(&path.field("l7proto"), Problem::Missing { expected: "the parser's name, as l7 is there" });
@@ -184,7 +191,12 @@ fn each(
 
 fn regex_field(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, name: &str) -> Box<str> {
     let text = cx.text_field(path, map, name);
-    if regex_syntax::parse(text).is_err() {
+    if text.len() > REGEX_BYTES_MAX {
+        cx.error(
+            &path.field(name),
+            Problem::TooMuch { limit: "policy-expression-bytes-max", allowed: REGEX_BYTES_MAX },
+        );
+    } else if regex_syntax::parse(text).is_err() {
         cx.invalid(&path.field(name), text, "this must be a regular expression in RE2 syntax");
     }
     text.into()
@@ -192,7 +204,7 @@ fn regex_field(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, name
 
 fn http_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<HttpRule> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["path", "method", "host", "headers", "headerMatches"]);
+    cx.only_fields(path, map, schema::HTTP.names);
     let mut rule = HttpRule {
         path: regex_field(cx, path, map, "path"),
         method: regex_field(cx, path, map, "method"),
@@ -208,7 +220,7 @@ fn http_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<HttpRul
 
 fn header_match(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<HeaderMatch> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["name", "value", "secret", "mismatch"]);
+    cx.only_fields(path, map, schema::HEADER_MATCH.names);
     let name = cx.required_text(path, map, "name");
     if name == Some("") {
         cx.error(&path.field("name"), Problem::Missing { expected: "a header name" });
@@ -220,7 +232,7 @@ fn header_match(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<Head
         "DELETE" => Mismatch::Delete,
         "REPLACE" => Mismatch::Replace,
         other => {
-            let allowed = &["LOG", "ADD", "DELETE", "REPLACE"];
+            let allowed = schema::MISMATCHES;
             cx.error(&path.field("mismatch"), Problem::NotOneOf { found: other.into(), allowed });
             Mismatch::Fail
         }
@@ -232,7 +244,7 @@ fn header_match(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<Head
 
 fn secret(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<(Box<str>, Box<str>)> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["namespace", "name"]);
+    cx.only_fields(path, map, schema::SECRET.names);
     let name = cx.required_text(path, map, "name")?;
     if name.is_empty() {
         cx.error(&path.field("name"), Problem::Missing { expected: "the secret's name" });
@@ -242,7 +254,7 @@ fn secret(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<(Box<str>,
 
 fn kafka_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<KafkaRule> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["role", "apiKey", "apiVersion", "clientID", "topic"]);
+    cx.only_fields(path, map, schema::KAFKA.names);
     let role = cx.text_field(path, map, "role").to_ascii_lowercase();
     let key = cx.text_field(path, map, "apiKey").to_ascii_lowercase();
     if !role.is_empty() && !key.is_empty() {
@@ -254,7 +266,7 @@ fn kafka_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<KafkaR
         "produce" => api_keys.extend(PRODUCE_KEYS),
         "consume" => api_keys.extend(CONSUME_KEYS),
         _ => {
-            let allowed = &["produce", "consume"];
+            let allowed = schema::ROLES;
             cx.error(&path.field("role"), Problem::NotOneOf { found: role, allowed });
         }
     }
@@ -270,7 +282,7 @@ fn kafka_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<KafkaR
         cx.invalid(&path.field("apiVersion"), version, "a Kafka API version is a number from 0 to 32767, in quotes");
     }
     let topic = cx.text_field(path, map, "topic");
-    if topic.len() > 255 || !topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
+    if topic.len() > schema::TOPIC_MAX || !topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"._-".contains(&b)) {
         let why = "a Kafka topic has up to 255 letters, digits, '.', '_' and '-'";
         cx.invalid(&path.field("topic"), topic, why);
     }
@@ -280,10 +292,13 @@ fn kafka_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<KafkaR
 
 fn dns_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<DnsRule> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["matchName", "matchPattern"]);
+    cx.only_fields(path, map, schema::DNS_NAMES.names);
     let name = cx.text_field(path, map, "matchName");
     let pattern = cx.text_field(path, map, "matchPattern");
     check_dns_selector(cx, path, name, pattern);
+    if !name.is_empty() && !pattern.is_empty() {
+        cx.error(path, Problem::Combined { a: "matchName", b: "matchPattern" });
+    }
     if name.is_empty() && pattern.is_empty() {
         cx.error(path, Problem::Missing { expected: "one of matchName and matchPattern" });
     }
@@ -308,7 +323,10 @@ fn tls(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, name: &'stat
     let Some(value) = map.get(name).filter(|v| !v.is_null()) else { return false };
     let path = path.field(name);
     if let Some(map) = cx.object(&path, value) {
-        cx.only_fields(&path, map, &["secret", "trustedCA", "certificate", "privateKey"]);
+        cx.only_fields(&path, map, schema::TLS.names);
+        for item in ["trustedCA", "certificate", "privateKey"] {
+            cx.text_field(&path, map, item);
+        }
         match map.get("secret").filter(|v| !v.is_null()) {
             Some(value) => {
                 secret(cx, &path.field("secret"), value);
@@ -330,20 +348,20 @@ fn listener(
     let value = map.get("listener").filter(|v| !v.is_null())?;
     let path = path.field("listener");
     let map = cx.object(&path, value)?;
-    cx.only_fields(&path, map, &["envoyConfig", "name", "priority"]);
+    cx.only_fields(&path, map, schema::LISTENER.names);
     if place.direction == Direction::Ingress {
         cx.error(&path, Problem::Unsupported { what: "a listener on ingress" });
     }
     if with_rules {
         cx.error(&path, Problem::Combined { a: "listener", b: "rules" });
     }
-    let name = cx.required_text(&path, map, "name");
+    let name = cx.name_field(&path, map);
     let priority = match map.get("priority") {
         None | Some(Value::Null) => 0,
-        Some(v) => match v.as_u64().and_then(|n| u8::try_from(n).ok()).filter(|n| *n <= 100) {
-            Some(n) => n,
+        Some(v) => match v.as_i64().filter(|n| (schema::PRIORITY.0..=schema::PRIORITY.1).contains(n)) {
+            Some(n) => u8::try_from(n).unwrap_or(u8::MAX),
             None => {
-                cx.expected(&path.field("priority"), "a number from 0 to 100", v);
+                cx.expected(&path.field("priority"), "a number from 1 to 100", v);
                 0
             }
         },
@@ -357,12 +375,12 @@ fn listener(
         }
     };
     let map = cx.object(&config, value)?;
-    cx.only_fields(&config, map, &["kind", "name"]);
+    cx.only_fields(&config, map, schema::ENVOY_CONFIG.names);
     let kind = cx.text_field(&config, map, "kind");
     if !matches!(kind, "" | "CiliumEnvoyConfig" | "CiliumClusterwideEnvoyConfig") {
-        let allowed = &["CiliumEnvoyConfig", "CiliumClusterwideEnvoyConfig"];
+        let allowed = schema::ENVOY_KINDS;
         cx.error(&config.field("kind"), Problem::NotOneOf { found: kind.into(), allowed });
     }
-    let config_name = cx.required_text(&config, map, "name")?;
+    let config_name = cx.name_field(&config, map)?;
     Some(Listener { kind: kind.into(), config: config_name.into(), name: name?.into(), priority })
 }

@@ -5,26 +5,11 @@ use super::{
     selectors::{self, Keys, Scoping, is_dns_name},
 };
 use crate::rule::{CidrRule, CidrScope, Direction, Entity, Peer, Peers, ServicePeer};
+use crate::schema;
 use alloc::{string::ToString, vec::Vec};
 use core::net::IpAddr;
 use serde_json::{Map, Value};
 use types::{Cidr, selector::Selector};
-
-const ENTITIES: &[&str] = &[
-    "all",
-    "world",
-    "cluster",
-    "host",
-    "init",
-    "ingress",
-    "unmanaged",
-    "remote-node",
-    "health",
-    "none",
-    "kube-apiserver",
-    "world-ipv4",
-    "world-ipv6",
-];
 
 /// Names of the peer members of one direction.
 pub(super) struct Members {
@@ -170,7 +155,7 @@ impl Reader<'_, '_> {
 
     fn cidr_set(&mut self, path: &Path<'_>, value: &Value) {
         let Some(map) = self.cx.object(path, value) else { return };
-        self.cx.only_fields(path, map, &["cidr", "cidrGroupRef", "except"]);
+        self.cx.only_fields(path, map, schema::CIDR_SET.names);
         let cidr = self.cx.text_field(path, map, "cidr");
         let group = self.cx.text_field(path, map, "cidrGroupRef");
         match (cidr, group) {
@@ -197,13 +182,13 @@ impl Reader<'_, '_> {
         let family = matches!(text, "world-ipv4" | "world-ipv6");
         match Entity::from_name(text) {
             Some(entity) if !family || self.cx.options.family_entities => self.peers.push(Peer::Entity(entity)),
-            _ => self.cx.error(path, Problem::NotOneOf { found: text.to_string(), allowed: ENTITIES }),
+            _ => self.cx.error(path, Problem::NotOneOf { found: text.to_string(), allowed: schema::ENTITIES }),
         }
     }
 
     fn fqdn(&mut self, path: &Path<'_>, value: &Value) {
         let Some(map) = self.cx.object(path, value) else { return };
-        self.cx.only_fields(path, map, &["matchName", "matchPattern"]);
+        self.cx.only_fields(path, map, schema::DNS_NAMES.names);
         let name = self.cx.text_field(path, map, "matchName");
         let pattern = self.cx.text_field(path, map, "matchPattern");
         if !name.is_empty() && !pattern.is_empty() {
@@ -218,11 +203,11 @@ impl Reader<'_, '_> {
 
     fn service(&mut self, path: &Path<'_>, value: &Value) {
         let Some(map) = self.cx.object(path, value) else { return };
-        self.cx.only_fields(path, map, &["k8sService", "k8sServiceSelector"]);
+        self.cx.only_fields(path, map, schema::SERVICE.names);
         if let Some(named) = map.get("k8sService").filter(|v| !v.is_null()) {
             let path = path.field("k8sService");
             if let Some(map) = self.cx.object(&path, named) {
-                self.cx.only_fields(&path, map, &["namespace", "serviceName"]);
+                self.cx.only_fields(&path, map, schema::NAMED_SERVICE.names);
                 let namespace = self.cx.text_field(&path, map, "namespace").into();
                 let name = self.cx.text_field(&path, map, "serviceName").into();
                 self.peers.push(Peer::Service(ServicePeer::Named { namespace, name }));
@@ -231,7 +216,7 @@ impl Reader<'_, '_> {
         if let Some(labelled) = map.get("k8sServiceSelector").filter(|v| !v.is_null()) {
             let path = path.field("k8sServiceSelector");
             if let Some(map) = self.cx.object(&path, labelled) {
-                self.cx.only_fields(&path, map, &["namespace", "selector"]);
+                self.cx.only_fields(&path, map, schema::SELECTED_SERVICE.names);
                 let namespace = self.cx.text_field(&path, map, "namespace").into();
                 let Some(value) = map.get("selector") else {
                     self.cx.error(&path.field("selector"), Problem::Missing { expected: "a label selector" });

@@ -5,6 +5,7 @@ use super::{
     l7,
 };
 use crate::rule::{Direction, IcmpFamily, PortMatch, PortRange, PortRule, PortSpec, Ports};
+use crate::schema;
 use alloc::{
     string::{String, ToString},
     sync::Arc,
@@ -12,11 +13,6 @@ use alloc::{
 };
 use serde_json::{Map, Value};
 use types::Protocol;
-
-/// Most ports of one entry of `toPorts`, and most fields of one entry of `icmps`.
-const LIST_MAX: usize = 40;
-
-const PORT_RULE_FIELDS: &[&str] = &["ports", "rules", "serverNames", "listener", "terminatingTLS", "originatingTLS"];
 
 /// Where the ports stand, which decides what is allowed in them.
 #[derive(Clone, Copy)]
@@ -54,11 +50,11 @@ pub(super) fn ports(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>,
 
 fn port_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, place: Where) -> Option<PortRule> {
     let map = cx.object(path, value)?;
-    let allowed = if place.deny { &["ports"][..] } else { PORT_RULE_FIELDS };
+    let allowed = if place.deny { schema::PORT_DENY_RULE.names } else { schema::PORT_RULE.names };
     cx.only_fields(path, map, allowed);
     let items = cx.list_field(path, map, "ports").unwrap_or_default();
     let list = path.field("ports");
-    if items.len() > LIST_MAX {
+    if items.len() > schema::PORTS_MAX && !place.deny {
         cx.invalid(&list, &items.len().to_string(), "one entry of toPorts takes at most 40 ports");
     }
     let mut ports = Vec::new();
@@ -71,14 +67,14 @@ fn port_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, place: Where) -> 
 
 fn port(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, out: &mut Vec<PortMatch>) {
     let Some(map) = cx.object(path, value) else { return };
-    cx.only_fields(path, map, &["port", "protocol", "endPort"]);
+    cx.only_fields(path, map, schema::PORT_PROTOCOL.names);
     let protocols: &[Protocol] = match cx.text_field(path, map, "protocol").to_ascii_uppercase().as_str() {
         "" | "ANY" => &[Protocol::Tcp, Protocol::Udp, Protocol::Sctp],
         "TCP" => &[Protocol::Tcp],
         "UDP" => &[Protocol::Udp],
         "SCTP" => &[Protocol::Sctp],
         other => {
-            let allowed = &["TCP", "UDP", "SCTP", "ANY"];
+            let allowed = schema::PROTOCOLS;
             cx.error(&path.field("protocol"), Problem::NotOneOf { found: other.to_string(), allowed });
             &[]
         }
@@ -128,10 +124,10 @@ pub(super) fn is_service_name(text: &str) -> bool {
 
 fn icmp_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<PortRule> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["fields"]);
+    cx.only_fields(path, map, schema::ICMP_RULE.names);
     let items = cx.list_field(path, map, "fields").unwrap_or_default();
     let list = path.field("fields");
-    if items.len() > LIST_MAX {
+    if items.len() > schema::PORTS_MAX {
         cx.invalid(&list, &items.len().to_string(), "one entry of icmps takes at most 40 fields");
     }
     let mut ports = Vec::new();
@@ -143,12 +139,12 @@ fn icmp_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<PortRul
 
 fn icmp_field(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<PortMatch> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["family", "type"]);
+    cx.only_fields(path, map, schema::ICMP_FIELD.names);
     let (family, protocol) = match cx.text_field(path, map, "family") {
         "" | "IPv4" => (IcmpFamily::Ipv4, Protocol::Icmp),
         "IPv6" => (IcmpFamily::Ipv6, Protocol::Icmpv6),
         other => {
-            let problem = Problem::NotOneOf { found: other.to_string(), allowed: &["IPv4", "IPv6"] };
+            let problem = Problem::NotOneOf { found: other.to_string(), allowed: schema::FAMILIES };
             cx.error(&path.field("family"), problem);
             return None;
         }

@@ -1,14 +1,13 @@
 //! Label selectors: `matchLabels` and `matchExpressions`, and the namespace a policy adds to them.
 
 use super::ctx::{Ctx, Path, Problem};
+use crate::schema;
 use alloc::vec::Vec;
 use serde_json::{Map, Value};
 use types::{
     labels::{ANY, K8S, NAMESPACE_LABELS_PREFIX, POD_NAMESPACE, RESERVED},
     selector::{Demand, Requirement, Selector, SelectorKey},
 };
-
-const OPERATORS: &[&str] = &["In", "NotIn", "Exists", "DoesNotExist"];
 
 /// How the keys of a selector are to be read.
 #[derive(Clone, Copy)]
@@ -32,7 +31,7 @@ impl Keys {
 /// Reads a `LabelSelector`.
 pub(super) fn selector(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, keys: Keys) -> Option<Selector> {
     let map = cx.object(path, value)?;
-    cx.only_fields(path, map, &["matchLabels", "matchExpressions"]);
+    cx.only_fields(path, map, schema::SELECTOR.names);
     let before = cx.errors_so_far();
     let mut requirements = Vec::new();
     if let Some(labels) = map.get("matchLabels").filter(|v| !v.is_null()) {
@@ -54,7 +53,7 @@ pub(super) fn selector(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, keys: K
 
 fn expression(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, keys: Keys) -> Option<Requirement> {
     let map: &Map<_, _> = cx.object(path, value)?;
-    cx.only_fields(path, map, &["key", "operator", "values"]);
+    cx.only_fields(path, map, schema::EXPRESSION.names);
     let key = cx.required_text(path, map, "key");
     if let Some(key) = key {
         check_key(cx, &path.field("key"), keys.read(key), key);
@@ -83,7 +82,7 @@ fn expression(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, keys: Keys) -> O
             return None;
         }
         _ => {
-            let problem = Problem::NotOneOf { found: operator.into(), allowed: OPERATORS };
+            let problem = Problem::NotOneOf { found: operator.into(), allowed: schema::OPERATORS };
             cx.error(&path.field("operator"), problem);
             return None;
         }
@@ -103,7 +102,7 @@ fn check_key(cx: &mut Ctx<'_>, path: &Path<'_>, key: SelectorKey, text: &str) {
 }
 
 fn check_value(cx: &mut Ctx<'_>, path: &Path<'_>, text: &str) {
-    if !text.is_empty() && !is_name(text, 63) {
+    if !text.is_empty() && !is_name(text, schema::LABEL_VALUE_MAX) {
         cx.invalid(
             path,
             text,
@@ -132,7 +131,7 @@ fn is_qualified_name(key: &str) -> bool {
 pub(super) fn is_dns_name(text: &str) -> bool {
     let label =
         |l: &str| is_name(l, 253) && l.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
-    text.len() <= 253 && text.split('.').all(label)
+    text.len() <= schema::DNS_NAME_MAX && text.split('.').all(label)
 }
 
 /// What a policy adds to the selectors of its peers.

@@ -1,6 +1,6 @@
 //! Kubernetes NetworkPolicy truth tables: who reaches whom, per port.
 
-use super::{Score, list, text};
+use super::{ByEngine, Judge, Probe, Score, list, text};
 use policy::{
     Config, Direction, EndpointFacts, Engine, NamedPort, Verdict,
     parse::{Options, parse_value},
@@ -20,17 +20,24 @@ struct Pod {
 
 /// Outcome: cells against the tables, and steps whose differing cells with upstream's CIDR meaning are as marked.
 pub fn run(corpus: &Value) -> (Score, Score) {
+    run_by(corpus, &mut ByEngine)
+}
+
+/// The same, with verdicts from somewhere else.
+pub fn run_by(corpus: &Value, judge: &mut dyn Judge) -> (Score, Score) {
     let mut cells = Score::new("cyclonus cells");
     let mut marked = Score::new("cyclonus steps with upstream's CIDR meaning");
     for case in list(&corpus["cases"]) {
         let tags: Vec<&str> = list(&case["tags"]).iter().map(text).collect();
         for (number, step) in list(&case["steps"]).iter().enumerate() {
             let id = format!("{} step {number}", text(&case["id"]));
-            run_step(step, CidrScope::Everyone, &mut |passed, what| {
-                cells.count(passed, &tags, || format!("{id}: {what}"));
+            run_step(step, CidrScope::Everyone, judge, &mut |passed, what| {
+                cells.count(passed, &tags, || {
+                    format!("{id}: {what}; policies {}, resources {}", step["policies"], step["resources"])
+                });
             });
             let mut differing = 0;
-            run_step(step, CidrScope::World, &mut |passed, _| differing += u64::from(!passed));
+            run_step(step, CidrScope::World, judge, &mut |passed, _| differing += u64::from(!passed));
             let want = step["cilium_engine_differing_cells"].as_u64().unwrap_or(0);
             marked.count(differing == want, &[], || format!("{id}: {differing} cells differ, marked {want}"));
         }
@@ -46,7 +53,7 @@ fn protocol(name: &str) -> Protocol {
     }
 }
 
-fn run_step(step: &Value, scope: CidrScope, cell: &mut impl FnMut(bool, String)) {
+fn run_step(step: &Value, scope: CidrScope, judge: &mut dyn Judge, cell: &mut impl FnMut(bool, String)) {
     let (mut engine, _) = Engine::new(Config { allow_localhost: false, ..Config::default() });
     let resources = &step["resources"];
     let mut pods = Vec::new();
@@ -59,8 +66,9 @@ fn run_step(step: &Value, scope: CidrScope, cell: &mut impl FnMut(bool, String))
             engine.upsert_object(object).expect("far below the bound");
         }
     }
+    judge.load(&engine);
     for table in list(&step["tables"]).iter().chain(list(&step["probe_tables"])) {
-        check_table(&engine, &pods, table, cell);
+        check_table(&engine, &pods, table, judge, cell);
     }
 }
 
@@ -93,7 +101,13 @@ fn add_pod(engine: &mut Engine, i: usize, pod: &Value, namespaces: &Value) -> Po
     Pod { name: format!("{namespace}/{}", text(&pod["name"])), endpoint, identity, addr: Some(addr), ports }
 }
 
-fn check_table(engine: &Engine, pods: &[Pod], table: &Value, cell: &mut impl FnMut(bool, String)) {
+fn check_table(
+    engine: &Engine,
+    pods: &[Pod],
+    table: &Value,
+    judge: &mut dyn Judge,
+    cell: &mut impl FnMut(bool, String),
+) {
     let proto = protocol(text(&table["protocol"]));
     for (s, src) in pods.iter().enumerate() {
         for (d, dst) in pods.iter().enumerate() {
@@ -106,14 +120,14 @@ fn check_table(engine: &Engine, pods: &[Pod], table: &Value, cell: &mut impl FnM
                 }
             };
             let absent = if table["port"].is_string() { 'N' } else { 'P' };
-            let judge = |pod: &Pod, peer: &Pod, direction, port| {
-                let class = engine.class_of(peer.identity, peer.addr);
-                let value = engine.verdict(pod.endpoint, direction, class, proto.number(), port).unwrap();
-                if value.verdict == Verdict::Deny { 'X' } else { '.' }
+            let mut ask = |pod: &Pod, peer: &Pod, direction, port| {
+                let (identity, addr) = (peer.identity, peer.addr);
+                let probe = Probe { endpoint: pod.endpoint, direction, identity, addr, protocol: proto, port };
+                if judge.verdict(engine, &probe).0 == Verdict::Deny { 'X' } else { '.' }
             };
             let (ingress, egress) = match served {
                 None => (absent, '?'),
-                Some(port) => (judge(dst, src, Direction::Ingress, port), judge(src, dst, Direction::Egress, port)),
+                Some(port) => (ask(dst, src, Direction::Ingress, port), ask(src, dst, Direction::Egress, port)),
             };
             for (kind, found) in [("ingress", ingress), ("egress", egress)] {
                 let want = wanted(kind);

@@ -1,6 +1,6 @@
 //! Verdicts upstream's own engine gave for CiliumNetworkPolicies and CiliumClusterwideNetworkPolicies.
 
-use super::{Score, list, text};
+use super::{ByEngine, Judge, Probe, Score, list, text};
 use policy::{
     Config, Direction, EndpointFacts, Enforcement, Engine, MatchType, Verdict,
     parse::{Options, parse_value},
@@ -27,6 +27,11 @@ pub struct Outcome {
 }
 
 pub fn run(corpus: &Value) -> Outcome {
+    run_by(corpus, &mut ByEngine)
+}
+
+/// The same, with verdicts from somewhere else.
+pub fn run_by(corpus: &Value, judge: &mut dyn Judge) -> Outcome {
     let bases: BTreeMap<&str, Engine> =
         list(&corpus["configs"]).iter().map(|c| (text(&c["name"]), base(c, &corpus["identities"]))).collect();
     let mut out = Outcome {
@@ -38,7 +43,7 @@ pub fn run(corpus: &Value) -> Outcome {
         entries: (0, 0),
     };
     for case in list(&corpus["cases"]) {
-        run_case(&bases[text(&case["config"])], case, &mut out);
+        run_case(&bases[text(&case["config"])], case, judge, &mut out);
     }
     for case in list(&corpus["invalid"]) {
         // Contradicting L7 rules are taken in, reported, and refused on the ports they are about.
@@ -95,13 +100,14 @@ fn load(base: &Engine, case: &Value) -> Option<(Engine, EndpointId, bool)> {
     Some((engine, endpoint, conflicts))
 }
 
-fn run_case(base: &Engine, case: &Value, out: &mut Outcome) {
+fn run_case(base: &Engine, case: &Value, judge: &mut dyn Judge, out: &mut Outcome) {
     let tags: Vec<&str> =
         list(&case["tags"]).iter().map(text).filter(|t| t.starts_with("f:") || t.starts_with("q:")).collect();
     let quirky = tags.iter().any(|t| t.starts_with("q:"));
     let id = text(&case["id"]);
     let loaded = load(base, case);
     if let Some((engine, endpoint, _)) = &loaded {
+        judge.load(engine);
         let judged = engine.endpoint_policy(*endpoint).unwrap();
         for (name, is) in [("ingress", judged.ingress), ("egress", judged.egress)] {
             let want = case["enforcement"][name] == true;
@@ -118,11 +124,14 @@ fn run_case(base: &Engine, case: &Value, out: &mut Outcome) {
             score.count(false, &tags, || format!("{id}: refused"));
             continue;
         };
-        let (found, matched) = judge(engine, *endpoint, flow);
+        let (found, matched) = found(engine, *endpoint, flow, judge);
         let want = format!("{} {}", text(&flow[5]), text(&flow[6]));
         let passed = want.trim() == found;
-        score.count(passed, &tags, || format!("{id} {tags:?}: {flow} found {found} ({matched})"));
-        if passed {
+        score.count(passed, &tags, || {
+            let inputs = inputs(case, engine, *endpoint);
+            format!("{id} {tags:?}: {flow} found {found} ({matched:?}); {inputs}")
+        });
+        if let (true, Some(matched)) = (passed, matched) {
             let right = text(&flow[7]) == matched || (found == "deny" && matched == "none");
             let pair = format!("{} is {matched}", text(&flow[7]));
             out.matched.count(right, &[&pair], || format!("{id}: {flow} found {matched}"));
@@ -130,14 +139,19 @@ fn run_case(base: &Engine, case: &Value, out: &mut Outcome) {
     }
 }
 
-fn judge(engine: &Engine, endpoint: EndpointId, flow: &Value) -> (String, &'static str) {
+/// All that a verdict follows from, besides the flow.
+fn inputs(case: &Value, engine: &Engine, endpoint: EndpointId) -> String {
+    let config = text(&case["config"]);
+    let (subject, local, policies) = (&case["subject"], &case["local_identities"], &case["policies"]);
+    let judged = engine.endpoint_policy(endpoint);
+    format!("config {config}, subject {subject} ({judged:?}), local identities {local}, policies {policies}")
+}
+
+fn found(engine: &Engine, endpoint: EndpointId, flow: &Value, judge: &mut dyn Judge) -> (String, Option<&'static str>) {
     let direction = if text(&flow[0]) == "ingress" { Direction::Ingress } else { Direction::Egress };
-    let class = match &flow[1] {
-        Value::String(addr) => {
-            let addr: IpAddr = addr.parse().unwrap();
-            engine.class_of(NumericIdentity::UNKNOWN, Some(addr))
-        }
-        id => engine.class_of(NumericIdentity::new(id.as_u64().unwrap() as u32), None),
+    let (identity, addr) = match &flow[1] {
+        Value::String(addr) => (NumericIdentity::UNKNOWN, Some(addr.parse::<IpAddr>().unwrap())),
+        id => (NumericIdentity::new(id.as_u64().unwrap() as u32), None),
     };
     let protocol = match text(&flow[3]) {
         "UDP" => Protocol::Udp,
@@ -147,13 +161,13 @@ fn judge(engine: &Engine, endpoint: EndpointId, flow: &Value) -> (String, &'stat
         _ => Protocol::Tcp,
     };
     let port = flow[4].as_u64().unwrap() as u16;
-    let value = engine.verdict(endpoint, direction, class, protocol.number(), port).unwrap();
-    let found = match value.verdict {
+    let (verdict, matched) = judge.verdict(engine, &Probe { endpoint, direction, identity, addr, protocol, port });
+    let found = match verdict {
         Verdict::Allow => "allow".to_string(),
         Verdict::Deny => "deny".to_string(),
         Verdict::Redirect(id) => format!("redirect {}", engine.redirect(id).unwrap().parser.name()),
     };
-    let matched = match value.matched {
+    let matched = matched.map(|matched| match matched {
         MatchType::None => "none",
         MatchType::L3Only => "l3-only",
         MatchType::L3L4 => "l3-l4",
@@ -161,6 +175,6 @@ fn judge(engine: &Engine, endpoint: EndpointId, flow: &Value) -> (String, &'stat
         MatchType::All => "all",
         MatchType::L3Proto => "l3-proto",
         MatchType::ProtoOnly => "proto-only",
-    };
+    });
     (found, matched)
 }

@@ -20,7 +20,10 @@ fn node() -> NodeConfig {
         flags: NODE_TRACK_FRAGMENTS
             | abi::config::NODE_HOST_ROUTING
             | abi::config::NODE_POLICY_VERDICTS
-            | abi::config::NODE_ALLOW_LOCALHOST,
+            | abi::config::NODE_ALLOW_LOCALHOST
+            | abi::config::NODE_SOCK_HOST_ONLY
+            | abi::config::NODE_BIND_PROTECTION
+            | abi::config::NODE_TRACE_SOCK,
         report_interval: 5,
         report_tcp_flags: 0xff,
         capture_len: 128,

@@ -85,23 +85,7 @@ impl Kernel {
     }
 
     pub fn write(&self, write: &MapWrite) {
-        let maps = self.maps();
-        macro_rules! tables {
-            ($($variant:ident in $table:ident),*) => {
-                match *write {
-                    $(MapWrite::$variant(key, Some(value)) => maps.$table.insert(&key, &value).map(drop),)*
-                    $(MapWrite::$variant(key, None) => maps.$table.remove(&key).map(drop),)*
-                }
-            };
-        }
-        tables!(
-            Lxc in lxc, Device in devices, Ipcache in ipcache, Policy in policy, Service4 in lb4_services,
-            Service6 in lb6_services, Backend4 in lb4_backends, Backend6 in lb6_backends,
-            RevNat4 in lb4_reverse_nat, RevNat6 in lb6_reverse_nat, AffinityMatch in lb_affinity_match,
-            SourceRange4 in lb4_source_range, SourceRange6 in lb6_source_range, IpMasq4 in ipmasq4, IpMasq6 in ipmasq6,
-            Runtime in runtime
-        )
-        .unwrap_or_else(|e| panic!("{write:?}: {e}"));
+        crate::support::write(self.maps(), write);
     }
 }
 

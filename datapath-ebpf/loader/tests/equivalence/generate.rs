@@ -30,6 +30,8 @@ pub struct Stimulus {
 pub enum Kind {
     New,
     Again,
+    /// A connection goes on, several packets in a row.
+    Steady,
     Reply,
     Error,
     Neighbour,
@@ -47,11 +49,13 @@ struct Run {
 pub struct Generator {
     rng: Rng,
     memory: VecDeque<Run>,
+    /// What a pod sends next on connections that go on.
+    steady: VecDeque<Vec<u8>>,
 }
 
 impl Generator {
     pub fn new(seed: u64) -> Self {
-        Self { rng: Rng::new(seed), memory: VecDeque::new() }
+        Self { rng: Rng::new(seed), memory: VecDeque::new(), steady: VecDeque::new() }
     }
 
     /// Remembers what became of a packet.
@@ -63,6 +67,10 @@ impl Generator {
             // A random one goes, so that some flows live long.
             let gone = self.rng.below(MEMORY);
             self.memory.swap_remove_back(gone);
+        }
+        if output.is_some() && stimulus.program == Program::FromContainer && self.rng.chance(20) {
+            let next = packets::again(&stimulus.packet, ACK);
+            self.steady.extend(std::iter::repeat_n(next, 4).flatten());
         }
         self.memory.push_back(Run { program: stimulus.program, input: stimulus.packet.clone(), output });
     }
@@ -99,6 +107,12 @@ impl Generator {
     }
 
     fn packet(&mut self, program: Program, world: &World) -> (Kind, Vec<u8>) {
+        if program == Program::FromContainer
+            && self.rng.chance(30)
+            && let Some(packet) = self.steady.pop_front()
+        {
+            return (Kind::Steady, packet);
+        }
         let remembered = match self.rng.below(100) {
             0..=19 => self.again(program).map(|p| (Kind::Again, p)),
             20..=49 => self.answer(program, world).map(|p| (Kind::Reply, p)),

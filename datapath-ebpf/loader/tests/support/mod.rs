@@ -17,6 +17,33 @@ pub fn skip(why: &str) {
     eprintln!("skipped: {why}");
 }
 
+/// Says why nothing is tried; this may be so in CI, too.
+pub fn say_skipped(why: &str) {
+    eprintln!("skipped: {why}");
+}
+
+/// Writes one entry into the kernel's maps.
+pub fn write(maps: &loader::Maps, write: &abi::write::MapWrite) {
+    use abi::write::MapWrite;
+    macro_rules! tables {
+        ($($variant:ident in $table:ident),*) => {
+            match *write {
+                $(MapWrite::$variant(key, Some(value)) => maps.$table.insert(&key, &value).map(drop),)*
+                $(MapWrite::$variant(key, None) => maps.$table.remove(&key).map(drop),)*
+                MapWrite::Maglev4(..) | MapWrite::Maglev6(..) => panic!("the write only names the table"),
+            }
+        };
+    }
+    tables!(
+        Lxc in lxc, Device in devices, Ipcache in ipcache, Policy in policy, Service4 in lb4_services,
+        Service6 in lb6_services, Backend4 in lb4_backends, Backend6 in lb6_backends,
+        RevNat4 in lb4_reverse_nat, RevNat6 in lb6_reverse_nat, AffinityMatch in lb_affinity_match,
+        SourceRange4 in lb4_source_range, SourceRange6 in lb6_source_range, IpMasq4 in ipmasq4, IpMasq6 in ipmasq6,
+        Runtime in runtime
+    )
+    .unwrap_or_else(|e| panic!("{write:?}: {e}"));
+}
+
 /// A directory name nobody else uses.
 fn unique(prefix: &str) -> String {
     static COUNT: AtomicU32 = AtomicU32::new(0);

@@ -9,6 +9,11 @@ mod style;
 
 pub use style::Style;
 
+/// Text from outside, with what could steer a terminal made visible.
+pub fn safe(text: &str) -> std::borrow::Cow<'_, str> {
+    Style::default().safe(text)
+}
+
 use crate::{tabwriter::TabWriter, times::TimeFormat};
 use hubble_api::{
     flow::{Flow, LostEvent},

@@ -1,7 +1,7 @@
 use super::*;
-use crate::{EndpointInfo, Filter, NodeInfo, PolicyInfo, Seen, ServiceInfo, WorkloadInfo};
+use crate::{EndpointInfo, Family, Filter, LabelList, NodeInfo, PolicyInfo, Seen, ServiceInfo, WorkloadInfo};
 use abi::event::{DropRecord, PolicyVerdictRecord, TraceRecord};
-use alloc::{format, string::String, vec, vec::Vec};
+use alloc::{format, string::String, sync::Arc, vec, vec::Vec};
 use core::sync::atomic::{AtomicU32, Ordering};
 use hubble_api::{
     flow::{Flow, FlowFilter, TcpFlags},
@@ -64,6 +64,13 @@ impl Lookup for Fixture {
     }
     fn names(&self, endpoint: u16, ip: IpAddr) -> Option<Arc<[Box<str>]>> {
         (endpoint == 11 && ip.to_string() == "1.1.1.1").then(|| Arc::from([Box::from("one.example")]))
+    }
+    fn local(&self, endpoint: u16) -> Option<Arc<EndpointInfo>> {
+        (endpoint == 11).then(|| pod(11, 1001, "client"))
+    }
+    fn cgroup(&self, id: u64, family: Family) -> Option<IpAddr> {
+        let own = if family == Family::V4 { "10.0.0.1" } else { "fd00::1" };
+        (id % 2 == 1).then(|| own.parse().expect("an address"))
     }
 }
 
@@ -251,6 +258,166 @@ fn records_that_cannot_be_understood_are_refused() {
     assert_eq!(decoder.decode(old.as_bytes(), STAMP), Err(DecodeError::TraceVersion(9)));
 }
 
+/// A record put together byte by byte from the published offsets, behind our prefix.
+fn by_hand(size: usize, fields: &[(usize, &[u8])]) -> Vec<u8> {
+    let mut bytes = vec![0; size];
+    for (at, field) in fields {
+        bytes[*at..at + field.len()].copy_from_slice(field);
+    }
+    [prefix(0).as_bytes(), &bytes].concat()
+}
+
+#[test]
+fn socket_operations_by_hand() {
+    let record = |point: u8, protocol: u8, cgroup: u64| {
+        by_hand(
+            38,
+            &[
+                (0, &[7, point]),
+                (2, &[10, 96, 0, 7]),
+                (18, &80_u16.to_ne_bytes()),
+                (20, &0xdead_u64.to_ne_bytes()),
+                (28, &cgroup.to_ne_bytes()),
+                (36, &[protocol, 0]),
+            ],
+        )
+    };
+    let flow = decode(&record(1, 1, 33)).to_flow(&node());
+    let want = concat!(
+        r#"{"time":"1970-01-01T00:16:40.500Z","uuid":"01234567-89ab-4def-8123-456789abcdef","verdict":"TRACED","#,
+        r#""IP":{"source":"10.0.0.1","destination":"10.96.0.7","ipVersion":"IPv4"},"l4":{"TCP":{"destination_port":80}},"#,
+        r#""source":{"ID":11,"identity":1001,"cluster_name":"default","namespace":"ns","labels":["k8s:app=x","k8s:id=1001"],"pod_name":"client","workloads":[{"name":"client","kind":"Deployment"}]},"#,
+        r#""destination":{},"Type":"SOCK","node_name":"default/n1","node_labels":["zone=z"],"event_type":{"type":7,"sub_type":1},"#,
+        r#""sock_xlate_point":"SOCK_XLATE_POINT_PRE_DIRECTION_FWD","socket_cookie":"57005","cgroup_id":"33","Summary":"TCP"}"#,
+    );
+    assert_eq!(json::to_string(&flow), want);
+    for (point, protocol, verdict, source, ports, summary) in [
+        (2, 2, Verdict::Translated, "10.0.0.1", Some((0, 80)), "UDP"),
+        (3, 1, Verdict::Traced, "10.96.0.7", Some((80, 0)), "TCP"),
+        (4, 2, Verdict::Translated, "10.96.0.7", Some((80, 0)), "UDP"),
+        (1, 0, Verdict::Traced, "10.0.0.1", None, "Unknown"),
+        (9, 1, Verdict::Unknown, "10.0.0.1", Some((0, 80)), "TCP"),
+    ] {
+        let found = decode(&record(point, protocol, 33));
+        let flow = found.to_flow(&node());
+        assert_eq!((found.verdict, found.headers.l4.ports(), flow.summary.as_str()), (verdict, ports, summary));
+        assert_eq!(flow.ip.as_ref().map(|ip| ip.source.as_str()), Some(source));
+        assert_eq!((flow.is_reply, flow.traffic_direction()), (None, TrafficDirection::Unknown));
+    }
+    let six = by_hand(
+        38,
+        &[
+            (0, &[7, 1]),
+            (2, &Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2).octets()),
+            (28, &1_u64.to_ne_bytes()),
+            (36, &[1, 1]),
+        ],
+    );
+    assert_eq!(
+        decode(&six).headers.ip.map(|(from, to)| (from.to_string(), to.to_string())),
+        Some(("fd00::1".into(), "fd00::2".into()))
+    );
+    // As the programs write it.
+    let words = [u32::from_ne_bytes([10, 96, 0, 7]), 0, 0, 0];
+    let (cookie, cgroup) = (0xdead, 33);
+    let notify = abi::event::TraceSockNotify::new(
+        abi::event::xlate::PRE_FORWARD,
+        words,
+        80,
+        cookie,
+        cgroup,
+        abi::event::SOCK_TCP,
+        false,
+    );
+    let written = abi::event::TraceSockRecord { prefix: prefix(0), notify };
+    assert_eq!(decode(written.as_bytes()), decode(&record(1, 1, 33)));
+    let decoder = Decoder::new(Fixture);
+    assert_eq!(decoder.decode(&record(1, 1, 34), STAMP), Err(DecodeError::Cgroup(34)));
+    let short = decoder.decode(&record(1, 1, 33)[..16 + 37], STAMP);
+    assert_eq!(short, Err(DecodeError::Short { len: 37, need: 38 }));
+}
+
+#[test]
+fn captures_by_hand() {
+    let packet = tcp4([10, 0, 0, 1], [10, 0, 0, 2], (40_000, 80), 0x02);
+    let record = |point: u8, arg1: u32, length: u32| {
+        let head = by_hand(24, &[(0, &[3, point]), (8, &length.to_ne_bytes()), (16, &arg1.to_ne_bytes())]);
+        [head, packet.clone()].concat()
+    };
+    let flow = decode(&record(4, 5, 54)).to_flow(&node());
+    assert_eq!((flow.verdict(), flow.debug_capture_point().as_str_name()), (Verdict::Unknown, "DBG_CAPTURE_DELIVERY"));
+    assert_eq!(flow.interface.as_ref().map(|i| (i.index, i.name.as_str())), Some((5, "lxc5")));
+    assert_eq!((flow.proxy_port, flow.summary.as_str(), flow.is_reply), (0, "TCP Flags: SYN", None));
+    let kind = flow.event_type.expect("a kind");
+    assert_eq!((kind.r#type, kind.sub_type, flow.r#type().as_str_name()), (3, 4, "L3_L4"));
+    let proxy = decode(&record(8, 10_001_u32.to_be(), 54));
+    assert_eq!((proxy.proxy_port, proxy.ifindex), (10_001, 0));
+    assert_eq!(decode(&record(5, 0, 14)).headers.ip, None, "no more than was captured");
+    assert_eq!(
+        decode(&record(5, 0, u32::MAX)).headers.ip.map(|(from, _)| from.to_string()).as_deref(),
+        Some("10.0.0.1")
+    );
+}
+
+#[test]
+fn debug_messages_by_hand() {
+    let record = by_hand(
+        20,
+        &[
+            (0, &[2, 5]),
+            (2, &11_u16.to_ne_bytes()),
+            (4, &0xbeef_u32.to_ne_bytes()),
+            (8, &1_u32.to_ne_bytes()),
+            (12, &2_u32.to_ne_bytes()),
+            (16, &u32::MAX.to_ne_bytes()),
+        ],
+    );
+    let Ok(Event::Debug { time_ns, event }) = Decoder::new(Fixture).decode(&record, STAMP) else { panic!("a message") };
+    assert_eq!(time_ns, 1_000_500_000_000);
+    let want = concat!(
+        r#"{"type":"DBG_POLICY_DENIED","source":{"ID":11,"identity":1001,"cluster_name":"default","namespace":"ns","labels":["k8s:app=x","k8s:id=1001"],"pod_name":"client"},"#,
+        r#""hash":48879,"arg1":1,"arg2":2,"arg3":4294967295,"message":"DBG_POLICY_DENIED: arg1=1 (0x1) arg2=2 (0x2) arg3=4294967295 (0xffffffff)","cpu":1}"#,
+    );
+    assert_eq!(json::to_string(event.as_ref()), want);
+}
+
+#[test]
+fn traces_of_both_versions_by_hand() {
+    let packet = tcp4([10, 0, 0, 1], [10, 0, 0, 2], (40_000, 80), 0x02);
+    let fields: [(usize, &[u8]); 5] = [
+        (0, &[4, 11]),
+        (2, &11_u16.to_ne_bytes()),
+        (12, &54_u16.to_ne_bytes()),
+        (16, &1001_u32.to_ne_bytes()),
+        (28, &5_u32.to_ne_bytes()),
+    ];
+    let old = [by_hand(32, &fields), packet.clone()].concat();
+    let mut new = [by_hand(48, &fields), packet].concat();
+    new[16 + 14..16 + 16].copy_from_slice(&1_u16.to_ne_bytes());
+    let flow = decode(&old);
+    assert_eq!(flow, decode(&new));
+    assert_eq!((flow.sub_type, flow.ifindex, flow.source.identity), (11, 5, 1001));
+    assert_eq!(flow.headers.l4.ports(), Some((40_000, 80)));
+}
+
+#[test]
+fn routers_and_groups() {
+    let ip = |protocol: u8, payload: &[u8]| {
+        let mut packet = tcp4([10, 0, 0, 1], [224, 0, 0, 18], (0, 0), 0);
+        packet.truncate(34);
+        packet[23] = protocol;
+        [&packet[..], payload].concat()
+    };
+    let show = |packet: &[u8]| {
+        let flow = decode(trace(packet, |_| ()).as_bytes()).to_flow(&node());
+        (json::to_string(&flow.l4.expect("a transport")), flow.summary)
+    };
+    let vrrp = show(&ip(112, &[0x21, 7, 100, 1, 0, 0, 0, 0]));
+    assert_eq!(vrrp, (r#"{"VRRP":{"type":1,"vrid":7,"priority":100}}"#.into(), "VRRP".into()));
+    let igmp = show(&ip(2, &[0x16, 0, 0, 0, 239, 1, 2, 3]));
+    assert_eq!(igmp, (r#"{"IGMP":{"type":22,"group_address":"239.1.2.3"}}"#.into(), "IGMP".into()));
+}
+
 /// Filters a random flow may or may not pass; none of them may tell a record from the message made of it.
 fn probes() -> Vec<Filter> {
     let one = |change: &dyn Fn(&mut FlowFilter)| {
@@ -258,7 +425,7 @@ fn probes() -> Vec<Filter> {
         change(&mut filter);
         Filter::new(&filter).expect("a good filter")
     };
-    vec![
+    [
         one(&|f| f.source_ip = vec!["10.0.0.1".into(), "fd00::/16".into()]),
         one(&|f| f.destination_ip = vec!["0.0.0.0/1".into()]),
         one(&|f| f.source_pod = vec!["ns/cl".into()]),
@@ -292,7 +459,63 @@ fn probes() -> Vec<Filter> {
             f.event_type = vec![hubble_api::flow::EventTypeFilter { r#type: 4, match_sub_type: true, sub_type }];
         }),
     ]
+    .into_iter()
+    .chain(EXPRESSIONS.map(|text| {
+        let experimental = hubble_api::flow::flow_filter::Experimental { cel_expression: vec![text.into()] };
+        one(&|f| f.experimental = Some(experimental.clone()))
+    }))
+    .collect()
 }
+
+/// Every field a record keeps, by itself, and some that only the message has.
+const EXPRESSIONS: [&str; 46] = [
+    "_flow.time > timestamp('1970-01-01T00:00:01Z')",
+    "_flow.verdict == Verdict.DROPPED || _flow.verdict == Verdict.AUDIT",
+    "_flow.drop_reason > 140u",
+    "_flow.drop_reason_desc != DropReason.DROP_REASON_UNKNOWN",
+    "has(_flow.ethernet) && has(_flow.time) && has(_flow.event_type)",
+    "has(_flow.IP)",
+    "_flow.IP.source == '10.0.0.1' || _flow.IP.source == 'fd00::1'",
+    "_flow.IP.destination.startsWith('10.') || size(_flow.IP.destination) > 8",
+    "_flow.IP.source_xlated != '' && has(_flow.IP.source_xlated)",
+    "_flow.IP.ipVersion == IPVersion.IPv6",
+    "_flow.IP.encrypted",
+    "has(_flow.l4)",
+    "has(_flow.l4.TCP) || has(_flow.l4.SCTP) || has(_flow.l4.ICMPv6)",
+    "has(_flow.l4.UDP) || has(_flow.l4.ICMPv4) || has(_flow.l4.VRRP)",
+    "has(_flow.l4.IGMP) || _flow.debug_capture_point == DebugCapturePoint.DBG_CAPTURE_DELIVERY",
+    "_flow.Type == FlowType.SOCK && _flow.cgroup_id > 3u",
+    "_flow.destination_names.exists(n, n.endsWith('.example')) || size(_flow.source_names) == 1",
+    "has(_flow.destination_names) && has(_flow.source.workloads) && _flow.source.workloads[0].name == 'client'",
+    "_flow.destination.workloads.map(w, w.kind + '/' + w.name) == ['Deployment/server']",
+    "_flow.source.workloads == _flow.destination.workloads",
+    "_flow.l4.TCP.source_port == 80u || _flow.l4.UDP.destination_port > 1000u",
+    "_flow.l4.SCTP.source_port < 300u",
+    "_flow.l4.TCP.flags.SYN && !_flow.l4.TCP.flags.ACK || _flow.l4.TCP.flags.NS",
+    "has(_flow.l4.TCP.flags)",
+    "_flow.source.ID == 5u || _flow.destination.ID == 5u",
+    "_flow.source.identity in [1001u, 2u]",
+    "_flow.destination.namespace == 'ns' || _flow.source.namespace != ''",
+    "_flow.source.labels.exists(l, l.contains('app')) || size(_flow.destination.labels) == 1",
+    "_flow.source.pod_name.startsWith('cl') && _flow.destination.pod_name != ''",
+    "_flow.source.cluster_name == _flow.destination.cluster_name",
+    "has(_flow.source) && _flow.source.workloads.exists(w, w.kind == 'Deployment')",
+    "_flow.Type == FlowType.L3_L4 && _flow.node_name.contains('n')",
+    "_flow.node_labels.exists(l, l == 'zone=z')",
+    "_flow.event_type.type == 4 && _flow.event_type.sub_type in [0, 5]",
+    "has(_flow.source_service) || has(_flow.destination_service)",
+    "_flow.destination_service.name == 'web' && _flow.source_service.namespace == ''",
+    "_flow.traffic_direction == TrafficDirection.EGRESS",
+    "_flow.policy_match_type > 2u",
+    "_flow.trace_reason == TraceReason.REPLY || _flow.trace_reason == TraceReason.NEW",
+    "_flow.is_reply == true",
+    "_flow.is_reply == null || _flow.reply",
+    "_flow.proxy_port > 0u || has(_flow.interface)",
+    "_flow.interface.index > 1u && _flow.interface.name != ''",
+    "_flow.auth_type == AuthType.SPIRE || has(_flow.file)",
+    "has(_flow.l7) || has(_flow.tunnel) || has(_flow.trace_context) || _flow.Summary.contains('SYN')",
+    "_flow.uuid.endsWith('0') || _flow.trace_observation_point == TraceObservationPoint.TO_ENDPOINT",
+];
 
 fn agree(record: &FlowRecord, probes: &[Filter]) {
     let node = node();
@@ -327,15 +550,21 @@ fn random_events_look_the_same_as_record_and_as_message() {
         |(kind, notify, hosts, protocol, l4, fragment)| {
             let mut bytes = vec![0; 16];
             bytes[8] = 7;
-            bytes.push([NOTIFY_DROP, NOTIFY_TRACE, NOTIFY_POLICY_VERDICT][usize::from(kind % 3)]);
+            let kinds = [NOTIFY_DROP, NOTIFY_TRACE, NOTIFY_POLICY_VERDICT, NOTIFY_CAPTURE, NOTIFY_TRACE_SOCK];
+            let which = usize::from(kind % 5);
+            bytes.push(kinds[which]);
             bytes.extend(&notify[1..]);
-            let size = [36, 48, 32][usize::from(kind % 3)];
-            bytes.resize(16 + size, 0);
-            bytes[16 + 12..16 + 16].copy_from_slice(&[128, 0, 1, 0]);
+            bytes.resize(16 + [36, 48, 32, 24, 38][which], 0);
+            match kinds[which] {
+                NOTIFY_CAPTURE => bytes[16 + 8..16 + 12].copy_from_slice(&128_u32.to_ne_bytes()),
+                // An odd number is a pod's control group.
+                NOTIFY_TRACE_SOCK => bytes[16 + 28..16 + 36].copy_from_slice(&(u64::from(*kind) | 1).to_ne_bytes()),
+                _ => bytes[16 + 12..16 + 16].copy_from_slice(&[128, 0, 1, 0]),
+            }
             let ends: [[u8; 4]; 3] = [[10, 0, 0, 1], [10, 0, 0, 2], [1, 1, 1, 1]];
             let (from, to) = (ends[usize::from(hosts % 3)], ends[usize::from(hosts / 3 % 3)]);
             let mut packet = tcp4(from, to, (80, 80), 2);
-            packet[14 + 9] = [6, 17, 132, 1, 58, *protocol][usize::from(protocol % 6)];
+            packet[14 + 9] = [6, 17, 132, 1, 58, 2, 112, *protocol][usize::from(protocol % 8)];
             packet[14 + 7] = if fragment % 8 == 0 { 1 } else { 0 };
             packet.truncate(34);
             packet.extend(l4);

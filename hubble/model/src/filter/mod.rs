@@ -11,6 +11,7 @@ mod pattern;
 
 use crate::{
     FlowView,
+    cel::{CelError, Program, Subject},
     view::{End, flag_bits, proto},
 };
 use alloc::{
@@ -93,9 +94,14 @@ pub enum FilterError {
         /// The text given.
         port: String,
     },
-    /// Expressions are not evaluated yet.
-    #[error("invalid CEL expression filter {0:?}: CEL expressions are not supported by this server")]
-    Cel(String),
+    /// Not an expression over flows.
+    #[error("invalid CEL expression filter {expression:?}: {source}")]
+    Cel {
+        /// The expression.
+        expression: String,
+        /// What is wrong with it, and where.
+        source: CelError,
+    },
 }
 
 /// One populated field of a filter.
@@ -126,6 +132,7 @@ enum Check {
     TraceId(Box<[String]>),
     IpTraceId(Box<[u64]>),
     Encrypted(Box<[bool]>),
+    Cel(Box<[Program]>),
 }
 
 /// A compiled `FlowFilter`.
@@ -141,8 +148,10 @@ impl Filter {
         ends(filter, &mut checks)?;
         flow_fields(filter, &mut checks)?;
         http::compile(filter, &mut checks)?;
-        if let Some(expression) = filter.experimental.as_ref().and_then(|more| more.cel_expression.first()) {
-            return Err(FilterError::Cel(expression.clone()));
+        // Last, as all else is cheaper.
+        let expressions = filter.experimental.as_ref().map_or(&[][..], |more| &more.cel_expression);
+        if !expressions.is_empty() {
+            checks.push(Check::Cel(programs(expressions)?));
         }
         Ok(Self { checks: checks.into() })
     }
@@ -318,6 +327,17 @@ fn flow_fields(f: &FlowFilter, checks: &mut Vec<Check>) -> Result<(), FilterErro
     Ok(())
 }
 
+fn programs(list: &[String]) -> Result<Box<[Program]>, FilterError> {
+    let compile =
+        |text: &String| Program::new(text).map_err(|source| FilterError::Cel { expression: text.clone(), source });
+    list.iter().map(compile).collect()
+}
+
+/// One expression must be true; one that fails before that decides that the flow does not match.
+fn any_true(list: &[Program], subject: Subject<'_>) -> bool {
+    list.iter().map(|program| program.matches(subject)).find(|found| *found != Some(false)) == Some(Some(true))
+}
+
 fn selectors(list: &[String], field: &'static str) -> Result<Box<[Selector]>, FilterError> {
     list.iter().map(|text| Selector::parse(text).map_err(|source| FilterError::Label { field, source })).collect()
 }
@@ -340,7 +360,7 @@ fn regexes(list: &[String], field: &'static str) -> Result<Box<[regex::Regex]>, 
 }
 
 /// The parser draws a picture of several lines; the last one says what is wrong.
-fn last_line(error: &str) -> String {
+pub(crate) fn last_line(error: &str) -> String {
     let last = error.lines().last().unwrap_or_default();
     last.strip_prefix("error: ").unwrap_or(last).into()
 }
@@ -376,7 +396,29 @@ fn application<V: FlowView + ?Sized>(flow: &V) -> u16 {
 }
 
 impl Check {
+    /// What is decided by a load and a comparison is decided here; all else is called, so that this stays small.
+    #[inline]
     fn matches<V: FlowView + ?Sized>(&self, flow: &V) -> bool {
+        match self {
+            Self::Verdict(list) => list.contains(flow.verdict()),
+            Self::Direction(list) => list.contains(flow.direction()),
+            Self::IpVersion(list) => list.contains(flow.ip_version()),
+            Self::DropReason(list) => flow.verdict() == Verdict::Dropped as i32 && list.contains(flow.drop_reason()),
+            Self::Encrypted(list) => list.contains(&flow.encrypted()),
+            Self::Identity(end, list) => flow.identity(*end).is_some_and(|identity| list.contains(&identity)),
+            Self::Port(end, list) => flow.transport().ports.is_some_and(|(source, destination)| {
+                let port = if *end == End::Source { source } else { destination };
+                list.iter().any(|want| u32::from(*want) == port)
+            }),
+            Self::TcpFlags(list) => {
+                flow.transport().flags.is_some_and(|flags| list.iter().any(|want| flags & want == *want))
+            }
+            other => other.matches_more(flow),
+        }
+    }
+
+    #[inline(never)]
+    fn matches_more<V: FlowView + ?Sized>(&self, flow: &V) -> bool {
         match self {
             Self::Uuid(list) => list.iter().any(|uuid| flow.has_uuid(uuid)),
             Self::Address(Some(end), list) => list.matches(flow.address(*end)),
@@ -390,10 +432,6 @@ impl Check {
                 list.iter().any(|(k, n)| (k.is_empty() || k == kind) && (n.is_empty() || n == name))
             }),
             Self::Cluster(end, list) => list.iter().any(|name| name == flow.cluster(*end)),
-            Self::Identity(end, list) => flow.identity(*end).is_some_and(|identity| list.contains(&identity)),
-            Self::Direction(list) => list.contains(flow.direction()),
-            Self::Verdict(list) => list.contains(flow.verdict()),
-            Self::DropReason(list) => flow.verdict() == Verdict::Dropped as i32 && list.contains(flow.drop_reason()),
             Self::Interface(list) => flow.interface().is_some_and(|(index, name)| {
                 list.iter().any(|(i, n)| (*i == 0 || *i == index) && (n.is_empty() || n == name))
             }),
@@ -402,10 +440,6 @@ impl Check {
             }),
             Self::Http(check) => check.matches(flow),
             Self::Protocol(mask) => mask & (flow.transport().protocol | application(flow)) != 0,
-            Self::Port(end, list) => flow.transport().ports.is_some_and(|(source, destination)| {
-                let port = if *end == End::Source { source } else { destination };
-                list.iter().any(|want| u32::from(*want) == port)
-            }),
             Self::Reply(list) => match flow.is_reply() {
                 Some(reply) => list.contains(&reply),
                 None => flow.verdict() == Verdict::Dropped as i32 && list.contains(&false),
@@ -414,14 +448,18 @@ impl Check {
                 Some(Record::Dns(dns)) => list.iter().any(|regex| regex.is_match(&dns.query)),
                 _ => false,
             },
-            Self::TcpFlags(list) => {
-                flow.transport().flags.is_some_and(|flags| list.iter().any(|want| flags & want == *want))
-            }
             Self::NodeName(pattern) => pattern.matches(flow.node_name()),
-            Self::IpVersion(list) => list.contains(flow.ip_version()),
             Self::TraceId(list) => list.iter().any(|want| want == flow.trace_id()),
             Self::IpTraceId(list) => list.contains(&flow.ip_trace_id()),
-            Self::Encrypted(list) => list.contains(&flow.encrypted()),
+            Self::Cel(list) => any_true(list, flow.subject()),
+            Self::Verdict(_)
+            | Self::Direction(_)
+            | Self::IpVersion(_)
+            | Self::DropReason(_)
+            | Self::Encrypted(_)
+            | Self::Identity(..)
+            | Self::Port(..)
+            | Self::TcpFlags(_) => self.matches(flow),
         }
     }
 }

@@ -42,6 +42,40 @@ fn one_family_alone_has_one_world_and_the_other_familys_router_stays_zero() {
 }
 
 #[test]
+fn load_balancing_is_what_the_options_say() {
+    let plain = settings(&[], &host()).unwrap();
+    let told = &plain.agent.lb;
+    assert!(!told.node_ports && !told.external_ips && !told.host_ports && !told.session_affinity);
+    assert!(!told.node.addresses.is_empty(), "all of the node's");
+    assert_eq!((plain.node.node_port_min, plain.node.node_port_max, plain.node.nat_port_min), (30_000, 32_767, 32_768));
+    assert_eq!(told.algorithm, lb::Algorithm::Random);
+    let all = settings(
+        &[
+            "--enable-node-port",
+            "--enable-external-ips",
+            "--enable-host-port",
+            "--enable-session-affinity",
+            "--bpf-lb-algorithm=maglev",
+            "--bpf-lb-maglev-table-size=65521",
+            "--bpf-lb-mode=hybrid",
+            "--node-port-range=20000,20100",
+            "--bpf-lb-map-max=1000",
+        ],
+        &host(),
+    )
+    .unwrap();
+    let told = &all.agent.lb;
+    assert!(told.node_ports && told.external_ips && told.host_ports && told.session_affinity);
+    let lb::Algorithm::Maglev { size, seed } = told.algorithm else { panic!("{:?}", told.algorithm) };
+    assert_eq!((size.places(), seed), (65_521, lb::maglev::Seed::default()));
+    assert_eq!((all.node.maglev_size, all.node.maglev_seed_v4), (65_521, 0x71dc_da46));
+    assert_eq!((all.node.node_port_max, all.node.nat_port_min), (20_100, 20_101));
+    let wanted = abi::config::LB_NODE_PORT | abi::config::LB_MAGLEV | abi::config::LB_HYBRID | abi::config::LB_AFFINITY;
+    assert_eq!(all.node.lb_flags & wanted, wanted);
+    assert_eq!((told.slots_max, all.map_sizes["cilium_lb4_maglev"]), (1_000, 1_000));
+}
+
+#[test]
 fn paths_follow_the_directories_unless_given() {
     let settings = settings(
         &["--state-dir=/run/a", "--lib-dir=/lib/a", "--socket-path=/tmp/x.sock", "--enable-monitor=false"],
@@ -75,10 +109,58 @@ fn each_mistake_is_named_by_its_option() {
         (&["--monitor-aggregation-flags=syn,xyz"], host(), "xyz"),
         (&["--trace-payloadlen=100000"], host(), "--trace-payloadlen"),
         (&["--bpf-policy-map-max=1"], host(), "--bpf-policy-map-max"),
+        (&["--bpf-lb-maglev-table-size=1000"], host(), "--bpf-lb-maglev-table-size: a Maglev table cannot have 1000"),
+        (&["--bpf-lb-maglev-hash-seed=AAAA"], host(), "--bpf-lb-maglev-hash-seed: \"AAAA\" is 3 bytes"),
+        (&["--bpf-lb-maglev-hash-seed=?"], host(), "--bpf-lb-maglev-hash-seed"),
+        (&["--node-port-range=30000"], host(), "--node-port-range"),
+        (&["--node-port-range=32767,30000"], host(), "32767 is not below 30000"),
+        (&["--node-port-range=80,30000"], host(), "\"80\" is not from 1024"),
+        (&["--nodeport-addresses=203.0.113.0/24"], host(), "none of the node's addresses"),
+        (&["--nodeport-addresses=x"], host(), "--nodeport-addresses"),
+        (&["--bpf-lb-rss-ipv4-src-cidr=fd00::/64"], host(), "of the other family"),
+        (&["--ipv6-native-routing-cidr=x"], host(), "--ipv6-native-routing-cidr"),
         (&["--bpf-ct-timeout-regular-tcp=0"], host(), "--bpf-ct-timeout-regular-tcp"),
         (&["--hubble-event-buffer-capacity=4096"], host(), "--hubble-event-buffer-capacity"),
         (&["--hubble-listen-address=here"], host(), "--hubble-listen-address"),
+        (
+            &["--hubble-listen-address=:4244"],
+            host(),
+            "--hubble-tls-cert-file: it is needed with --hubble-listen-address",
+        ),
+        (&["--hubble-tls-cert-file=/c", "--hubble-listen-address=:1"], host(), "--hubble-tls-key-file: it is needed"),
+        (&["--hubble-tls-cert-file=/c", "--hubble-tls-key-file=/k"], host(), "--hubble-tls-cert-file: cannot read /c"),
+        (&["--hubble-disable-tls", "--hubble-tls-cert-file=/c"], host(), "--hubble-disable-tls: contradicts"),
+        (&["--hubble-peers-file=/nonexistent"], host(), "--hubble-peers-file: cannot read /nonexistent"),
+        (&["--hubble-monitor-events=drop,nonsense"], host(), "--hubble-monitor-events: \"nonsense\""),
+        (&["--hubble-event-queue-size=99999999"], host(), "--hubble-event-queue-size"),
         (&["--prometheus-serve-addr=9962"], host(), "--prometheus-serve-addr"),
+        (&["--hubble-metrics=dns:querry"], host(), "--hubble-metrics: dns: there is no option \"querry\""),
+        (&["--hubble-metrics-series-max=0"], host(), "--hubble-metrics-series-max"),
+        (&["--hubble-metrics-server=here"], host(), "--hubble-metrics-server"),
+        (&["--hubble-metrics=dns", "--hubble-dynamic-metrics-config-path=/x"], host(), "--hubble-dynamic-metrics"),
+        (&["--hubble-metrics-server-enable-tls"], host(), "--hubble-metrics-server-tls-cert-file"),
+        (
+            &["--hubble-metrics-server-enable-tls", "--hubble-metrics-server-tls-cert-file=/c"],
+            host(),
+            "--hubble-metrics-server-tls-key-file",
+        ),
+        (&["--hubble-metrics-server-tls-key-file=/k"], host(), "--hubble-metrics-server-enable-tls"),
+        (&["--hubble-export-file-path=x.log"], host(), "--hubble-export-file-path"),
+        (&["--hubble-export-file-max-size-mb=0"], host(), "--hubble-export-file-max-size-mb"),
+        (&["--hubble-export-fieldmask=verdict,pod"], host(), "--hubble-export-fieldmask"),
+        (&["--hubble-export-allowlist={\"pod\":[]}"], host(), "--hubble-export-allowlist: filter 1"),
+        (&["--hubble-export-denylist={\"source_ip\":[\"x\"]}"], host(), "--hubble-export-denylist"),
+        (&["--hubble-history-path=history"], host(), "--hubble-history-path"),
+        (&["--hubble-history-max-size-mb=0"], host(), "--hubble-history-max-size-mb"),
+        (&["--hubble-history-max-age=0"], host(), "--hubble-history-max-age"),
+        (&["--hubble-redact-http-urlquery"], host(), "--hubble-redact-http-urlquery: nothing is redacted"),
+        (
+            &["--hubble-redact-enabled", "--hubble-redact-http-headers-allow=a", "--hubble-redact-http-headers-deny=b"],
+            host(),
+            "--hubble-redact-http-headers-deny",
+        ),
+        (&["--hubble-drop-events"], host(), "--hubble-drop-events: events are Kubernetes objects"),
+        (&["--hubble-drop-events-reasons=bad_luck"], host(), "--hubble-drop-events-reasons: \"bad_luck\""),
         (&["--kvstore=etcd"], host(), "--kvstore"),
         (&["--kvstore-opt=file=x"], host(), "--kvstore-opt"),
     ] {
@@ -93,4 +175,34 @@ fn map_sizes_name_only_what_differs() {
     let sizes = settings(&["--bpf-ct-global-tcp-max=1024"], &host()).unwrap().map_sizes;
     let names: Vec<&str> = sizes.keys().map(String::as_str).collect();
     assert_eq!(names, ["cilium_ct4_global", "cilium_ct6_global"]);
+}
+
+#[test]
+fn what_becomes_of_flows_is_off_unless_asked_for() {
+    let sinks = settings(&[], &host()).unwrap().sinks;
+    assert!(sinks.export.is_none() && sinks.history.is_none() && sinks.redact.is_none());
+    assert_eq!((sinks.metrics_server, sinks.plugins().len(), sinks.series_max), (None, 0, 10_000));
+    let sinks = settings(
+        &[
+            "--hubble-metrics=dns drop",
+            "--hubble-metrics-server=:9965",
+            "--hubble-export-file-path=/var/log/events.log",
+            "--hubble-export-file-max-size-mb=3",
+            "--hubble-export-fieldmask=verdict,source.pod_name",
+            "--hubble-export-allowlist={\"verdict\":[\"DROPPED\"]},{\"protocol\":[\"dns\"]}",
+            "--hubble-history-path=/var/lib/flows",
+            "--hubble-history-max-age=1h",
+            "--hubble-redact-enabled",
+            "--hubble-redact-http-headers-deny=Cookie,Authorization",
+        ],
+        &host(),
+    )
+    .unwrap()
+    .sinks;
+    let export = sinks.export.as_ref().unwrap();
+    assert_eq!((export.rotation.bytes_max, export.mask.len(), export.include.len()), (3 << 20, 2, 2));
+    assert_eq!(sinks.history.as_ref().unwrap().1.age_max, Duration::from_secs(3_600));
+    let redact = sinks.redact.as_ref().unwrap();
+    assert!(redact.user_info && !redact.url_query && !redact.kafka_api_key, "as the reference has it");
+    assert_eq!(sinks.plugins().len(), 2);
 }

@@ -13,7 +13,7 @@ fn changes(files: &PolicyFiles) -> Vec<(String, &str)> {
 #[test]
 fn each_look_tells_what_changed_since_the_last() {
     let dir = tempfile::tempdir().unwrap();
-    let mut policies = PolicyDir::new(dir.path());
+    let mut policies = PolicyDir::new("static-cnp-path", dir.path());
     let write = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
     write("a.yaml", "a: 1\n---\nb: 2\n");
     write("b.json", "[1]");
@@ -31,12 +31,12 @@ fn each_look_tells_what_changed_since_the_last() {
 #[test]
 fn unreadable_files_are_changes_with_an_error() {
     let dir = tempfile::tempdir().unwrap();
-    let mut policies = PolicyDir::new(dir.path());
+    let mut policies = PolicyDir::new("static-cnp-path", dir.path());
     fs::write(dir.path().join("latin.yaml"), b"a: \xff").unwrap();
     let found = policies.look().unwrap();
     assert_eq!(changes(&found), [("latin.yaml".into(), "unreadable")]);
     assert!(found.changes[0].content.as_ref().unwrap_err().message.contains("UTF-8"));
-    let missing = PolicyDir::new(Path::new("/nonexistent/policies")).look().unwrap_err().to_string();
+    let missing = PolicyDir::new("static-cnp-path", Path::new("/nonexistent/policies")).look().unwrap_err().to_string();
     assert!(missing.contains("--static-cnp-path") && missing.contains("/nonexistent/policies"), "{missing}");
 }
 
@@ -45,7 +45,7 @@ fn a_watch_wakes_for_a_rename_into_the_directory() {
     let dir = tempfile::tempdir().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let (mut watch, first) = Watch::begin(dir.path()).unwrap();
+        let (mut watch, first) = Watch::begin("static-cnp-path", dir.path()).unwrap();
         assert_eq!(changes(&first), []);
         let temporary = dir.path().join("p.tmp");
         fs::write(&temporary, "a: 1").unwrap();

@@ -3,10 +3,13 @@
 use std::net::IpAddr;
 
 use agent_core::{AddressOwner, AnswerWhen, CreateEndpoint};
-use api::models::{BackendAddress, EndpointChangeRequest, EndpointState, FrontendAddress, ServiceSpec};
+use api::models::{BackendAddress, EndpointChangeRequest, EndpointState, FrontendAddress, ServiceFlags, ServiceSpec};
 use api::server::EndpointRef;
 use endpoint::{Attachment, EndpointName, EndpointSpec, Pod, SourceCheck};
-use lb::{Backend, BackendState, L4Addr, ServiceId, ServiceName, Transport};
+use lb::{
+    Attributes, Backend, BackendState, Forwarding, L4Addr, Scope, ServiceId, ServiceName, ServiceType, TrafficPolicy,
+    Transport,
+};
 use types::{EndpointId, Label, Labels};
 
 /// A field that cannot be taken, with what would be.
@@ -188,42 +191,81 @@ pub fn service(id: i64, spec: &ServiceSpec) -> Result<lb::ServiceSpec, BadField>
     if id != 0 && spec.id != 0 && spec.id != id {
         return Err(bad("id", format!("{} contradicts the path, which says {id}", spec.id)));
     }
-    match spec.flags.kind.as_str() {
-        "" | "ClusterIP" => {}
-        other => return Err(bad("flags.type", format!("{other:?} is not in this version; ClusterIP is"))),
-    }
     let flags = &spec.flags;
-    for (field, value, known) in [
-        ("flags.trafficPolicy", &flags.traffic_policy, "Cluster"),
-        ("flags.extTrafficPolicy", &flags.ext_traffic_policy, "Cluster"),
-        ("flags.intTrafficPolicy", &flags.int_traffic_policy, "Cluster"),
-        ("flags.natPolicy", &flags.nat_policy, "None"),
-    ] {
-        if !value.is_empty() && value != known {
-            return Err(bad(field, format!("{value:?} is not in this version; {known} is")));
-        }
+    match flags.nat_policy.as_str() {
+        "" | "None" => {}
+        other => return Err(bad("flags.natPolicy", format!("{other:?} is not in this version; None is"))),
     }
-    let frontend = frontend(&spec.frontend_address)?;
+    let (frontend, scope) = frontend(&spec.frontend_address)?;
     let backends = spec.backend_addresses.iter().enumerate();
     let backends = backends.map(|(index, address)| backend(index, address, frontend.protocol));
     Ok(lb::ServiceSpec {
         id: ServiceId::new(number),
         frontend,
+        scope,
         backends: backends.collect::<Result<_, _>>()?,
         name: ServiceName { namespace: flags.namespace.as_str().into(), name: flags.name.as_str().into() },
+        attributes: attributes(flags)?,
     })
 }
 
-fn frontend(address: &FrontendAddress) -> Result<L4Addr, BadField> {
-    match address.scope.as_str() {
-        "" | "external" => {}
-        other => return Err(bad("frontend-address.scope", format!("{other:?} is not in this version; external is"))),
-    }
-    Ok(L4Addr {
+fn attributes(flags: &ServiceFlags) -> Result<Attributes, BadField> {
+    let kind = match flags.kind.as_str() {
+        "" | "ClusterIP" => ServiceType::ClusterIp,
+        "NodePort" => ServiceType::NodePort,
+        "ExternalIPs" => ServiceType::ExternalIps,
+        "HostPort" => ServiceType::HostPort,
+        "LoadBalancer" => ServiceType::LoadBalancer,
+        "LocalRedirect" => ServiceType::LocalRedirect,
+        other => {
+            let known = "ClusterIP, NodePort, ExternalIPs, HostPort, LoadBalancer and LocalRedirect";
+            return Err(bad("flags.type", format!("{other:?} is no type of services; known are {known}")));
+        }
+    };
+    let policy = |field: &str, texts: [&String; 2]| match texts.into_iter().find(|text| !text.is_empty()) {
+        None => Ok(TrafficPolicy::Cluster),
+        Some(text) => match text.as_str() {
+            "Cluster" => Ok(TrafficPolicy::Cluster),
+            "Local" => Ok(TrafficPolicy::Local),
+            other => Err(bad(field, format!("{other:?} is neither Cluster nor Local"))),
+        },
+    };
+    let ranges = flags.source_ranges.iter().enumerate().map(|(index, text)| {
+        text.parse().map_err(|why| bad(format!("flags.sourceRanges[{index}]"), format!("{text:?}: {why}")))
+    });
+    Ok(Attributes {
+        kind,
+        // The general one is older and says both.
+        external_policy: policy("flags.extTrafficPolicy", [&flags.ext_traffic_policy, &flags.traffic_policy])?,
+        internal_policy: policy("flags.intTrafficPolicy", [&flags.int_traffic_policy, &flags.traffic_policy])?,
+        affinity_seconds: flags.affinity_seconds,
+        source_ranges: ranges.collect::<Result<_, _>>()?,
+        health_check_port: flags.health_check_node_port,
+        forwarding: match flags.forwarding_mode.as_str() {
+            "" => None,
+            "snat" => Some(Forwarding::Snat),
+            "dsr" => Some(Forwarding::Dsr),
+            other => return Err(bad("flags.forwardingMode", format!("{other:?} is neither snat nor dsr"))),
+        },
+        loopback: flags.loopback_host_port,
+    })
+}
+
+fn frontend(address: &FrontendAddress) -> Result<(L4Addr, Scope), BadField> {
+    let scope = match address.scope.as_str() {
+        "" | "external" => Scope::External,
+        "internal" => Scope::Internal,
+        other => {
+            let why = format!("{other:?} is neither external nor internal");
+            return Err(bad("frontend-address.scope", why));
+        }
+    };
+    let addr = L4Addr {
         ip: ip("frontend-address.ip", &address.ip)?,
         port: address.port,
         protocol: transport("frontend-address.protocol", &address.protocol)?.unwrap_or(Transport::Any),
-    })
+    };
+    Ok((addr, scope))
 }
 
 fn backend(index: usize, address: &BackendAddress, protocol: Transport) -> Result<Backend, BadField> {
@@ -245,8 +287,9 @@ fn backend(index: usize, address: &BackendAddress, protocol: Transport) -> Resul
             protocol: transport(&field("protocol"), &address.protocol)?.unwrap_or(protocol),
         },
         state,
-        weight: address.weight.unwrap_or_default(),
+        weight: address.weight.unwrap_or(lb::WEIGHT_DEFAULT),
         node_name: address.node_name.as_str().into(),
+        zone: address.zone.as_str().into(),
     })
 }
 

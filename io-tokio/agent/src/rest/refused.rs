@@ -56,14 +56,19 @@ fn ipam(refusal: &ipam::Refusal) -> u16 {
 
 fn service(refusal: &lb::Refusal) -> u16 {
     match refusal {
-        lb::Refusal::FrontendPort { .. } | lb::Refusal::FrontendAddress { .. } | lb::Refusal::FrontendTaken { .. } => {
-            460
-        }
+        lb::Refusal::FrontendPort { .. }
+        | lb::Refusal::FrontendAddress { .. }
+        | lb::Refusal::FrontendTaken { .. }
+        | lb::Refusal::FrontendOwned { .. }
+        | lb::Refusal::Attribute { .. }
+        | lb::Refusal::SourceRange { .. } => 460,
         lb::Refusal::BackendPort { .. }
+        | lb::Refusal::BackendAddress { .. }
         | lb::Refusal::BackendFamily { .. }
         | lb::Refusal::BackendProtocol { .. }
         | lb::Refusal::BackendTwice { .. }
         | lb::Refusal::TooManyBackends { .. } => 461,
+        lb::Refusal::Owned { .. } => 403,
         lb::Refusal::NotFound(_) => 404,
         _ => 500,
     }

@@ -203,33 +203,43 @@ pub fn service(of: &lb::Service) -> Service {
         protocol: lower(backend.addr.protocol),
         port: backend.addr.port,
         node_name: backend.node_name.clone().into(),
-        state: match backend.state {
-            lb::BackendState::Active => "active",
-            lb::BackendState::Terminating => "terminating",
-            lb::BackendState::Quarantined => "quarantined",
-            lb::BackendState::Maintenance => "maintenance",
-        }
-        .into(),
-        weight: (backend.weight != 0).then_some(backend.weight),
+        state: backend.state.name().into(),
+        weight: Some(backend.weight),
+        zone: backend.zone.clone().into(),
         ..BackendAddress::default()
     };
+    let at = &of.attributes;
     let spec = ServiceSpec {
         id: of.id.as_u16().into(),
         frontend_address: FrontendAddress {
             ip: of.frontend.ip.to_string(),
             protocol: lower(of.frontend.protocol),
-            scope: "external".into(),
+            scope: match of.scope {
+                lb::Scope::External => "external",
+                lb::Scope::Internal => "internal",
+            }
+            .into(),
             port: of.frontend.port,
         },
         backend_addresses: of.backends.iter().map(backend).collect(),
         flags: ServiceFlags {
-            kind: "ClusterIP".into(),
-            traffic_policy: "Cluster".into(),
-            ext_traffic_policy: "Cluster".into(),
-            int_traffic_policy: "Cluster".into(),
+            kind: at.kind.name().into(),
+            traffic_policy: at.external_policy.name().into(),
+            ext_traffic_policy: at.external_policy.name().into(),
+            int_traffic_policy: at.internal_policy.name().into(),
             nat_policy: "None".into(),
+            health_check_node_port: at.health_check_port,
             name: of.name.name.clone().into(),
             namespace: of.name.namespace.clone().into(),
+            affinity_seconds: at.affinity_seconds,
+            source_ranges: at.source_ranges.iter().map(ToString::to_string).collect(),
+            forwarding_mode: match at.forwarding {
+                None => "",
+                Some(lb::Forwarding::Snat) => "snat",
+                Some(lb::Forwarding::Dsr) => "dsr",
+            }
+            .into(),
+            loopback_host_port: at.loopback,
             ..ServiceFlags::default()
         },
         ..ServiceSpec::default()

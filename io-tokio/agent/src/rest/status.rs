@@ -6,9 +6,10 @@ use agent_core::{Agent, Audit, Enforcement};
 use api::models::{
     BPFMapProperties, BPFMapStatus, CNIChainingStatus, ClockSource, ClusterStatus, ControllerCounts, ControllerStatus,
     DaemonConfiguration, DaemonConfigurationSpec, DaemonConfigurationStatus, EncryptionStatus,
-    EndpointConfigurationSpec, EndpointConfigurationStatus, Families, HostFirewall, HubbleObserver, HubbleStatus,
-    IPAMStatus, IdentityRange, K8sStatus, KubeProxyReplacement, LabelConfigurationSpec, Masquerading, MonitorStatus,
-    NodeAddressing, NodeAddressingElement, NodeElement, Policy, Routing, State, Status, StatusResponse,
+    EndpointConfigurationSpec, EndpointConfigurationStatus, Families, Feature, HostFirewall, HubbleObserver,
+    HubbleStatus, IPAMStatus, IdentityRange, K8sStatus, KubeProxyFeatures, KubeProxyReplacement,
+    LabelConfigurationSpec, Masquerading, MonitorStatus, NodeAddressing, NodeAddressingElement, NodeElement,
+    NodePortFeature, Policy, Routing, State, Status, StatusResponse,
 };
 use api::server::Reply;
 use endpoint::Endpoint;
@@ -16,6 +17,9 @@ use types::Labels;
 
 use super::{View, show};
 use crate::wall;
+
+/// Problems of services in the status at most.
+const PROBLEMS_SHOWN: usize = 10;
 
 fn state(state: State, msg: impl Into<String>) -> Status {
     Status { state, msg: msg.into() }
@@ -40,11 +44,17 @@ fn overall(view: &View, agent: &Agent) -> Status {
     }
     let mut sentences: Vec<String> =
         troubles.policy_files.iter().map(|(path, why)| format!("policy file {path}: {why}")).collect();
+    let problems = agent.service_problems();
+    sentences.extend(problems.iter().take(PROBLEMS_SHOWN).cloned());
+    if let Some(more) = problems.len().checked_sub(PROBLEMS_SHOWN).filter(|more| *more > 0) {
+        sentences.push(format!("{more} more problems of services; see cilium status --verbose"));
+    }
     sentences.extend(core.unkept_files.iter().map(|file| format!("state file {} cannot be written", file.path())));
     if core.policies_lost {
         sentences.push("imported policies were lost; import or delete policies".into());
     }
     sentences.extend(troubles.warnings);
+    sentences.extend(view.sinks.troubles());
     if sentences.is_empty() {
         state(State::Ok, concat!(env!("CARGO_PKG_VERSION"), " (cilium-rs)"))
     } else {
@@ -68,7 +78,7 @@ pub(super) fn status(view: &View, agent: &Agent, brief: bool) -> StatusResponse 
         kubernetes: Some(K8sStatus { state: State::Disabled, ..K8sStatus::default() }),
         datapath_mode: "veth".into(),
         attach_mode: view.attach_mode.into(),
-        kube_proxy_replacement: Some(KubeProxyReplacement { mode: "False".into(), devices: settings.devices.clone() }),
+        kube_proxy_replacement: Some(kube_proxy(view, agent)),
         ipam: Some(addresses(agent)),
         node_monitor: Some(monitor()),
         cluster: Some(ClusterStatus {
@@ -88,7 +98,42 @@ pub(super) fn status(view: &View, agent: &Agent, brief: bool) -> StatusResponse 
         stale: BTreeMap::new(),
         bpf_maps: Some(map_sizes(view)),
         encryption: Some(EncryptionStatus { mode: "Disabled".into(), msg: String::new() }),
+        service_problems: agent.service_problems(),
         cni_chaining: Some(CNIChainingStatus { mode: "none".into() }),
+    }
+}
+
+fn kube_proxy(view: &View, agent: &Agent) -> KubeProxyReplacement {
+    let (settings, told) = (&view.settings, &agent.config().lb);
+    let on = |enabled| Feature { enabled };
+    let (first, last) = told.node.ports;
+    let (algorithm, lut_size) = match told.algorithm {
+        lb::Algorithm::Random => ("Random", 0),
+        lb::Algorithm::Maglev { size, .. } => ("Maglev", i64::from(size.places())),
+    };
+    KubeProxyReplacement {
+        mode: if settings.balancing.replaces_kube_proxy { "True" } else { "False" }.into(),
+        devices: settings.devices.clone(),
+        direct_routing_device: settings.direct_routing_device.clone().unwrap_or_default(),
+        features: Some(KubeProxyFeatures {
+            socket_lb: on(settings.sockets.cgroup.is_some()),
+            socket_lb_tracing: on(settings.sockets.cgroup.is_some() && settings.sockets.traced),
+            bpf_socket_lb_hostns_only: settings.sockets.host_only,
+            node_port: NodePortFeature {
+                enabled: told.node_ports,
+                mode: settings.balancing.mode.into(),
+                dsr_mode: settings.balancing.dsr.into(),
+                algorithm: algorithm.into(),
+                acceleration: settings.balancing.acceleration.into(),
+                port_min: first.into(),
+                port_max: last.into(),
+                lut_size,
+            },
+            host_port: on(told.host_ports),
+            external_ips: on(told.external_ips),
+            session_affinity: on(told.session_affinity),
+            graceful_termination: on(true),
+        }),
     }
 }
 
@@ -105,6 +150,10 @@ fn hubble(view: &View) -> HubbleStatus {
             current_flows: seen.min(capacity),
             seen_flows: seen,
             uptime: format!("{}s", view.status.started.elapsed().as_secs()),
+        }),
+        metrics: Some(match view.sinks.plugins() {
+            Some(plugins) => state(State::Ok, plugins.join(", ")),
+            None => state(State::Disabled, ""),
         }),
         ..HubbleStatus::default()
     }

@@ -4,6 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod bad_input;
+mod hubble;
 mod life;
+mod questions;
 mod restart;
+mod services;
+mod sinks;
+mod sockets;
 mod support;

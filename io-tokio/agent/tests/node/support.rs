@@ -157,6 +157,16 @@ impl Node {
         command
     }
 
+    /// One option more for agents that start from now on.
+    pub fn add(&mut self, option: String) {
+        self.extra.push(option);
+    }
+
+    /// Runs `work` in the node's namespace.
+    pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.net.within(work)
+    }
+
     /// Starts the agent and does not wait for it.
     pub fn start(&mut self) {
         let log = fs::File::options().create(true).append(true).open(self.dir.path().join("log")).unwrap();
@@ -173,6 +183,11 @@ impl Node {
             assert!(Instant::now() < until, "the agent is not ready:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// The node's namespace.
+    pub fn net(&self) -> &Net {
+        &self.net
     }
 
     /// Whether the agent answers and has restored everything.

@@ -36,6 +36,7 @@ models! {
         bpf_maps as "bpf-maps": Option<BPFMapStatus>,
         encryption as "encryption": Option<EncryptionStatus>,
         cni_chaining as "cni-chaining": Option<CNIChainingStatus>,
+        service_problems as "service-problems": Vec<String>,
     }
     /// State of one part, with a sentence.
     Status { state as "state": State, msg as "msg": String, }
@@ -58,7 +59,36 @@ models! {
     /// Kubernetes connection.
     K8sStatus { state as "state": State, k8s_api_versions as "k8s-api-versions": Vec<String>, msg as "msg": String, }
     /// Service load balancing.
-    KubeProxyReplacement { mode as "mode": String, devices as "devices": Vec<String>, }
+    KubeProxyReplacement {
+        mode as "mode": String,
+        devices as "devices": Vec<String>,
+        direct_routing_device as "directRoutingDevice": String,
+        features as "features": Option<KubeProxyFeatures>,
+    }
+    /// What is done in kube-proxy's place.
+    KubeProxyFeatures {
+        socket_lb as "socketLB": Feature,
+        socket_lb_tracing as "socketLBTracing": Feature,
+        bpf_socket_lb_hostns_only as "bpfSocketLBHostnsOnly": bool,
+        node_port as "nodePort": NodePortFeature,
+        host_port as "hostPort": Feature,
+        external_ips as "externalIPs": Feature,
+        session_affinity as "sessionAffinity": Feature,
+        graceful_termination as "gracefulTermination": Feature,
+    }
+    /// Whether something is done.
+    Feature { enabled as "enabled": bool, }
+    /// How node ports are served.
+    NodePortFeature {
+        enabled as "enabled": bool,
+        mode as "mode": String,
+        dsr_mode as "dsrMode": String,
+        algorithm as "algorithm": String,
+        acceleration as "acceleration": String,
+        port_min as "portMin": i64,
+        port_max as "portMax": i64,
+        lut_size as "lutSize": i64,
+    }
     /// Address allocation.
     IPAMStatus {
         allocations as "allocations": BTreeMap<String, String>,

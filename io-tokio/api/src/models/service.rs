@@ -31,7 +31,7 @@ models! {
         flags as "flags": ServiceFlags,
         update_services as "updateServices": bool,
     }
-    /// Kind and owner of a service.
+    /// Kind and owner of a service. The last four are not the reference's: what it shows in its maps only.
     ServiceFlags {
         kind as "type": String,
         traffic_policy as "trafficPolicy": String,
@@ -42,6 +42,10 @@ models! {
         name as "name": String,
         namespace as "namespace": String,
         cluster as "cluster": String,
+        affinity_seconds as "sessionAffinityTimeoutSeconds": u32,
+        source_ranges as "sourceRanges": Vec<String>,
+        forwarding_mode as "forwardingMode": String,
+        loopback_host_port as "loopbackHostPort": bool,
     }
     /// A service as it is.
     ServiceStatus { realized as "realized": ServiceSpec, }

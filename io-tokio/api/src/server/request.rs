@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::models::{
     DaemonConfigurationSpec, EndpointBatchDeleteRequest, EndpointChangeRequest, EndpointConfigurationSpec,
-    LabelConfigurationSpec, Labels, ServiceSpec,
+    ExplainRequest, LabelConfigurationSpec, Labels, LintRequest, PreviewRequest, ServiceSpec,
 };
 
 /// An address family.
@@ -113,6 +113,12 @@ pub enum Request {
     },
     /// `GET /policy/selectors`
     Selectors,
+    /// `POST /policy/explain`
+    PolicyExplain(Box<ExplainRequest>),
+    /// `POST /policy/preview`
+    PolicyPreview(Box<PreviewRequest>),
+    /// `POST /policy/lint`
+    PolicyLint(LintRequest),
     /// `GET /service`
     Services,
     /// `GET /service/{id}`

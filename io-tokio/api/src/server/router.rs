@@ -53,6 +53,7 @@ pub fn router(backend: Arc<dyn Backend>) -> Router {
         .merge(endpoint_routes())
         .merge(identity_and_address_routes())
         .merge(policy_and_service_routes())
+        .merge(question_routes())
         .merge(later_routes())
         .fallback(unknown_path)
         .method_not_allowed_fallback(unknown_method);
@@ -169,6 +170,27 @@ fn policy_and_service_routes() -> Router<Arc<App>> {
         .route("/policy/selectors", plain(Request::Selectors))
         .route("/service", plain(Request::Services))
         .route("/service/{id}", service)
+}
+
+/// Questions about policy: they change nothing, and have bodies.
+fn question_routes() -> Router<Arc<App>> {
+    Router::new()
+        .route(
+            "/policy/explain",
+            post(|app: Shared, body: Body| {
+                with_body(app, body, |question| Ok(Request::PolicyExplain(Box::new(question))))
+            }),
+        )
+        .route(
+            "/policy/preview",
+            post(|app: Shared, body: Body| {
+                with_body(app, body, |question| Ok(Request::PolicyPreview(Box::new(question))))
+            }),
+        )
+        .route(
+            "/policy/lint",
+            post(|app: Shared, body: Body| with_body(app, body, |question| Ok(Request::PolicyLint(question)))),
+        )
 }
 
 /// Calls of the reference that this agent has no part for yet.

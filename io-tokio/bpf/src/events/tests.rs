@@ -2,7 +2,7 @@ use std::collections::VecDeque;
 
 use tokio::sync::mpsc;
 
-use super::{BATCH, Batch, EventSource, pump};
+use super::{BATCH_RECORDS_MAX, Batch, EventSource, pump};
 
 /// Records in memory.
 struct Queue(VecDeque<Vec<u8>>);
@@ -39,18 +39,18 @@ fn nothing_waiting_sends_nothing() {
 #[test]
 fn what_nobody_takes_in_time_is_counted_and_told_with_the_next_batch() {
     let (sender, mut receiver) = mpsc::channel(1);
-    let mut source = numbered(BATCH as u32 * 3 + 7);
+    let mut source = numbered(BATCH_RECORDS_MAX as u32 * 3 + 7);
     let mut lost = 0;
-    for expected in [BATCH, BATCH, BATCH] {
+    for expected in [BATCH_RECORDS_MAX, BATCH_RECORDS_MAX, BATCH_RECORDS_MAX] {
         assert_eq!(pump(&mut source, &sender, &mut lost), expected);
     }
-    assert_eq!(lost, 2 * BATCH as u64, "the channel holds one batch");
+    assert_eq!(lost, 2 * BATCH_RECORDS_MAX as u64, "the channel holds one batch");
     let first = receiver.try_recv().expect("the first batch");
-    assert_eq!((first.len(), first.lost), (BATCH, 0));
+    assert_eq!((first.len(), first.lost), (BATCH_RECORDS_MAX, 0));
     assert_eq!(pump(&mut source, &sender, &mut lost), 7);
     let second = receiver.try_recv().expect("the next batch");
-    assert_eq!((second.len(), second.lost), (7, 2 * BATCH as u64));
+    assert_eq!((second.len(), second.lost), (7, 2 * BATCH_RECORDS_MAX as u64));
     assert_eq!(lost, 0, "told once");
     let total = first.len() as u64 + second.len() as u64 + second.lost;
-    assert_eq!(total, BATCH as u64 * 3 + 7, "each record is either delivered or counted");
+    assert_eq!(total, BATCH_RECORDS_MAX as u64 * 3 + 7, "each record is either delivered or counted");
 }

@@ -40,27 +40,82 @@ struct Row {
     flags: Vec<&'static str>,
 }
 
-pub(super) fn run(
-    maps: &Maps,
-    BpfCt::List { scope, endpoint }: &BpfCt,
-    screen: &mut Screen<'_>,
-) -> Result<(), CliError> {
+pub(super) fn run(maps: &Maps, command: &BpfCt, screen: &mut Screen<'_>) -> Result<(), CliError> {
+    match command {
+        BpfCt::List { scope, endpoint } => {
+            let whose = whose(maps, "list", scope, *endpoint)?;
+            let mut rows = rows(maps)?;
+            rows.retain(|row| whose.as_ref().is_none_or(|addresses| addresses.contains(&row.local.ip())));
+            show(rows, screen)
+        }
+        BpfCt::Get { end } => {
+            let found: Box<dyn Fn(&SocketAddr) -> bool> = match (end.parse::<SocketAddr>(), end.parse::<IpAddr>()) {
+                (Ok(end), _) => Box::new(move |have| *have == end),
+                (_, Ok(ip)) => Box::new(move |have| have.ip() == ip),
+                _ => {
+                    let why = format!("{end:?} is neither an address nor an address and port such as 10.0.0.1:80");
+                    return Err(CliError::Invalid(why));
+                }
+            };
+            let mut rows = rows(maps)?;
+            rows.retain(|row| found(&row.local) || found(&row.remote));
+            if rows.is_empty() {
+                return Err(CliError::NotFound(format!("there is no connection of {end}; see cilium bpf ct list")));
+            }
+            show(rows, screen)
+        }
+        BpfCt::Flush { scope, endpoint } => {
+            let removed = match whose(maps, "flush", scope, *endpoint)? {
+                None => maps.ct4.clear()? + maps.ct_any4.clear()? + maps.ct6.clear()? + maps.ct_any6.clear()?,
+                Some(addresses) => flush(maps, &addresses)?,
+            };
+            if screen.is_json() {
+                return screen.json(&serde_json::json!({ "removed": removed }));
+            }
+            screen.line(&format!("{removed} connections are removed"))
+        }
+    }
+}
+
+/// The addresses whose connections are meant; `None`: everybody's.
+fn whose(maps: &Maps, verb: &str, scope: &str, endpoint: Option<u16>) -> Result<Option<Vec<IpAddr>>, CliError> {
+    if scope != "endpoint" {
+        return Ok(None);
+    }
+    let wanted =
+        endpoint.ok_or_else(|| CliError::Invalid(format!("say which: cilium bpf ct {verb} endpoint NUMBER")))?;
+    let own = |info: &abi::endpoint::EndpointInfo| info.lxc_id == wanted;
+    let lxc = maps.lxc.entries()?;
+    let addresses: Vec<IpAddr> = lxc.iter().filter(|(_, info)| own(info)).filter_map(|(key, _)| key.ip()).collect();
+    if addresses.is_empty() {
+        return Err(CliError::NotFound(format!("the kernel knows no endpoint {wanted}; see cilium bpf endpoint list")));
+    }
+    Ok(Some(addresses))
+}
+
+fn flush(maps: &Maps, addresses: &[IpAddr]) -> Result<usize, CliError> {
+    let mut removed = 0;
+    for table in [&maps.ct4, &maps.ct_any4] {
+        for entry in table.entries()?.iter().filter(|entry| addresses.contains(&row4(entry).local.ip())) {
+            removed += usize::from(table.remove(&entry.0)?);
+        }
+    }
+    for table in [&maps.ct6, &maps.ct_any6] {
+        for entry in table.entries()?.iter().filter(|entry| addresses.contains(&row6(entry).local.ip())) {
+            removed += usize::from(table.remove(&entry.0)?);
+        }
+    }
+    Ok(removed)
+}
+
+fn rows(maps: &Maps) -> Result<Vec<Row>, CliError> {
     let mut rows = Vec::new();
     rows.extend(maps.ct4.entries()?.iter().chain(&maps.ct_any4.entries()?).map(row4));
     rows.extend(maps.ct6.entries()?.iter().chain(&maps.ct_any6.entries()?).map(row6));
-    if scope == "endpoint" {
-        let wanted =
-            endpoint.ok_or_else(|| CliError::Invalid("say which: cilium bpf ct list endpoint NUMBER".into()))?;
-        let own = |info: &abi::endpoint::EndpointInfo| info.lxc_id == wanted;
-        let lxc = maps.lxc.entries()?;
-        let addresses: Vec<IpAddr> = lxc.iter().filter(|(_, info)| own(info)).filter_map(|(key, _)| key.ip()).collect();
-        if addresses.is_empty() {
-            return Err(CliError::NotFound(format!(
-                "the kernel knows no endpoint {wanted}; see cilium bpf endpoint list"
-            )));
-        }
-        rows.retain(|row| addresses.contains(&row.local.ip()));
-    }
+    Ok(rows)
+}
+
+fn show(mut rows: Vec<Row>, screen: &mut Screen<'_>) -> Result<(), CliError> {
     rows.sort_by(|a, b| (&a.protocol, a.local, a.remote).cmp(&(&b.protocol, b.local, b.remote)));
     screen.show(&rows, || {
         let mut table = Table::without_headings();

@@ -1,73 +1,194 @@
-//! `cilium bpf lb`: services and backends as the kernel has them.
+//! `cilium bpf lb` and `cilium lb`: services and backends as the kernel has them.
+
+mod tables;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use abi::lb::{BACKEND_ACTIVE, BACKEND_QUARANTINED, BACKEND_TERMINATING, LbService};
+use abi::lb::{self, BACKEND_ACTIVE, BACKEND_QUARANTINED, BACKEND_TERMINATING, LbService};
 use loader::Maps;
-use serde_json::json;
+use serde::Serialize;
 
 use super::policy::protocol;
 use crate::CliError;
-use crate::arguments::BpfLb;
+use crate::arguments::{BpfLb, BpfLbList, BpfMaglev};
 use crate::output::{Screen, Table};
 
-/// Frontend, protocol and slot.
-type Slot = (SocketAddr, u8, u16);
+/// Frontend, protocol, scope and slot.
+type Slot = (SocketAddr, u8, u8, u16);
 /// Address, protocol and state.
 type Backend = (SocketAddr, u8, u8);
 
+/// A service as it is shown.
+#[derive(Debug, Serialize)]
+struct Row {
+    frontend: String,
+    protocol: String,
+    scope: &'static str,
+    #[serde(rename = "revNat")]
+    rev_nat: u16,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    flags: Vec<String>,
+    count: u16,
+    quarantined: u16,
+    #[serde(rename = "affinityTimeoutSeconds")]
+    affinity: u32,
+    backends: Vec<Member>,
+}
+
+/// A slot of a service.
+#[derive(Debug, Serialize)]
+struct Member {
+    slot: u16,
+    id: u32,
+    /// `None`: the slot names nobody.
+    address: Option<String>,
+    state: &'static str,
+}
+
 pub(super) fn run(maps: &Maps, command: &BpfLb, screen: &mut Screen<'_>) -> Result<(), CliError> {
-    let BpfLb::List { backends, frontends, revnat } = command;
-    if *revnat {
-        return reverse_nat(maps, screen);
+    match command {
+        BpfLb::List(BpfLbList { revnat: true, .. }) => tables::reverse_nat(maps, screen),
+        BpfLb::List(BpfLbList { backends: true, .. }) => tables::backends(&known_backends(maps)?, screen),
+        BpfLb::List(BpfLbList { source_ranges: true, .. }) => tables::source_ranges(maps, screen),
+        BpfLb::List(BpfLbList { affinity: true, .. }) => tables::affinity(maps, screen),
+        BpfLb::List(BpfLbList { maglev: true, .. }) | BpfLb::Maglev(BpfMaglev::List) => {
+            tables::maglev(maps, None, screen)
+        }
+        BpfLb::Maglev(BpfMaglev::Get { id }) => tables::maglev(maps, Some(*id), screen),
+        BpfLb::List(BpfLbList { frontends, .. }) => show(&rows(maps, |_, _| true)?, *frontends, screen),
+        BpfLb::Get { service } => {
+            let wanted = wanted(service)?;
+            let rows = rows(maps, |slot, service| match &wanted {
+                Wanted::Index(index) => service.rev_nat_index.host() == *index,
+                Wanted::Frontend(addr) => slot.0 == *addr,
+            })?;
+            if rows.is_empty() {
+                return Err(CliError::NotFound(format!("the kernel has no service {service}; see cilium bpf lb list")));
+            }
+            show(&rows, false, screen)
+        }
     }
-    let known = known_backends(maps)?;
-    if *backends {
-        return list_backends(&known, screen);
-    }
-    let slots = slots(maps)?;
-    let fronts: Vec<_> = slots.iter().filter(|((_, _, slot), _)| *slot == 0).collect();
-    let of = |front: &SocketAddr, proto: u8| -> Vec<String> {
-        slots
-            .range((*front, proto, 1)..=(*front, proto, u16::MAX))
-            .map(|((_, _, slot), service)| match known.get(&(front.is_ipv4(), service.backend_id)) {
-                Some((addr, proto, state)) => {
-                    let state = state_name(*state);
-                    format!("{addr}/{} ({}) ({slot}) ({state})", protocol(*proto), service.backend_id)
-                }
-                None => format!("backend {} does not exist ({slot})", service.backend_id),
-            })
-            .collect()
-    };
-    let value: Vec<_> = fronts
-        .iter()
-        .map(|((front, proto, _), service)| {
-            json!({
-                "frontend": front.to_string(), "protocol": protocol(*proto), "revNat": service.rev_nat_index.host(),
-                "count": service.count, "backends": of(front, *proto),
-            })
-        })
-        .collect();
-    screen.show(&value, || {
-        let mut table = Table::new(["SERVICE ADDRESS", "BACKEND ADDRESS (ID) (SLOT) (STATE)"]);
-        for ((front, proto, _), service) in &fronts {
-            let head = format!("{front}/{} ({})", protocol(*proto), service.rev_nat_index.host());
-            table.row([head, if *frontends { String::new() } else { of(front, *proto).join("\n") }]);
+}
+
+enum Wanted {
+    Index(u16),
+    Frontend(SocketAddr),
+}
+
+fn wanted(text: &str) -> Result<Wanted, CliError> {
+    let bare = text.split('/').next().unwrap_or(text);
+    let index = text.parse().map(Wanted::Index);
+    index.or_else(|_| bare.parse().map(Wanted::Frontend)).map_err(|_| {
+        CliError::Invalid(format!(
+            "{text:?} is neither a reverse NAT index nor a frontend such as 10.96.0.10:80 or [fd00::10]:80"
+        ))
+    })
+}
+
+fn show(rows: &[Row], frontends_only: bool, screen: &mut Screen<'_>) -> Result<(), CliError> {
+    screen.show(&rows, || {
+        let mut table = Table::new(["SERVICE ADDRESS", "TYPE", "BACKEND ADDRESS (ID) (SLOT) (STATE)"]);
+        for row in rows {
+            let member = |member: &Member| match &member.address {
+                Some(at) => format!("{at} ({}) ({}) ({})", member.id, member.slot, member.state),
+                None => format!("backend {} does not exist ({})", member.id, member.slot),
+            };
+            let scope = if row.scope == "internal" { "/i" } else { "" };
+            let backends: Vec<String> = row.backends.iter().map(member).collect();
+            table.row([
+                format!("{}/{}{scope} ({})", row.frontend, row.protocol, row.rev_nat),
+                format!("{} [{}]", row.kind, row.flags.join(", ")),
+                if frontends_only { String::new() } else { backends.join("\n") },
+            ]);
         }
         table
     })
+}
+
+fn rows(maps: &Maps, wanted: impl Fn(&Slot, &LbService) -> bool) -> Result<Vec<Row>, CliError> {
+    let (slots, known) = (slots(maps)?, known_backends(maps)?);
+    let heads = slots.iter().filter(|((.., slot), _)| *slot == 0).filter(|(slot, head)| wanted(slot, head));
+    Ok(heads
+        .map(|((front, proto, scope, _), head)| {
+            let members = slots.range((*front, *proto, *scope, 1)..=(*front, *proto, *scope, u16::MAX));
+            let member = |((.., slot), value): (&Slot, &LbService)| {
+                let found = known.get(&(front.is_ipv4(), value.backend_id));
+                Member {
+                    slot: *slot,
+                    id: value.backend_id,
+                    address: found.map(|(at, proto, _)| format!("{at}/{}", protocol(*proto))),
+                    state: found.map_or("missing", |(.., state)| state_name(*state)),
+                }
+            };
+            Row {
+                frontend: front.to_string(),
+                protocol: protocol(*proto),
+                scope: if *scope == lb::SCOPE_INTERNAL { "internal" } else { "external" },
+                rev_nat: head.rev_nat_index.host(),
+                kind: kind(head),
+                flags: flags(head),
+                count: head.count,
+                quarantined: head.qcount,
+                affinity: head.backend_id & lb::AFFINITY_TIMEOUT_MASK,
+                backends: members.map(member).collect(),
+            }
+        })
+        .collect())
+}
+
+/// What the flags say a service is.
+fn kind(head: &LbService) -> &'static str {
+    let bits = [
+        (lb::SERVICE_EXTERNAL_IP, "ExternalIPs"),
+        (lb::SERVICE_NODE_PORT, "NodePort"),
+        (lb::SERVICE_HOST_PORT, "HostPort"),
+        (lb::SERVICE_LOAD_BALANCER, "LoadBalancer"),
+    ];
+    if head.flags2 & lb::SERVICE_LOCAL_REDIRECT != 0 {
+        return "LocalRedirect";
+    }
+    bits.into_iter().find(|(bit, _)| head.flags & bit != 0).map_or("ClusterIP", |(_, name)| name)
+}
+
+fn flags(head: &LbService) -> Vec<String> {
+    let mut list: Vec<String> = Vec::new();
+    if head.flags & lb::SERVICE_ROUTABLE == 0 {
+        list.push("non-routable".into());
+    }
+    for (bit, name) in [(lb::SERVICE_EXTERNAL_LOCAL, "Local"), (lb::SERVICE_SOURCE_RANGE, "check source-range")] {
+        if head.flags & bit != 0 {
+            list.push(name.into());
+        }
+    }
+    if head.flags & lb::SERVICE_AFFINITY != 0 {
+        list.push(format!("sessionAffinity {}s", head.backend_id & lb::AFFINITY_TIMEOUT_MASK));
+    }
+    for (bit, name) in [
+        (lb::SERVICE_LOOPBACK_HOST_PORT, "loopback"),
+        (lb::SERVICE_INTERNAL_LOCAL, "InternalLocal"),
+        (lb::SERVICE_TWO_SCOPES, "two-scopes"),
+        (lb::SERVICE_FORWARD_DSR, "dsr"),
+        (lb::SERVICE_L7_LB, "l7-load-balancer"),
+        (lb::SERVICE_NAT46X64, "46x64"),
+    ] {
+        if head.flags2 & bit != 0 {
+            list.push(name.into());
+        }
+    }
+    list
 }
 
 fn slots(maps: &Maps) -> Result<BTreeMap<Slot, LbService>, CliError> {
     let mut out = BTreeMap::new();
     for (key, service) in maps.lb4_services.entries()? {
         let front = SocketAddr::new(IpAddr::V4(Ipv4Addr::from(key.address)), key.dport.host());
-        out.insert((front, key.proto, key.backend_slot), service);
+        out.insert((front, key.proto, key.scope, key.backend_slot), service);
     }
     for (key, service) in maps.lb6_services.entries()? {
         let front = SocketAddr::new(IpAddr::V6(Ipv6Addr::from(key.address)), key.dport.host());
-        out.insert((front, key.proto, key.backend_slot), service);
+        out.insert((front, key.proto, key.scope, key.backend_slot), service);
     }
     Ok(out)
 }
@@ -95,37 +216,28 @@ fn state_name(flags: u8) -> &'static str {
     }
 }
 
-fn list_backends(known: &BTreeMap<(bool, u32), Backend>, screen: &mut Screen<'_>) -> Result<(), CliError> {
-    let value: Vec<_> = known
-        .iter()
-        .map(|((_, id), (at, proto, state))| {
-            json!({ "id": id, "address": at.to_string(), "protocol": protocol(*proto), "state": state_name(*state) })
-        })
-        .collect();
-    screen.show(&value, || {
-        let mut table = Table::new(["ID", "BACKEND ADDRESS", "STATE"]);
-        for ((_, id), (at, proto, state)) in known {
-            table.row([id.to_string(), format!("{at}/{}", protocol(*proto)), state_name(*state).into()]);
-        }
-        table
-    })
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn reverse_nat(maps: &Maps, screen: &mut Screen<'_>) -> Result<(), CliError> {
-    let mut rows: Vec<(u16, SocketAddr)> = Vec::new();
-    for (index, front) in maps.lb4_reverse_nat.entries()? {
-        rows.push((index.host(), SocketAddr::new(IpAddr::V4(Ipv4Addr::from(front.address)), front.port.host())));
+    #[test]
+    fn flags_are_named() {
+        let head = |flags, flags2, backend_id| LbService { flags, flags2, backend_id, ..LbService::default() };
+        let plain = head(0, 0, 0);
+        assert_eq!((kind(&plain), flags(&plain)), ("ClusterIP", vec!["non-routable".to_owned()]));
+        let all = head(
+            lb::SERVICE_NODE_PORT | lb::SERVICE_ROUTABLE | lb::SERVICE_EXTERNAL_LOCAL | lb::SERVICE_AFFINITY,
+            lb::SERVICE_TWO_SCOPES | lb::SERVICE_FORWARD_DSR,
+            10_800,
+        );
+        assert_eq!(kind(&all), "NodePort");
+        assert_eq!(flags(&all), ["Local", "sessionAffinity 10800s", "two-scopes", "dsr"]);
     }
-    for (index, front) in maps.lb6_reverse_nat.entries()? {
-        rows.push((index.host(), SocketAddr::new(IpAddr::V6(Ipv6Addr::from(front.address)), front.port.host())));
+
+    #[test]
+    fn a_service_is_named_by_its_index_or_its_frontend() {
+        assert!(matches!(wanted("17"), Ok(Wanted::Index(17))));
+        assert!(matches!(wanted("[fd00::1]:80/TCP"), Ok(Wanted::Frontend(addr)) if addr.port() == 80));
+        assert!(wanted("web").is_err() && wanted("10.0.0.1").is_err());
     }
-    rows.sort();
-    let value: Vec<_> = rows.iter().map(|(id, front)| json!({ "id": id, "frontend": front.to_string() })).collect();
-    screen.show(&value, || {
-        let mut table = Table::new(["ID", "FRONTEND"]);
-        for (id, front) in &rows {
-            table.row([id.to_string(), front.to_string()]);
-        }
-        table
-    })
 }

@@ -46,7 +46,11 @@ fn counts(maps: &Maps) -> Result<Vec<(&'static str, usize, u32)>, CliError> {
         };
     }
     count!(lxc devices ipcache policy ct4 ct_any4 ct6 ct_any6 lb4_services lb6_services lb4_backends lb6_backends
-           lb4_reverse_nat lb6_reverse_nat frag4 frag6);
+           lb4_reverse_nat lb6_reverse_nat lb4_affinity lb6_affinity lb_affinity_match lb4_source_range lb6_source_range
+           lb4_reverse_sk lb6_reverse_sk snat4 snat6 ipmasq4 ipmasq6 ratelimit frag4 frag6);
+    for (tables, spec) in [(&maps.lb4_maglev, abi::maps::LB4_MAGLEV), (&maps.lb6_maglev, abi::maps::LB6_MAGLEV)] {
+        rows.push((spec.name, tables.indexes()?.len(), spec.max_entries));
+    }
     rows.push((abi::maps::METRICS.name, maps.metrics.entries()?.len(), abi::maps::METRICS.max_entries));
     Ok(rows)
 }

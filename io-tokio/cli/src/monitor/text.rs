@@ -26,6 +26,8 @@ pub(super) fn summary(bytes: &[u8]) -> String {
         L4::Sctp { .. } => format!("{ends} sctp"),
         L4::Icmp4 { kind, code } => format!("{ends} icmp {}", text::icmp4(kind, code)),
         L4::Icmp6 { kind, code } => format!("{ends} icmp {}", text::icmp6(kind, code)),
+        L4::Vrrp { vrid, .. } => format!("{ends} vrrp router {vrid}"),
+        L4::Igmp { .. } => format!("{ends} igmp"),
         L4::None => ends,
     }
 }

@@ -1,0 +1,406 @@
+//! Nodes and clients that do not behave, over real sockets: nobody else suffers, memory stays bounded, and it is told.
+
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream, stream::BoxStream};
+use hubble_api::{
+    Timestamp,
+    flow::Flow,
+    observer::{
+        GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest, ServerStatusRequest,
+        ServerStatusResponse, get_flows_response::ResponseTypes, observer_client::ObserverClient,
+    },
+    relay::NodeState,
+};
+use hubble_relay::{Relay, Settings, answer::Bounds, codec::ToClient, pool::Reach};
+use hubble_server::{Config, Listen, Observer, Peer, PeerSource, PeerTable, Server};
+use hubble_transport::{Address, Clock, Network, connect};
+use prost::{Message as _, bytes::Bytes};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{
+    Request, Response, Status,
+    body::Body,
+    codegen::{Service, http},
+    server::{Grpc, NamedService, ServerStreamingService, UnaryService},
+    transport::Channel,
+};
+
+/// What a node's server says to `GetFlows`, as bytes.
+type Script = Arc<dyn Fn() -> BoxStream<'static, Result<Bytes, Status>> + Send + Sync>;
+
+/// A server of which every byte is ours.
+#[derive(Clone)]
+struct Rogue(Script);
+
+impl NamedService for Rogue {
+    const NAME: &'static str = "observer.Observer";
+}
+
+impl ServerStreamingService<GetFlowsRequest> for Rogue {
+    type Response = Bytes;
+    type ResponseStream = BoxStream<'static, Result<Bytes, Status>>;
+    type Future = BoxFuture<'static, Result<Response<Self::ResponseStream>, Status>>;
+    fn call(&mut self, _: Request<GetFlowsRequest>) -> Self::Future {
+        let said = (self.0)();
+        async move { Ok(Response::new(said)) }.boxed()
+    }
+}
+
+impl UnaryService<GetFlowsRequest> for Rogue {
+    type Response = Bytes;
+    type Future = BoxFuture<'static, Result<Response<Bytes>, Status>>;
+    /// `ServerStatus`: an empty request decodes as any message.
+    fn call(&mut self, _: Request<GetFlowsRequest>) -> Self::Future {
+        let status = ServerStatusResponse { version: "rogue".into(), ..ServerStatusResponse::default() };
+        async move { Ok(Response::new(status.encode_to_vec().into())) }.boxed()
+    }
+}
+
+impl<B> Service<http::Request<B>> for Rogue
+where
+    B: tonic::codegen::Body + Send + 'static,
+    B::Error: Into<tonic::codegen::StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let rogue = self.clone();
+        async move {
+            let mut grpc = Grpc::new(ToClient);
+            Ok(match request.uri().path() {
+                "/observer.Observer/GetFlows" => grpc.server_streaming(rogue, request).await,
+                "/observer.Observer/ServerStatus" => grpc.unary(rogue, request).await,
+                _ => Status::unimplemented("a rogue does little").into_http(),
+            })
+        }
+        .boxed()
+    }
+}
+
+struct Table(PeerTable);
+
+impl PeerSource for Table {
+    fn peers(&self, _: &Peer) -> watch::Receiver<Arc<PeerTable>> {
+        watch::channel(Arc::new(self.0.clone())).1
+    }
+}
+
+/// One good node, one of another kind, and a relay.
+struct Lab {
+    good: Observer,
+    relay: Relay,
+    address: Address,
+    _tasks: JoinSet<()>,
+}
+
+enum Other {
+    Rogue(Script),
+    /// Takes connections and says nothing.
+    Mute,
+}
+
+async fn start(other: Other, settings: Settings) -> Lab {
+    let mut tasks = JoinSet::new();
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let rogue = listener.local_addr().expect("bound").to_string();
+    match other {
+        Other::Rogue(script) => {
+            let serving = tonic::transport::Server::builder().add_service(Rogue(script));
+            tasks.spawn(async move {
+                serving.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("it serves");
+            });
+        }
+        Other::Mute => {
+            tasks.spawn(async move {
+                let mut kept = Vec::new();
+                while let Ok((socket, _)) = listener.accept().await {
+                    kept.push(socket);
+                }
+            });
+        }
+    }
+    let good = Observer::new(Config { node_name: "good".into(), ..Config::default() });
+    let listen = Listen { unix: None, tcp: Some("127.0.0.1:0".parse().expect("an address")) };
+    let server = Server::bind(&listen, good.clone()).await.expect("a free port");
+    let service = server.tcp_address().expect("bound");
+    let rogue = Peer { name: "rogue".into(), address: rogue, server_name: None };
+    let this = server.this_node();
+    let table = Table([(this.name.clone(), this), (rogue.name.clone(), rogue)].into());
+    let server = server.with_peers(Arc::new(table));
+    tasks.spawn(async move { server.run(std::future::pending()).await.expect("it serves") });
+    let reach = Reach {
+        network: Arc::new(Network),
+        tls: None,
+        service: Address::Tcp { host: service.ip().to_string(), port: service.port() },
+        service_name: String::new(),
+        dial_timeout: Duration::from_secs(30),
+        clock: Clock::default(),
+    };
+    let (relay, keep) = Relay::new(Settings { node_name: "relay".into(), ..settings }, reach, 1);
+    tasks.spawn(keep);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let serving = relay.clone();
+    tasks.spawn(async move { serving.serve(TcpListenerStream::new(listener), None).await.expect("it serves") });
+    Lab { good, relay, address: Address::Tcp { host: "127.0.0.1".into(), port }, _tasks: tasks }
+}
+
+impl Lab {
+    async fn ready(&self, names: &[&str]) {
+        let mut view = self.relay.view();
+        let all = |view: &Arc<hubble_relay::pool::View>| {
+            names.iter().all(|name| view.ready().any(|(node, ..)| node.peer.name == *name))
+        };
+        view.wait_for(all).await.expect("the relay lives");
+    }
+
+    async fn client(&self) -> ObserverClient<Channel> {
+        let connected =
+            connect(&Network, self.address.clone(), None, Duration::from_secs(30)).await.expect("it listens");
+        ObserverClient::new(connected.channel)
+    }
+
+    /// Everything a request that ends is answered with.
+    async fn all(&self, request: GetFlowsRequest) -> Vec<ResponseTypes> {
+        let flows = self.client().await.get_flows(request).await.expect("accepted").into_inner();
+        flows.map(|response| response.expect("no error").response_types.expect("set")).collect().await
+    }
+}
+
+fn flow(number: i64) -> Flow {
+    Flow { uuid: number.to_string(), time: Some(Timestamp { seconds: number, nanos: 0 }), ..Flow::default() }
+}
+
+fn encoded(number: i64) -> Bytes {
+    let response = GetFlowsResponse {
+        time: flow(number).time,
+        response_types: Some(ResponseTypes::Flow(flow(number))),
+        ..Default::default()
+    };
+    response.encode_to_vec().into()
+}
+
+fn uuids(all: &[ResponseTypes]) -> Vec<&str> {
+    let flows = all.iter().filter_map(|one| match one {
+        ResponseTypes::Flow(flow) => Some(flow.uuid.as_str()),
+        _ => None,
+    });
+    flows.collect()
+}
+
+/// What was said of the rogue besides that it is connected.
+fn complaint(all: &[ResponseTypes]) -> Option<(NodeState, String)> {
+    all.iter().find_map(|one| match one {
+        ResponseTypes::NodeStatus(status)
+            if status.node_names == ["rogue"] && status.state_change() != NodeState::NodeConnected =>
+        {
+            Some((status.state_change(), status.message.clone()))
+        }
+        _ => None,
+    })
+}
+
+#[tokio::test]
+async fn garbage_ends_the_node_that_sends_it_and_nobody_elses_stream() {
+    let script: Script = Arc::new(|| {
+        // A good one, then a flow whose text is no text.
+        let bad = Bytes::from_static(&[0x0a, 0x05, 0x92, 0x02, 0x02, 0xff, 0xfe]);
+        stream::iter([Ok(encoded(2)), Ok(bad), Ok(encoded(3))]).boxed()
+    });
+    let lab = start(Other::Rogue(script), Settings::default()).await;
+    lab.ready(&["good", "rogue"]).await;
+    (1..=4).for_each(|number| lab.good.publish_flow(flow(number)));
+    let all = lab.all(GetFlowsRequest::default()).await;
+    assert_eq!(uuids(&all), ["1", "2", "2", "3", "4"], "what came before it counts");
+    let (state, message) = complaint(&all).expect("it is named");
+    assert_eq!(state, NodeState::NodeError);
+    assert_eq!(message, "the node sent something that is no GetFlowsResponse: a text is not UTF-8");
+}
+
+#[tokio::test]
+async fn an_error_of_one_node_is_told_with_its_words() {
+    let script: Script = Arc::new(|| stream::iter([Ok(encoded(2)), Err(Status::unknown("out of order"))]).boxed());
+    let lab = start(Other::Rogue(script), Settings::default()).await;
+    lab.ready(&["good", "rogue"]).await;
+    lab.good.publish_flow(flow(1));
+    let all = lab.all(GetFlowsRequest::default()).await;
+    assert_eq!(uuids(&all), ["1", "2"]);
+    assert_eq!(complaint(&all), Some((NodeState::NodeError, "out of order".into())));
+}
+
+#[tokio::test]
+async fn a_node_that_ends_its_stream_is_gone_and_asked_again() {
+    let asked = Arc::new(AtomicU64::new(0));
+    let counter = asked.clone();
+    let script: Script = Arc::new(move || {
+        counter.fetch_add(1, Ordering::SeqCst);
+        stream::iter([Ok(encoded(9))]).boxed()
+    });
+    let lab = start(Other::Rogue(script), Settings::default()).await;
+    lab.ready(&["good", "rogue"]).await;
+    let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+    let mut flows = lab.client().await.get_flows(request).await.expect("accepted").into_inner();
+    let mut heard = Vec::new();
+    while asked.load(Ordering::SeqCst) < 2 {
+        heard.push(flows.message().await.expect("open").expect("more").response_types.expect("set"));
+    }
+    assert!(complaint(&heard).is_some_and(|(state, _)| state == NodeState::NodeGone), "{heard:?}");
+}
+
+/// What a node may push into a stream that nobody reads: windows of two connections, batches and buffers on the way.
+#[tokio::test]
+async fn a_flood_to_a_client_that_never_reads_stops_at_the_node() {
+    const BULK: usize = 4_000;
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = sent.clone();
+    let script: Script = Arc::new(move || {
+        let counter = counter.clone();
+        let bulky = GetFlowsResponse {
+            response_types: Some(ResponseTypes::Flow(Flow { summary: "x".repeat(BULK), ..flow(1) })),
+            time: flow(1).time,
+            ..GetFlowsResponse::default()
+        };
+        let bytes = Bytes::from(bulky.encode_to_vec());
+        stream::repeat_with(move || {
+            counter.fetch_add(1, Ordering::Relaxed);
+            Ok(bytes.clone())
+        })
+        .boxed()
+    });
+    let lab = start(Other::Rogue(script), Settings::default()).await;
+    lab.ready(&["good", "rogue"]).await;
+    let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+    let mut client = lab.client().await;
+    let unread = client.get_flows(request).await.expect("accepted");
+    // It is full when nothing moves any more.
+    let mut before = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let now = sent.load(Ordering::Relaxed);
+        if now == before && now > 0 {
+            break;
+        }
+        before = now;
+    }
+    let bytes = before * BULK as u64;
+    assert!(bytes < 16 << 20, "{bytes} bytes are on the way to a client that reads nothing");
+    // Meanwhile others are served.
+    let status = lab.client().await.server_status(ServerStatusRequest {}).await.expect("answered").into_inner();
+    assert_eq!(status.num_connected_nodes, Some(2));
+    drop(unread);
+}
+
+#[tokio::test]
+async fn a_mute_node_is_unavailable_and_nobody_waits_for_it() {
+    let lab = start(Other::Mute, Settings::default()).await;
+    lab.ready(&["good"]).await;
+    lab.good.publish_flow(flow(1));
+    let all = lab.all(GetFlowsRequest { number: 20, ..GetFlowsRequest::default() }).await;
+    assert_eq!(uuids(&all), ["1"]);
+    assert_eq!(complaint(&all), Some((NodeState::NodeUnavailable, String::new())));
+    let mut client = lab.client().await;
+    let status = client.server_status(ServerStatusRequest {}).await.expect("answered").into_inner();
+    assert_eq!((status.num_connected_nodes, status.num_unavailable_nodes), (Some(1), Some(1)));
+    assert_eq!(status.unavailable_nodes, ["rogue"]);
+    let nodes = client.get_nodes(GetNodesRequest {}).await.expect("answered").into_inner().nodes;
+    let states: Vec<_> = nodes.iter().map(|node| (node.name.as_str(), node.state())).collect();
+    assert_eq!(states, [("good", NodeState::NodeConnected), ("rogue", NodeState::NodeUnavailable)]);
+}
+
+#[tokio::test]
+async fn requests_other_than_flows_come_from_those_who_answer() {
+    let script: Script = Arc::new(|| stream::pending().boxed());
+    let bounds = Bounds { answer_within: Duration::from_millis(100), ..Settings::default().bounds };
+    let lab = start(Other::Rogue(script), Settings { bounds, ..Settings::default() }).await;
+    lab.ready(&["good", "rogue"]).await;
+    let source =
+        hubble_api::flow::Endpoint { namespace: "shop".into(), cluster_name: "c".into(), ..Default::default() };
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    lab.good.publish_flow(Flow { source: Some(source), ..flow(i64::try_from(now).expect("small")) });
+    let mut client = lab.client().await;
+    let spaces = client.get_namespaces(GetNamespacesRequest {}).await.expect("answered").into_inner().namespaces;
+    assert_eq!((spaces.len(), spaces[0].namespace.as_str()), (1, "shop"), "the rogue has no such method");
+    let response = client.server_status(ServerStatusRequest {}).await.expect("answered");
+    assert!(response.metadata().contains_key("hubble-relay-version"));
+    let agent = client.get_agent_events(hubble_api::observer::GetAgentEventsRequest::default()).await;
+    assert_eq!(agent.expect_err("not here").message(), "GetAgentEvents not yet implemented");
+    // It says again and again that it is there, and nothing else, until that is enough; the rest is there.
+    let all = lab.all(GetFlowsRequest::default()).await;
+    assert_eq!(uuids(&all).len(), 1);
+    assert!(complaint(&all).is_some_and(|(_, message)| message.starts_with("no answer within")), "{all:?}");
+}
+
+#[tokio::test]
+async fn bad_requests_and_too_many_are_refused() {
+    let script: Script = Arc::new(|| stream::pending().boxed());
+    let lab = start(Other::Rogue(script), Settings { streams_max: 1, ..Settings::default() }).await;
+    lab.ready(&["good"]).await;
+    let mut client = lab.client().await;
+    let both = GetFlowsRequest { first: true, follow: true, ..GetFlowsRequest::default() };
+    let refused = client.get_flows(both).await.expect_err("refused");
+    assert_eq!(refused.message(), "first cannot be specified with follow");
+    let open = client.get_flows(GetFlowsRequest { follow: true, ..Default::default() }).await.expect("the first");
+    let refused = client.get_flows(GetFlowsRequest::default()).await.expect_err("one too many");
+    assert_eq!(refused.code(), tonic::Code::ResourceExhausted);
+    drop(open);
+    let text = lab.relay.metrics().render();
+    for line in [
+        r#"grpc_server_handled_total{grpc_type="server_stream",grpc_service="observer.Observer",grpc_method="GetFlows",grpc_code="InvalidArgument"} 1"#,
+        r#"hubble_relay_pool_peer_connection_status{status="NIL_CONNECTION"} 0"#,
+        r#"grpc_server_started_total{grpc_type="server_stream",grpc_service="observer.Observer",grpc_method="GetFlows"} 3"#,
+    ] {
+        assert!(text.lines().any(|have| have == line), "{line} is missing in\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_drain_says_why_streams_end_and_waits_for_those_that_end_by_themselves() {
+    let (release, released) = watch::channel(false);
+    let script: Script = Arc::new(move || {
+        let mut released = released.clone();
+        let last = async move {
+            released.wait_for(|released| *released).await.expect("the test lives");
+            Ok(encoded(2))
+        };
+        last.into_stream().boxed()
+    });
+    // Nobody is given up before the test says so.
+    let bounds = Bounds { answer_within: Duration::from_secs(600), ..Settings::default().bounds };
+    let drain_within = Duration::from_secs(600);
+    let lab = start(Other::Rogue(script), Settings { bounds, drain_within, ..Settings::default() }).await;
+    lab.ready(&["good", "rogue"]).await;
+    lab.good.publish_flow(flow(1));
+    let since = Some(Timestamp::default());
+    let follow = GetFlowsRequest { follow: true, since, ..GetFlowsRequest::default() };
+    let mut follows = lab.client().await.get_flows(follow).await.expect("accepted").into_inner();
+    let mut past = lab.client().await.get_flows(GetFlowsRequest::default()).await.expect("accepted").into_inner();
+    for stream in [&mut follows, &mut past] {
+        let connected = stream.message().await.expect("open").expect("a word").response_types;
+        assert!(matches!(connected, Some(ResponseTypes::NodeStatus(_))));
+        let first = stream.message().await.expect("open").expect("a flow").response_types;
+        assert!(matches!(first, Some(ResponseTypes::Flow(flow)) if flow.uuid == "1"));
+    }
+    let relay = lab.relay.clone();
+    let draining = tokio::spawn(async move { relay.drain().await });
+    let end = follows.message().await.expect_err("the end");
+    assert_eq!((end.code(), end.message()), (tonic::Code::Unavailable, "the relay is shutting down"));
+    assert!(!draining.is_finished(), "a question about the past is still open");
+    release.send_replace(true);
+    let rest = past.message().await.expect("open").expect("a flow").response_types;
+    assert!(matches!(rest, Some(ResponseTypes::Flow(flow)) if flow.uuid == "2"));
+    assert!(past.message().await.expect("a clean end").is_none());
+    drop((follows, past));
+    draining.await.expect("no panic");
+}

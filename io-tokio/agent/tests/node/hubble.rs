@@ -1,0 +1,65 @@
+//! What pods did, seen by the `hubble` command through a relay in front of the agent.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use hubble_cli::{Io, settings::Environment};
+use hubble_relay::{Relay, Settings, pool::Reach};
+use hubble_transport::{Address, Clock, Network, bind_tcp};
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::TcpListenerStream;
+
+use crate::support::Node;
+
+/// A relay whose peer service is the agent's socket; its address, and what keeps it running.
+async fn relay(agent: &Path) -> (SocketAddr, JoinSet<()>) {
+    let reach = Reach {
+        network: Arc::new(Network),
+        tls: None,
+        service: Address::Unix(agent.to_owned()),
+        service_name: String::new(),
+        dial_timeout: Duration::from_secs(30),
+        clock: Clock::default(),
+    };
+    let (relay, keep) = Relay::new(Settings { node_name: "relay".into(), ..Settings::default() }, reach, 1);
+    let listener = bind_tcp(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(keep);
+    tasks.spawn(async move { relay.serve(TcpListenerStream::new(listener), None).await.unwrap() });
+    (address, tasks)
+}
+
+async fn hubble(server: SocketAddr, line: &str) -> (i32, String, String) {
+    let words = format!("--server {server} {line}");
+    let args: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
+    let env = Environment { variables: BTreeMap::new(), directory: PathBuf::from("/nonexistent") };
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let code = {
+        let mut io = Io { input: &mut &b""[..], out: &mut out, err: &mut err, terminal: false };
+        hubble_cli::run(&args, &env, &mut io).await
+    };
+    (code, String::from_utf8(out).unwrap(), String::from_utf8(err).unwrap())
+}
+
+#[test]
+fn hubble_shows_what_pods_did_through_a_relay() {
+    let Some(node) = Node::new(&[]) else { return };
+    let web = node.pod("web", &["k8s:app=web"]);
+    let client = node.pod("client", &["k8s:app=client"]);
+    web.echo(80);
+    assert!(client.reaches((web.ipv4, 80)));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (server, _tasks) = runtime.block_on(relay(&node.dir.path().join("run/hubble.sock")));
+    let ask = |line: &str| runtime.block_on(hubble(server, line));
+    node.eventually("the relay is connected", || ask("status").1.contains("Connected Nodes: 1/1"));
+    let line = "observe --all --from-pod default/client --to-pod default/web --port 80 --protocol tcp -o compact";
+    node.eventually("the connection is shown", || ask(line).1.contains("default/web:80"));
+    let (code, out, err) = ask("list nodes");
+    assert!(code == 0 && out.contains("node ") && out.contains("Connected"), "{out}{err}");
+    let (code, out, err) = ask("observe --last 3 -o json");
+    assert_eq!((code, out.lines().count()), (0, 3), "{out}{err}");
+}

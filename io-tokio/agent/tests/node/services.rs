@@ -1,0 +1,121 @@
+//! Services of Kubernetes' objects in a watched directory, with a real agent: in the kernel, in the API, over a death.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use abi::be::Port;
+use api::models::{Service, StatusResponse};
+use loader::{Access, Maps, maps_directory};
+
+use crate::support::Node;
+
+/// A service with a node port on every address of the node, and its endpoints.
+fn objects(cluster_ip: &str, endpoints: &[&str]) -> String {
+    let endpoints: String = endpoints.iter().map(|ip| format!("- {{addresses: [{ip}], nodeName: node}}\n")).collect();
+    format!(
+        "kind: Service
+metadata: {{name: web}}
+spec:
+  type: NodePort
+  clusterIP: {cluster_ip}
+  sessionAffinity: ClientIP
+  ports: [{{port: 80, nodePort: 30080}}]
+---
+kind: EndpointSlice
+addressType: IPv4
+metadata: {{name: web-1, labels: {{kubernetes.io/service-name: web}}}}
+ports: [{{port: 8080}}]
+endpoints:
+{endpoints}"
+    )
+}
+
+fn maps(node: &Node) -> Maps {
+    Maps::open_pinned(&maps_directory(&node.dir.path().join("bpf")), Access::ReadOnly).unwrap()
+}
+
+/// Everything of services in the kernel.
+fn held(maps: &Maps) -> BTreeMap<String, Vec<u32>> {
+    let mut all = BTreeMap::new();
+    for (key, value) in maps.lb4_services.entries().unwrap() {
+        all.insert(format!("{key:?} {value:?}"), Vec::new());
+    }
+    for (key, value) in maps.lb4_backends.entries().unwrap() {
+        all.insert(format!("{key:?} {value:?}"), Vec::new());
+    }
+    for (key, value) in maps.lb4_reverse_nat.entries().unwrap() {
+        all.insert(format!("{key:?} {value:?}"), Vec::new());
+    }
+    for (key, _) in maps.lb_affinity_match.entries().unwrap() {
+        all.insert(format!("{key:?}"), Vec::new());
+    }
+    for index in maps.lb4_maglev.indexes().unwrap() {
+        all.insert(format!("table {}", index.host()), maps.lb4_maglev.get(index).unwrap().unwrap());
+    }
+    all
+}
+
+fn frontends(node: &Node) -> Vec<String> {
+    let services: Vec<Service> = node.client.get("/service").unwrap();
+    let of = |service: &Service| {
+        let spec = &service.spec;
+        let (front, backends) = (&spec.frontend_address, spec.backend_addresses.len());
+        format!("{} {}:{} {backends}", spec.flags.kind, front.ip, front.port)
+    };
+    services.iter().map(of).collect()
+}
+
+#[test]
+fn a_directory_of_services_is_served_and_survives_the_agent() {
+    let Some(mut node) = Node::without_agent(&[
+        "--enable-node-port",
+        "--enable-session-affinity",
+        "--bpf-lb-algorithm=maglev",
+        "--bpf-lb-maglev-table-size=1021",
+    ]) else {
+        return;
+    };
+    let dir = node.dir.path().join("services");
+    fs::create_dir(&dir).unwrap();
+    node.add(format!("--static-service-path={}", dir.display()));
+    fs::write(dir.join("web.yaml"), objects("10.96.0.1", &["10.77.0.10", "10.77.0.11"])).unwrap();
+    node.start();
+    node.wait_ready();
+    node.eventually("the directory is served", || {
+        let found = frontends(&node);
+        found.contains(&"ClusterIP 10.96.0.1:80 2".into()) && found.contains(&"NodePort 0.0.0.0:30080 2".into())
+    });
+    let services: Vec<Service> = node.client.get("/service").unwrap();
+    assert!(services.iter().all(|service| service.spec.flags.affinity_seconds == 10_800), "{services:?}");
+    let maps = maps(&node);
+    let before = held(&maps);
+    let routable = services.iter().filter(|one| {
+        one.spec.flags.kind == "NodePort" && !["0.0.0.0", "::"].contains(&&*one.spec.frontend_address.ip)
+    });
+    for service in routable.filter(|one| !one.spec.frontend_address.ip.contains(':')) {
+        let index = Port::new(u16::try_from(service.spec.id).unwrap());
+        let table = maps.lb4_maglev.get(index).unwrap().expect("traffic from outside is placed by a table");
+        let distinct: std::collections::BTreeSet<u32> = table.iter().copied().collect();
+        assert_eq!((table.len(), distinct.len()), (1021, 2));
+    }
+    // What is right stays as it is over a death, ids and slots and tables.
+    node.kill();
+    node.start();
+    node.wait_ready();
+    assert_eq!(held(&maps), before);
+    // What belongs to a file is not changed through the API.
+    let id = services[0].spec.id;
+    let refused = node.client.call::<(), serde_json::Value>("DELETE", &format!("/service/{id}"), &[], None);
+    assert!(refused.unwrap_err().to_string().contains("Service default/web"));
+    // One endpoint goes, a port is nonsense: the good part counts, the rest is told.
+    let changed = objects("10.96.0.1", &["10.77.0.11"]).replace("nodePort: 30080", "nodePort: 99");
+    fs::write(dir.join("web.yaml"), changed).unwrap();
+    node.eventually("the change is served", || frontends(&node) == ["ClusterIP 10.96.0.1:80 1"]);
+    node.eventually("the mistake is told", || {
+        let status: StatusResponse = node.client.get("/healthz").unwrap();
+        status.service_problems.iter().any(|text| text.starts_with("Service default/web: spec.ports[0].nodePort: 99"))
+    });
+    assert!(maps.lb4_maglev.indexes().unwrap().is_empty());
+    fs::remove_file(dir.join("web.yaml")).unwrap();
+    node.eventually("nothing is left", || held(&maps).is_empty());
+}

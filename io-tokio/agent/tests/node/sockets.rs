@@ -1,0 +1,362 @@
+//! Services at sockets with a real agent: pods and host reach them, restarts and changes break nothing, and who is connected
+//! to a backend that went hears of it.
+//!
+//! The test's own process stands for the node's: it moves into a control group of its own, to which the agent attaches.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use api::models::StatusResponse;
+use machine::Rng;
+use netlink::Namespace;
+use serde_json::{Value, json};
+
+use crate::support::{Node, Pod, skip};
+
+/// How long an answer may take on a machine that does much else.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// Agents killed while services change.
+const DEATHS: u32 = 6;
+/// Services that change.
+const SERVICES: u16 = 1000;
+
+/// A control group with this process in it.
+struct Cgroup {
+    path: PathBuf,
+    _alone: MutexGuard<'static, ()>,
+}
+
+impl Cgroup {
+    fn enter() -> Option<Self> {
+        static ALONE: Mutex<()> = Mutex::new(());
+        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let root = match loader::check_sock_lb(None) {
+            Ok(root) => root,
+            Err(why) => {
+                skip(&why.to_string());
+                return None;
+            }
+        };
+        let path = root.join(format!("cilium-test-agent-{}", std::process::id()));
+        if let Err(why) = fs::create_dir(&path).and_then(|()| move_to(&path)) {
+            let _gone = fs::remove_dir(&path);
+            skip(&format!("no control group can be made at {}: {why}", path.display()));
+            return None;
+        }
+        Some(Self { path, _alone: alone })
+    }
+}
+
+fn move_to(group: &Path) -> std::io::Result<()> {
+    fs::write(group.join("cgroup.procs"), std::process::id().to_string())
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        move_to(self.path.parent().unwrap()).unwrap();
+        let _gone = fs::remove_dir(&self.path);
+    }
+}
+
+/// A node that translates services at the sockets of this process, two pods that serve and one that asks.
+struct World {
+    node: Node,
+    client: Pod,
+    web: [Pod; 2],
+    _cgroup: Cgroup,
+}
+
+impl World {
+    fn new(extra: &[&str]) -> Option<Self> {
+        let cgroup = Cgroup::enter()?;
+        let root = format!("--cgroup-root={}", cgroup.path.display());
+        let mut options = vec!["--bpf-lb-sock", &root, "--bpf-sock-rev-map-max=16384"];
+        options.extend(extra);
+        let node = Node::new(&options)?;
+        let web = ["web1", "web2"].map(|name| node.pod(name, &["k8s:app=web"]));
+        let client = node.pod("client", &["k8s:app=client"]);
+        web.iter().for_each(|pod| pod.echo(80));
+        Some(Self { node, client, web, _cgroup: cgroup })
+    }
+
+    /// Puts a service in place; an agent that is not there is asked again until it is.
+    fn serve(&self, id: u16, protocol: &str, backends: &[SocketAddr]) {
+        let body = service(id, protocol, backends);
+        let until = Instant::now() + Duration::from_secs(120);
+        loop {
+            match self.node.client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body)) {
+                Ok(_) => return,
+                Err(why) => assert!(Instant::now() < until, "service {id}: {why}\n{}", self.node.log()),
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The namespaces of the client and of the host.
+    fn clients(&self) -> [Namespace; 2] {
+        [&self.client.net, self.node.net()].map(|net| Namespace::open(net.handle.path()).unwrap())
+    }
+
+    fn backends(&self) -> [SocketAddr; 2] {
+        [0, 1].map(|n: usize| SocketAddr::new(self.web[n].ipv4, 80))
+    }
+}
+
+/// Where clients of a service go.
+fn vip(id: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + u32::from(id))), 80)
+}
+
+fn service(id: u16, protocol: &str, backends: &[SocketAddr]) -> Value {
+    let backends: Vec<Value> = backends
+        .iter()
+        .map(|at| json!({ "ip": at.ip().to_string(), "port": at.port(), "protocol": protocol }))
+        .collect();
+    json!({
+        "id": id,
+        "frontend-address": { "ip": vip(id).ip().to_string(), "port": vip(id).port(), "protocol": protocol },
+        "backend-addresses": backends,
+    })
+}
+
+fn exchange(stream: &mut TcpStream) -> std::io::Result<()> {
+    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
+    stream.write_all(b"x")?;
+    stream.read_exact(&mut [0])
+}
+
+#[test]
+fn pods_and_the_host_reach_services_and_the_agent_says_how() {
+    let Some(world) = World::new(&[]) else { return };
+    world.serve(1, "TCP", &world.backends());
+    for net in [&world.client.net, world.node.net()] {
+        net.within(|| {
+            let mut stream = TcpStream::connect_timeout(&vip(1), ANSWER_WITHIN).unwrap();
+            assert_eq!(stream.peer_addr().unwrap(), vip(1));
+            exchange(&mut stream).unwrap();
+        });
+    }
+    world.serve(2, "TCP", &[]);
+    let refused = world.client.net.within(|| TcpStream::connect_timeout(&vip(2), ANSWER_WITHIN).unwrap_err());
+    assert_eq!(refused.raw_os_error(), Some(nix::libc::EHOSTUNREACH));
+    let status: StatusResponse = world.node.client.get("/healthz").unwrap();
+    assert!(status.kube_proxy_replacement.unwrap().features.unwrap().socket_lb.enabled);
+}
+
+/// A resolver that is connected to a name server behind a service hears that it is gone, asks again, and gets another; who is
+/// connected to the name server's own address is left alone.
+#[test]
+fn sockets_of_a_removed_backend_end_and_others_do_not() {
+    let Some(world) = World::new(&[]) else { return };
+    let at = |n: usize| SocketAddr::new(world.web[n].ipv4, 53);
+    let servers = [0, 1].map(|n: usize| world.web[n].net.within(|| UdpSocket::bind(("0.0.0.0", 53)).unwrap()));
+    world.serve(3, "UDP", &[at(0)]);
+    let clients: Vec<(UdpSocket, bool)> = [&world.client.net, world.node.net()]
+        .into_iter()
+        .flat_map(|net| {
+            net.within(|| {
+                [vip(3), at(0)].map(|to| {
+                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+                    socket.connect(SocketAddr::new(to.ip(), if to == vip(3) { 80 } else { 53 })).unwrap();
+                    socket.send(b"question").unwrap();
+                    (socket, to == vip(3))
+                })
+            })
+        })
+        .collect();
+    servers[0].set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+    for _ in &clients {
+        servers[0].recv_from(&mut [0; 16]).expect("the question arrives");
+    }
+    world.serve(3, "UDP", &[at(1)]);
+    world.node.eventually("the sockets end", || clients[0].0.peer_addr().is_err() && clients[2].0.peer_addr().is_err());
+    for (socket, through_service) in &clients {
+        assert_eq!(socket.peer_addr().is_err(), *through_service);
+    }
+    let told = clients[0].0.take_error().unwrap().expect("whoever owns it is told");
+    assert_eq!(told.raw_os_error(), Some(nix::libc::ECONNABORTED));
+    clients[0].0.connect(vip(3)).unwrap();
+    clients[0].0.send(b"again").unwrap();
+    servers[1].set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+    servers[1].recv_from(&mut [0; 16]).expect("the other one is asked");
+}
+
+/// What traffic saw.
+#[derive(Default)]
+struct Seen {
+    stop: AtomicBool,
+    exchanges: AtomicU64,
+    connections: AtomicU64,
+}
+
+impl Seen {
+    fn goes_on(&self) -> bool {
+        !self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn long_lived(net: &Namespace, to: SocketAddr, seen: &Seen) -> Result<(), String> {
+    let fail = |what: &str, why: std::io::Error| format!("established to {to}: {what}: {why}");
+    net.run(|| {
+        let mut stream = TcpStream::connect_timeout(&to, ANSWER_WITHIN).map_err(|e| fail("connect", e))?;
+        while seen.goes_on() {
+            exchange(&mut stream).map_err(|e| fail("exchange", e))?;
+            seen.exchanges.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        Ok(())
+    })
+    .unwrap()
+}
+
+fn new_ones(net: &Namespace, to: &[SocketAddr], seen: &Seen) -> Result<(), String> {
+    let fail = |to: &SocketAddr, what: &str, why: std::io::Error| format!("new to {to}: {what}: {why}");
+    net.run(|| {
+        for to in to.iter().cycle() {
+            if !seen.goes_on() {
+                break;
+            }
+            let mut stream = TcpStream::connect_timeout(to, ANSWER_WITHIN).map_err(|e| fail(to, "connect", e))?;
+            exchange(&mut stream).map_err(|e| fail(to, "exchange", e))?;
+            seen.connections.fetch_add(1, Ordering::Relaxed);
+            std::thread::sleep(Duration::from_millis(3));
+        }
+        Ok(())
+    })
+    .unwrap()
+}
+
+/// Runs `change` under traffic of pod and host, to one service for long and to all anew; returns what went wrong.
+fn under_traffic(from: &[Namespace; 2], seen: &Seen, to: &[SocketAddr], change: impl FnOnce()) -> Vec<String> {
+    std::thread::scope(|scope| {
+        let mut traffic = Vec::new();
+        for net in from {
+            traffic.push(scope.spawn(move || long_lived(net, to[0], seen)));
+            traffic.push(scope.spawn(move || new_ones(net, to, seen)));
+        }
+        change();
+        seen.stop.store(true, Ordering::Relaxed);
+        traffic.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect()
+    })
+}
+
+/// Agents die at random points of an update of a thousand services.
+#[test]
+fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
+    let Some(mut world) = World::new(&["--bpf-lb-map-max=8192"]) else { return };
+    let [one, other] = world.backends();
+    for id in [1, 2, SERVICES] {
+        world.serve(id, "TCP", &[one, other]);
+    }
+    let seen = Seen::default();
+    let targets = [vip(1), vip(2), vip(SERVICES)];
+    let mut rng = Rng::new(1000);
+    let (clients, client) = (world.clients(), world.node.client.clone());
+    let node = &mut world.node;
+    let updated = AtomicU64::new(0);
+    let done = AtomicBool::new(false);
+    let faults = under_traffic(&clients, &seen, &targets, || {
+        std::thread::scope(|scope| {
+            let updates = scope.spawn(|| {
+                for id in 2..=SERVICES {
+                    let first = if id % 2 == 0 { [one, other] } else { [other, one] };
+                    let body = service(id, "TCP", &first[..1 + usize::from(id % 3 == 0)]);
+                    let until = Instant::now() + Duration::from_secs(200);
+                    while let Err(why) = client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body))
+                    {
+                        assert!(Instant::now() < until, "service {id}: {why}");
+                        std::thread::sleep(Duration::from_millis(10));
+                    }
+                    updated.fetch_add(1, Ordering::Relaxed);
+                }
+                done.store(true, Ordering::Relaxed);
+            });
+            for death in 1..=DEATHS {
+                let share = u64::from(death) * u64::from(SERVICES) / u64::from(DEATHS + 2);
+                while updated.load(Ordering::Relaxed) < share && !done.load(Ordering::Relaxed) {
+                    std::thread::sleep(Duration::from_millis(5));
+                }
+                std::thread::sleep(Duration::from_micros(rng.below(20_000)));
+                node.kill();
+                std::thread::sleep(Duration::from_millis(rng.below(100)));
+                node.start();
+            }
+            updates.join().unwrap();
+        });
+        node.wait_ready();
+    });
+    assert_eq!(faults, Vec::<String>::new(), "{}", world.node.log());
+    let numbers = (seen.exchanges.load(Ordering::Relaxed), seen.connections.load(Ordering::Relaxed));
+    assert!(numbers.0 > 100 && numbers.1 > 100, "this proves little: {numbers:?}");
+    // All of them are there, each with what was asked for last.
+    let services: Vec<Value> = client.get("/service").unwrap();
+    assert_eq!(services.len(), usize::from(SERVICES));
+    world.client.net.within(|| {
+        for id in (1..=SERVICES).step_by(97) {
+            exchange(&mut TcpStream::connect_timeout(&vip(id), ANSWER_WITHIN).unwrap()).unwrap();
+        }
+    });
+}
+
+/// A backend comes and goes a hundred times a second.
+#[test]
+fn a_backend_that_flaps_disturbs_nobody_but_its_own() {
+    let Some(world) = World::new(&[]) else { return };
+    let [steady, flapping] = world.backends();
+    world.serve(1, "TCP", &[steady]);
+    world.serve(2, "TCP", &[steady, flapping]);
+    let seen = Seen::default();
+    let mut changes = 0;
+    let faults = under_traffic(&world.clients(), &seen, &[vip(1), vip(2)], || {
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_secs(4) {
+            let due = began + Duration::from_millis(10) * (changes + 1);
+            let backends = if changes % 2 == 0 { &[steady][..] } else { &[steady, flapping] };
+            world.serve(2, "TCP", backends);
+            changes += 1;
+            std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        }
+    });
+    assert_eq!(faults, Vec::<String>::new(), "{}", world.node.log());
+    let numbers = (changes, seen.exchanges.load(Ordering::Relaxed), seen.connections.load(Ordering::Relaxed));
+    assert!(numbers.0 > 50 && numbers.1 > 50 && numbers.2 > 50, "this proves little: {numbers:?}");
+    let sweeps = world.node.log().matches("connections swept").count();
+    assert!(sweeps <= 3, "{sweeps} sweeps in four seconds");
+}
+
+/// Many more connections than the maps have room for: what was established goes on, what is new is made, and nothing is
+/// dropped for lack of room.
+#[test]
+fn maps_that_are_too_small_forget_and_go_on() {
+    let small = ["--bpf-ct-global-tcp-max=128", "--bpf-ct-global-any-max=128", "--bpf-sock-rev-map-max=64"];
+    let Some(world) = World::new(&small) else { return };
+    world.serve(1, "TCP", &world.backends());
+    let nets = [&world.client.net, world.node.net()];
+    let mut first: Vec<TcpStream> =
+        nets.iter().map(|net| net.within(|| TcpStream::connect_timeout(&vip(1), ANSWER_WITHIN).unwrap())).collect();
+    let mut open = Vec::new();
+    for n in 0..400 {
+        let mut stream = nets[n % 2].within(|| TcpStream::connect_timeout(&vip(1), ANSWER_WITHIN).unwrap());
+        exchange(&mut stream).unwrap();
+        open.push(stream);
+    }
+    for stream in first.iter_mut().chain(&mut open) {
+        exchange(stream).unwrap();
+    }
+    drop(open);
+    for stream in &mut first {
+        exchange(stream).unwrap();
+    }
+    let maps = loader::Maps::open_pinned(
+        &loader::maps_directory(&world.node.dir.path().join("bpf")),
+        loader::Access::ReadOnly,
+    )
+    .unwrap();
+    let drops: Vec<_> = maps.metrics.sums().unwrap().into_iter().filter(|(key, _)| key.reason == 155).collect();
+    assert_eq!(drops, []);
+}
