@@ -230,8 +230,18 @@ impl Judge for Packets {
         let Some(packet) = self.packet(probe) else {
             self.looked_up += 1;
             let (config, ifindex) = (self.config, self.ifindex);
-            let run =
-                Run { maps: &mut self.maps, config: &config, packet: Vec::new(), ifindex, now_ns: 0, cpu: 0, mark: 0 };
+            let ways = datapath_sim::Ways::default();
+            let run = Run {
+                maps: &mut self.maps,
+                config: &config,
+                packet: Vec::new(),
+                ifindex,
+                now_ns: 0,
+                cpu: 0,
+                mark: 0,
+                ways: &ways,
+                early: false,
+            };
             return lookup::judge(&run, &self.wanted, probe);
         };
         self.become_endpoint(probe.endpoint);
