@@ -13,9 +13,13 @@ use datapath::{Action, DropReason, Verdict};
 use crate::frame;
 use crate::maps::Maps;
 use crate::run::Run;
+use crate::ways::{Way, Ways};
 
 /// Redirects a packet may go through before the host gives it up, as a guard against loops in a simulation.
 const HOPS_MAX: usize = 8;
+
+/// MTU of an interface of which nothing else is said.
+const MTU: u32 = 1500;
 
 /// What an interface is for, and so which hooks it has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +82,8 @@ pub struct Host {
     /// Its own addresses.
     pub addresses: BTreeSet<IpAddr>,
     interfaces: BTreeMap<u32, Interface>,
-    routes: Vec<(types::Cidr, u32)>,
+    ways: Ways,
+    mtu: BTreeMap<u32, u32>,
     attached: BTreeSet<u32>,
 }
 
@@ -90,7 +95,8 @@ impl Host {
             config,
             addresses: BTreeSet::new(),
             interfaces: BTreeMap::new(),
-            routes: Vec::new(),
+            ways: Ways::default(),
+            mtu: BTreeMap::new(),
             attached: BTreeSet::new(),
         }
     }
@@ -103,7 +109,7 @@ impl Host {
     pub fn remove_interface(&mut self, ifindex: u32) {
         self.interfaces.remove(&ifindex);
         self.attached.remove(&ifindex);
-        self.routes.retain(|(_, out)| *out != ifindex);
+        self.ways.forget(ifindex);
     }
     /// The interfaces that exist.
     pub fn interfaces(&self) -> impl Iterator<Item = (u32, Interface)> {
@@ -127,9 +133,12 @@ impl Host {
     }
     /// Sends packets to `prefix` out of `ifindex`; the longest prefix wins.
     pub fn add_route(&mut self, prefix: types::Cidr, ifindex: u32) {
-        self.routes.retain(|(known, _)| *known != prefix);
-        self.routes.push((prefix, ifindex));
-        self.routes.sort_by_key(|(prefix, _)| core::cmp::Reverse(prefix.bits()));
+        let mtu = self.mtu.get(&ifindex).copied().unwrap_or(MTU);
+        self.ways.add(prefix, Way { ifindex, macs: None, mtu });
+    }
+    /// Sets the MTU of an interface, for routes added from now on.
+    pub fn set_mtu(&mut self, ifindex: u32, mtu: u32) {
+        self.mtu.insert(ifindex, mtu);
     }
 
     /// A pod sends a packet.
@@ -205,8 +214,17 @@ impl Host {
         hook: impl FnOnce(&mut Run<'_>) -> Verdict,
     ) -> Verdict {
         let taken = core::mem::take(packet);
-        let mut run =
-            Run { maps: &mut self.maps, config: &self.config, packet: taken, ifindex, now_ns, cpu: 0, mark: 0 };
+        let mut run = Run {
+            maps: &mut self.maps,
+            config: &self.config,
+            packet: taken,
+            ifindex,
+            now_ns,
+            cpu: 0,
+            mark: 0,
+            ways: &self.ways,
+            early: false,
+        };
         let verdict = hook(&mut run);
         *packet = run.packet;
         verdict
@@ -221,7 +239,7 @@ impl Host {
                 Step::Done(Fate::Lost(Lost::NoInterface(verdict.argument)))
             }
             Action::RedirectPeer => Step::Done(Fate::Pod(verdict.argument, packet.to_vec())),
-            Action::Redirect => Step::Egress(verdict.argument),
+            Action::Redirect | Action::RedirectNeighbour => Step::Egress(verdict.argument),
             Action::Proxy => Step::Done(Fate::Lost(Lost::NoProxy)),
             // The chains of `datapath::stages` never end so.
             Action::Continue => Step::Done(Fate::Dropped(DropReason::MissedTailCall.into())),
@@ -235,13 +253,13 @@ impl Host {
         if self.addresses.contains(&destination) {
             return Step::Done(Fate::Host(packet.to_vec()));
         }
-        let Some((_, out)) = self.routes.iter().find(|(prefix, _)| prefix.contains(destination)) else {
+        let Some(out) = self.ways.to(destination).map(|way| way.ifindex) else {
             return Step::Done(Fate::Lost(Lost::NoRoute));
         };
         if hop == Hop::Forwarded && frame::spend_hop(packet).is_none() {
             return Step::Done(Fate::Lost(Lost::HopLimit));
         }
-        Step::Egress(*out)
+        Step::Egress(out)
     }
 }
 

@@ -11,9 +11,11 @@ mod maps;
 mod ring;
 mod run;
 mod sock;
+mod ways;
 
 pub use host::{DropCode, Fate, Host, Interface, Lost};
 pub use maps::Maps;
 pub use ring::Ring;
 pub use run::Run;
 pub use sock::{Caller, Refused, Socket};
+pub use ways::{Way, Ways};

@@ -1,21 +1,27 @@
 //! One packet's run: [`datapath::Env`] on plain memory.
 
+use std::net::IpAddr;
+
 use abi::Plain;
-use abi::be::Port;
+use abi::be::{Addr4, Addr6, Port};
 use abi::config::{NodeConfig, Runtime};
 use abi::ct::{CtEntry4, CtEntry6, CtKey4, CtKey6};
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::event::Prefix;
 use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
-use abi::lb::{LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService};
+use abi::lb::{
+    LbAffinity, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService, RateBucket,
+    RateKey,
+};
 use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
-use datapath::{Env, FamilyMaps, Kept, Notification, V4, V6};
+use datapath::{Balanced, Env, FamilyMaps, Hop, Kept, NodeportEnv, NodeportMaps, Notification, Room, V4, V6, Wish};
 use zerocopy::IntoBytes;
 
 use crate::map::Update;
 use crate::maps::Maps;
+use crate::ways::Ways;
 
 /// Longest packet a device here carries, as the kernel's `IP_MAX_MTU` and an Ethernet header.
 const PACKET_LEN_MAX: usize = 65_535 + 14;
@@ -37,6 +43,10 @@ pub struct Run<'a> {
     pub cpu: u32,
     /// The packet's mark.
     pub mark: u32,
+    /// Routes and neighbours.
+    pub ways: &'a Ways,
+    /// Whether the hook comes before the kernel has made a buffer of the packet (XDP).
+    pub early: bool,
 }
 
 impl<'a> Env for Run<'a> {
@@ -111,6 +121,100 @@ impl<'a> Env for Run<'a> {
         self.maps.events.push(record);
     }
 }
+
+impl NodeportEnv for Run<'_> {
+    fn is_early(&self) -> bool {
+        self.early
+    }
+
+    fn next_hop<F: Balanced>(&mut self, _src: &F::Addr, dst: &F::Addr, _protocol: u8, len: u32) -> Hop {
+        let [a, b, c, d] = F::words(dst);
+        let ip = if F::IPV6 {
+            IpAddr::V6(Addr6 { words: [a, b, c, d] }.into())
+        } else {
+            IpAddr::V4(Addr4::from_raw(a).into())
+        };
+        self.ways.next_hop(ip, len)
+    }
+    fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {
+        let at = match room {
+            Room::OuterIpv4 | Room::OuterIpv6 => 14,
+            Room::Ipv4Options => 34,
+            Room::Ipv6Extension => 54,
+        };
+        if self.packet.len() < at || self.packet.len() + LEN as usize > PACKET_LEN_MAX {
+            return None;
+        }
+        self.packet.splice(at..at, std::iter::repeat_n(0, LEN as usize));
+        Some(())
+    }
+    fn shrink<const LEN: u32>(&mut self) -> Option<()> {
+        if self.packet.len() < 14 + LEN as usize {
+            return None;
+        }
+        self.packet.drain(14..14 + LEN as usize);
+        Some(())
+    }
+    fn mark(&self) -> u32 {
+        self.mark
+    }
+    fn is_aggregate(&self) -> bool {
+        false
+    }
+    fn serves(&self, key: &LbAffinityMatch) -> bool {
+        self.maps.lb_affinity_match.lookup(key).is_some()
+    }
+    fn bucket(&mut self, key: &RateKey) -> Option<&mut RateBucket> {
+        self.maps.ratelimit.lookup_mut(key)
+    }
+    fn set_bucket(&mut self, key: &RateKey, bucket: &RateBucket) -> Option<()> {
+        self.maps.ratelimit.update(*key, *bucket, Update::Any).ok()
+    }
+    fn now_ns(&self) -> u64 {
+        self.now_ns
+    }
+}
+
+/// The north-south maps of one family behind the trait.
+macro_rules! nodeport_maps {
+    ($family:ty, $snat:ident, $maglev:ident, $affinity:ident, $ranges:ident, $excluded:ident) => {
+        impl NodeportMaps<$family> for Run<'_> {
+            fn snat(&mut self, key: &<$family as Balanced>::SnatKey) -> Option<&<$family as Balanced>::SnatEntry> {
+                self.maps.$snat.lookup_mut(key).map(|entry| &*entry)
+            }
+            fn snat_new(
+                &mut self,
+                key: &<$family as Balanced>::SnatKey,
+                entry: &<$family as Balanced>::SnatEntry,
+            ) -> Option<()> {
+                self.maps.$snat.update(*key, *entry, Update::NoExist).ok()
+            }
+            fn allocate(&mut self, wish: &Wish<$family>) -> u16 {
+                datapath::find_port::<$family, Self>(self, wish)
+            }
+            fn snat_forget(&mut self, key: &<$family as Balanced>::SnatKey) {
+                let _ = self.maps.$snat.delete(key);
+            }
+            fn maglev(&self, index: Port, slot: u32) -> Option<u32> {
+                self.maps.$maglev.lookup(&index)?.get(slot as usize).copied()
+            }
+            fn affinity(&mut self, key: &<$family as Balanced>::AffinityKey) -> Option<&mut LbAffinity> {
+                self.maps.$affinity.lookup_mut(key)
+            }
+            fn keep(&mut self, key: &<$family as Balanced>::AffinityKey, affinity: &LbAffinity) -> Option<()> {
+                self.maps.$affinity.update(*key, *affinity, Update::Any).ok()
+            }
+            fn is_excluded(&self, key: &<$family as Balanced>::Exclusion) -> bool {
+                self.maps.$excluded.lookup(key).is_some()
+            }
+            fn in_source_range(&self, key: &<$family as Balanced>::SourceRange) -> bool {
+                self.maps.$ranges.lookup(key).is_some()
+            }
+        }
+    };
+}
+nodeport_maps!(V4, snat4, lb4_maglev, lb4_affinity, lb4_source_range, ipmasq4);
+nodeport_maps!(V6, snat6, lb6_maglev, lb6_affinity, lb6_source_range, ipmasq6);
 
 /// The maps of one family behind the trait.
 macro_rules! family_maps {

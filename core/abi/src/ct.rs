@@ -114,5 +114,9 @@ pub const CT_INBOUND: u16 = 1 << 11;
 pub const CT_SERVICE: u16 = 1 << 12;
 /// The verdict was a denial that is only audited.
 pub const CT_AUDITED: u16 = 1 << 13;
+/// The backend of a `CT_SERVICE | CT_NODE_PORT` entry is on this node.
+pub const CT_LOCAL_BACKEND: u16 = 1 << 9;
+/// The client of a `CT_SERVICE` entry has session affinity, which its packets keep alive.
+pub const CT_AFFINITY: u16 = 1 << 15;
 /// The far end was no address of this node when the opener's side was last reported: it need not be looked for among them.
 pub const CT_FAR_AWAY: u16 = 1 << 14;

@@ -52,6 +52,22 @@ stages! {
     ToPod4 = "cil_to_pod4";
     /// The same for IPv6.
     ToPod6 = "cil_to_pod6";
+    /// From the network, IPv4: services, translation, the way to a pod.
+    Net4 = "cil_net4";
+    /// The same for IPv6.
+    Net6 = "cil_net6";
+    /// From the network to a service, IPv4: the backend is chosen, and the connection remembered.
+    Open4 = "cil_open4";
+    /// The same for IPv6.
+    Open6 = "cil_open6";
+    /// From a pod to a client outside, as an answer of a service, IPv4.
+    Return4 = "cil_return4";
+    /// The same for IPv6.
+    Return6 = "cil_return6";
+    /// To the network, IPv4: masquerading.
+    Out4 = "cil_out4";
+    /// The same for IPv6.
+    Out6 = "cil_out6";
     /// An ICMP error of the node's own about a packet that was dropped.
     Complain = "cil_complain";
 }

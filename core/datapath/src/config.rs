@@ -3,7 +3,7 @@
 //! In the kernel each of these is one load from read-only data that the verifier knows, so a test of a switched-off
 //! feature removes the feature's code. Never copied as a whole: that would be a stack full of loads for each packet.
 
-use abi::config::{Lifetime, NodeConfig};
+use abi::config::{LB_DSR, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE, Lifetime, NodeConfig};
 use core::mem::{offset_of, size_of};
 
 use crate::env::NodeFields;
@@ -67,6 +67,50 @@ pub fn ticks_base<N: NodeFields>(node: N) -> u64 {
 #[inline(always)]
 pub fn seed<N: NodeFields>(node: N) -> u32 {
     node.field(offset_of!(NodeConfig, seed))
+}
+
+/// `LB_*` bits.
+#[inline(always)]
+pub fn lb_flags<N: NodeFields>(node: N) -> u32 {
+    node.field(offset_of!(NodeConfig, lb_flags))
+}
+
+/// Whether all of the `LB_*` bits in `mask` are set.
+#[inline(always)]
+pub fn balances<N: NodeFields>(node: N, mask: u32) -> bool {
+    lb_flags(node) & mask == mask
+}
+
+/// First and last source port that is allocated.
+#[inline(always)]
+pub fn nat_ports<N: NodeFields>(node: N) -> (u16, u16) {
+    (node.field(offset_of!(NodeConfig, nat_port_min)), node.field(offset_of!(NodeConfig, nat_port_max)))
+}
+
+/// Entries of a Maglev table; never 0.
+#[inline(always)]
+pub fn maglev_size<N: NodeFields>(node: N) -> u32 {
+    node.field::<u32>(offset_of!(NodeConfig, maglev_size)).max(1)
+}
+
+/// Longest packet from outside, from the IP header on, that reaches a backend on another node with what is added to it.
+#[inline(always)]
+pub fn forwarded_mtu<N: NodeFields>(node: N, ipv6: bool) -> u32 {
+    let mut mtu: u32 = node.field(offset_of!(NodeConfig, direct_routing_mtu));
+    if mtu == 0 {
+        mtu = node.field(offset_of!(NodeConfig, mtu));
+    }
+    let flags = lb_flags(node);
+    let added = if flags & (LB_DSR | LB_HYBRID | LB_MODE_BY_SERVICE) == 0 {
+        0
+    } else if flags & LB_DSR_IPIP != 0 {
+        if ipv6 { 40 } else { 20 }
+    } else if ipv6 {
+        24
+    } else {
+        8
+    };
+    mtu.wrapping_sub(added)
 }
 
 /// Cookie of the network namespace that is the host.

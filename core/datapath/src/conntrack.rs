@@ -227,6 +227,22 @@ fn known<F: Family, E: Env + FamilyMaps<F>>(
     Found::entry(connection, nat, touched, now)
 }
 
+/// Who opened the connection of an outbound packet: [`reason::REPLY`] if the far end did. Nothing is brought up to date.
+#[inline(always)]
+pub fn state_of<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, key: &F::CtKey, flow: &Flow<F>, now: &Moment) -> u8 {
+    match maps::connection::<F, E>(env, flow.is_tcp(), key) {
+        Some(entry) => {
+            let connection = F::connection(entry);
+            if connection.lifetime > now.seconds && connection.flags & CT_INBOUND != 0 {
+                reason::REPLY
+            } else {
+                reason::NEW
+            }
+        }
+        None => reason::NEW,
+    }
+}
+
 /// What the short way ([`crate::fast`]) needs to know of a connection about which nothing is new.
 #[derive(Clone, Copy, Debug)]
 pub struct Steady<F: Family> {
@@ -325,7 +341,7 @@ pub fn steady<F: Family, E: Env + FamilyMaps<F>>(
 }
 
 /// What [`touch`] says of an entry that does not stand for the packet.
-const STALE: u32 = u32::MAX;
+pub(crate) const STALE: u32 = u32::MAX;
 /// Bit of what [`touch`] says: worth a trace event.
 const TOUCHED_REPORT: u32 = 1 << 8;
 
@@ -333,6 +349,18 @@ const TOUCHED_REPORT: u32 = 1 << 8;
 #[inline(always)]
 fn touching<F: Family>(flow: &Flow<F>, outbound: bool) -> u32 {
     flow.tcp_flags() as u32 | (flow.protocol() as u32) << 8 | if outbound { TOUCHES_OUTBOUND } else { 0 }
+}
+
+/// [`touch`] for a packet.
+#[inline(always)]
+pub(crate) fn bring_up_to_date<F: Family, N: NodeFields>(
+    node: N,
+    entry: &mut Connection,
+    flow: &Flow<F>,
+    outbound: bool,
+    now: &Moment,
+) -> u32 {
+    touch(node, entry, touching(flow, outbound), now.seconds)
 }
 
 /// Bit of what [`touch`] is told: the packet comes from the local end.

@@ -2,7 +2,7 @@
 
 use abi::be::Port;
 use abi::config::NODE_HOST_ROUTING;
-use abi::ct::{CT_FAR_AWAY, CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
+use abi::ct::{CT_DSR, CT_FAR_AWAY, CT_INBOUND, CT_LB_LOOPBACK, CT_NODE_PORT, CT_SERVICE};
 use abi::endpoint::{DEVICE_ANY_SOURCE, ENDPOINT_HOST};
 use abi::event::{point, reason};
 
@@ -17,6 +17,7 @@ use crate::kept::Kept;
 use crate::lb::{self, Target};
 use crate::maps;
 use crate::nat;
+use crate::nodeport::Origin;
 use crate::parse::{self, Flow, Network};
 use crate::policy::{self, Local};
 use crate::side::{self, Side};
@@ -95,7 +96,28 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
+    if found.state() == reason::REPLY && found.has(CT_NODE_PORT | CT_DSR) {
+        return to_client(env, &flow, &found, report, &now);
+    }
     route(env, local, &flow, report, &now, Route { way, state: found.state(), news: found.report() })
+}
+
+/// An answer to a client outside, who knows a service's address and not the pod's.
+#[inline(always)]
+fn to_client<F: Family, E: Env>(
+    env: &mut E,
+    flow: &Flow<F>,
+    found: &Found<F>,
+    report: &mut Report,
+    now: &Moment,
+) -> Result<Verdict, DropReason> {
+    let mut origin = Origin::<F> { flags: CT_DSR, frontend: found.nat };
+    if !found.has(CT_DSR) {
+        origin = Origin::service(found.rev_nat());
+    }
+    report.set_outcome(Outcome::at(point::TO_NETWORK, reason::REPLY, found.report()));
+    Kept::of(flow, report, now).through(&origin).leave(env)?;
+    Ok(Verdict::go_on(stages::of::<F>().to_client))
 }
 
 /// Whether the service map must be asked: the connection is new, is a service's, or was last checked before services moved.
@@ -142,7 +164,8 @@ fn police<F: Family, E: Env + FamilyMaps<F>>(
     }
     let peer = policy::peer::<F, E>(env, &flow.dst.addr);
     report.set_dst_identity(peer.identity);
-    let proxy = side::settle(env, &Side { local, peer: &peer, flow, key }, found, report, now)?;
+    let proxy =
+        side::settle(env, &Side { local, peer: &peer, flow, key, origin: &Origin::none() }, found, report, now)?;
     Ok(proxy.raw)
 }
 

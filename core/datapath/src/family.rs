@@ -29,6 +29,7 @@ pub struct V6;
 
 /// An address and port pair.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
 pub struct End<A> {
     /// Address.
     pub addr: A,

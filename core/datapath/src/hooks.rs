@@ -2,18 +2,18 @@
 //!
 //! In the kernel these are the programs that are attached. Natively, whole chains are in [`crate::stages`].
 
+use abi::config::LB_NO_BACKEND_DROP;
 use abi::endpoint::{DEVICE_CLOSED, ENDPOINT_HOST};
 use wire::header;
 
 use crate::config;
-use crate::conntrack::Moment;
 use crate::env::{Env, FamilyMaps};
 use crate::events::{self, Report};
 use crate::family::{Family, V4, V6};
 use crate::fast;
 use crate::kept::Kept;
-use crate::parse::{self, L3};
-use crate::policy::{self, Local};
+use crate::parse::L3;
+use crate::policy::Local;
 use crate::stages::Stage;
 use crate::verdict::{Action, DropReason, Verdict};
 
@@ -33,10 +33,12 @@ fn reason<E: Env>(env: &E, handled: &Result<Verdict, DropReason>) -> u8 {
     env.forget(number as u64) as u8
 }
 
-/// Whether the pod that sent a packet hears by ICMP that it was dropped for this reason.
+/// Whether whoever sent a packet hears by ICMP that it was dropped for this reason.
 #[inline(always)]
 const fn is_answered(reason: u8) -> bool {
-    reason == DropReason::NoBackend as u8 || reason == DropReason::TtlExceeded as u8
+    reason == DropReason::NoBackend as u8
+        || reason == DropReason::TtlExceeded as u8
+        || reason == DropReason::FragmentationNeeded as u8
 }
 
 /// Counts and reports what became of a packet. Whatever goes wrong in any stage ends here.
@@ -54,7 +56,8 @@ pub fn finish<E: Env>(env: &mut E, report: &mut Report, handled: Result<Verdict,
             let reason = reason(env, &handled);
             let verdict = events::dropped(env, report, reason);
             let kept = Kept::default().with(0, reason as u32);
-            if report.answered() && is_answered(reason) && kept.leave(env).is_ok() {
+            let silent = reason == DropReason::NoBackend as u8 && config::balances(env.node(), LB_NO_BACKEND_DROP);
+            if report.answered() && is_answered(reason) && !silent && kept.leave(env).is_ok() {
                 return Verdict::go_on(Stage::Complain);
             }
             verdict
@@ -142,45 +145,23 @@ pub(crate) fn at_pod<E: Env>(env: &E, report: &mut Report) -> Result<Local, Drop
 }
 
 /// A packet reaches the node from outside: ingress of the host's device (`cil_from_netdev`).
-///
-/// What is for a pod of this node is policed and delivered; the rest is the stack's.
 #[inline(always)]
 pub fn from_netdev<E: Env>(env: &mut E) -> Verdict {
-    let mut report = Report::new(true);
-    let handled = match ethertype(env) {
-        Some(wire::ETHERTYPE_IPV4) => from_netdev_with::<V4, E>(env, &mut report, Stage::Deliver4),
-        Some(wire::ETHERTYPE_IPV6) => from_netdev_with::<V6, E>(env, &mut report, Stage::Deliver6),
-        _ => return Verdict::PASS,
-    };
-    finish(env, &mut report, handled)
+    match ethertype(env) {
+        Some(wire::ETHERTYPE_IPV4) => Verdict::go_on(Stage::Net4),
+        Some(wire::ETHERTYPE_IPV6) => Verdict::go_on(Stage::Net6),
+        _ => Verdict::PASS,
+    }
 }
 
+/// A packet leaves the node: egress of the host's device (`cil_to_netdev`).
 #[inline(always)]
-fn from_netdev_with<F: Family, E: Env + FamilyMaps<F>>(
-    env: &mut E,
-    report: &mut Report,
-    deliver: Stage,
-) -> Result<Verdict, DropReason> {
-    if F::IPV6 {
-        report.set_ipv6();
+pub fn to_netdev<E: Env>(env: &mut E) -> Verdict {
+    match ethertype(env) {
+        Some(wire::ETHERTYPE_IPV4) => Verdict::go_on(Stage::Out4),
+        Some(wire::ETHERTYPE_IPV6) => Verdict::go_on(Stage::Out6),
+        _ => Verdict::PASS,
     }
-    let network = F::network(env, L3)?;
-    let Some(endpoint) = env.endpoint(&F::endpoint_key(&network.dst)) else { return Ok(Verdict::PASS) };
-    if endpoint.flags & ENDPOINT_HOST != 0 {
-        return Ok(Verdict::PASS);
-    }
-    let (ifindex, lxc_id) = (endpoint.ifindex, endpoint.lxc_id);
-    report.set_dst_endpoint(lxc_id);
-    // Nobody outside has an address of this node.
-    if env.endpoint(&F::endpoint_key(&network.src)).is_some() {
-        return Err(DropReason::InvalidSource);
-    }
-    let flow = parse::transport::<F, E>(env, &network)?;
-    report.set_hash(flow.hash(config::seed(env.node())));
-    let now = Moment::read(env);
-    let peer = policy::peer::<F, E>(env, &flow.src.addr);
-    Kept::of(&flow, report, &now).towards(&peer, ifindex).leave(env)?;
-    Ok(Verdict::go_on(deliver))
 }
 
 /// A packet leaves the host by `cilium_host` (`cil_from_host`): into the pod's interface, whose own hook polices it.

@@ -6,21 +6,24 @@
 
 use abi::be::Port;
 use abi::ct::{CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
+use abi::lb::{RATE_ICMPV6, RateBucket, RateKey};
 use core::mem::offset_of;
 use wire::header;
 
 use crate::checksum;
+use crate::config;
 use crate::conntrack::Moment;
 use crate::env::{Env, FamilyMaps};
 use crate::family::{End, Family};
 use crate::maps;
 use crate::nat;
+use crate::nodeport::env::NodeportEnv;
 use crate::parse::{self, Flow, Fragment, L3};
 use crate::policy::{self, Local, Peer, Question};
 use crate::verdict::DropReason;
 
 /// Bytes from an ICMP header to the quoted packet.
-const QUOTED: u32 = 8;
+pub(crate) const QUOTED: u32 = 8;
 
 /// The connection an error is about.
 #[derive(Clone, Copy, Debug)]
@@ -45,17 +48,22 @@ pub struct Related<F: Family> {
 
 /// The ends of a quoted packet, seen from whoever sends the error: its destination and source.
 #[derive(Clone, Copy)]
-struct Quotation<F: Family> {
-    known: bool,
-    sender: End<F::Addr>,
-    receiver: End<F::Addr>,
-    protocol: u8,
-    l4: u32,
+pub(crate) struct Quotation<F: Family> {
+    /// Whether it could be read; otherwise nothing else here means anything.
+    pub known: bool,
+    /// Its source.
+    pub sender: End<F::Addr>,
+    /// Its destination.
+    pub receiver: End<F::Addr>,
+    /// Its transport protocol.
+    pub protocol: u8,
+    /// Offset of its transport header.
+    pub l4: u32,
 }
 
 /// Reads the quoted packet.
 #[inline(always)]
-fn quotation<F: Family, E: Env>(env: &E, flow: &Flow<F>) -> Quotation<F> {
+pub(crate) fn quotation<F: Family, E: Env>(env: &E, flow: &Flow<F>) -> Quotation<F> {
     let nothing = End { addr: F::UNSPECIFIED, port: Port::from_raw(0) };
     let mut quoted = Quotation::<F> { known: false, sender: nothing, receiver: nothing, protocol: 0, l4: 0 };
     let Ok(network) = F::quoted(env, flow.l4 + QUOTED) else { return quoted };
@@ -183,13 +191,66 @@ pub fn translate<F: Family, E: Env + FamilyMaps<F>>(
     Ok(())
 }
 
-/// Which error the node sends to a pod.
+/// Which error the node sends to a pod, or to a client outside.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Complaint {
     /// The destination, a service, has nobody behind it.
     Unreachable,
     /// Time to live is used up here.
     TimeExceeded,
+    /// The packet is longer than what the way to the backend takes, this many bytes.
+    TooBig(u32),
+}
+
+impl Complaint {
+    /// What is said about a packet that was dropped for the reason with this number.
+    #[inline(always)]
+    pub fn about<E: Env>(env: &E, reason: u8, ipv6: bool) -> Self {
+        if reason == DropReason::NoBackend as u8 {
+            Self::Unreachable
+        } else if reason == DropReason::FragmentationNeeded as u8 {
+            Self::TooBig(config::forwarded_mtu(env.node(), ipv6))
+        } else {
+            Self::TimeExceeded
+        }
+    }
+
+    /// The second word of the message, in host order.
+    #[inline(always)]
+    const fn rest(self) -> u32 {
+        match self {
+            Self::TooBig(mtu) => mtu,
+            _ => 0,
+        }
+    }
+}
+
+/// Tokens of a full bucket, and how many a second adds (reference: rate limit of ICMPv6).
+const BUCKET: u64 = 1000;
+const REFILL: u64 = 100;
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Whether the node may send yet another error at this interface. To pods it always may: each answers one packet of theirs.
+#[inline(always)]
+pub fn may_complain<E: NodeportEnv>(env: &mut E) -> bool {
+    let ifindex = env.ifindex();
+    if env.device(ifindex).is_some() {
+        return true;
+    }
+    let (key, now) = (RateKey { usage: RATE_ICMPV6, ifindex }, env.now_ns());
+    if let Some(bucket) = env.bucket(&key) {
+        let passed = now.wrapping_sub(bucket.last_topup) / SECOND_NS;
+        if passed != 0 {
+            bucket.tokens = bucket.tokens.wrapping_add(passed.min(BUCKET) * REFILL).min(BUCKET);
+            bucket.last_topup = now;
+        }
+        if bucket.tokens == 0 {
+            return false;
+        }
+        bucket.tokens -= 1;
+        return true;
+    }
+    env.set_bucket(&key, &RateBucket { last_topup: now, tokens: BUCKET - 1 }).is_some()
 }
 
 /// Sum of the words of a block.
@@ -225,6 +286,7 @@ pub fn complain4<E: Env>(env: &mut E, complaint: Complaint) -> Option<()> {
     let (kind, code, src) = match complaint {
         Complaint::Unreachable => (3, 3, quoted.dst),
         Complaint::TimeExceeded => (11, 0, crate::family::V4::router(env).raw),
+        Complaint::TooBig(_) => (3, 4, crate::family::V4::router(env).raw),
     };
     let mut ip = header::Ipv4 {
         version_ihl: 0x45,
@@ -240,11 +302,12 @@ pub fn complain4<E: Env>(env: &mut E, complaint: Complaint) -> Option<()> {
     };
     ip.checksum = checksum::fold(header_sum(&ip));
     let first = u32::from_ne_bytes([kind, code, 0, 0]);
-    let total = checksum::add(checksum::add(first, header_sum(&quoted)), sum(&start));
+    let rest = complaint.rest().to_be();
+    let total = checksum::add(checksum::add(checksum::add(first, rest), header_sum(&quoted)), sum(&start));
     let [high, low] = checksum::fold(total).to_ne_bytes();
     env.resize(L3 + 56)?;
     env.store(L3, &ip)?;
-    env.store(L3 + 20, &[u32::from_ne_bytes([kind, code, high, low]), 0])?;
+    env.store(L3 + 20, &[u32::from_ne_bytes([kind, code, high, low]), rest])?;
     env.store(L3 + 28, &quoted)?;
     env.store(L3 + 48, &start)?;
     send_back(env)
@@ -262,6 +325,7 @@ pub fn complain6<E: Env>(env: &mut E, complaint: Complaint) -> Option<()> {
     let (kind, code, src) = match complaint {
         Complaint::Unreachable => (1, 4, quoted.dst),
         Complaint::TimeExceeded => (3, 0, crate::family::V6::router(env).halves),
+        Complaint::TooBig(_) => (2, 0, crate::family::V6::router(env).halves),
     };
     let ip = header::Ipv6 {
         version_class_flow_be: (6u32 << 28).to_be(),
@@ -273,21 +337,26 @@ pub fn complain6<E: Env>(env: &mut E, complaint: Complaint) -> Option<()> {
     };
     let words: [u32; 10] = zerocopy::transmute!(quoted);
     let first = u32::from_ne_bytes([kind, code, 0, 0]);
-    let mut total = checksum::add(56u32.to_be(), (wire::protocol::ICMPV6 as u32).to_be());
+    let rest = complaint.rest().to_be();
+    let mut total = checksum::add(checksum::add(rest, 56u32.to_be()), (wire::protocol::ICMPV6 as u32).to_be());
     total = checksum::add(total, sum::<8>(&zerocopy::transmute!([ip.src, ip.dst])));
     total = checksum::add(total, checksum::add(first, checksum::add(sum(&words), sum(&start))));
     let [high, low] = checksum::fold(total).to_ne_bytes();
     env.resize(L3 + 96)?;
     env.store(L3, &ip)?;
-    env.store(L3 + 40, &[u32::from_ne_bytes([kind, code, high, low]), 0])?;
+    env.store(L3 + 40, &[u32::from_ne_bytes([kind, code, high, low]), rest])?;
     env.store(L3 + 48, &quoted)?;
     env.store(L3 + 88, &start)?;
     send_back(env)
 }
 
-/// Addresses the frame to the pod it came from.
+/// Addresses the frame to where it came from.
 #[inline(always)]
 fn send_back<E: Env>(env: &mut E) -> Option<()> {
-    let device = *env.device(env.ifindex())?;
-    nat::write_macs(env, &device.mac, &device.node_mac).ok()
+    if let Some(device) = env.device(env.ifindex()) {
+        let (mac, node_mac) = (device.mac, device.node_mac);
+        return nat::write_macs(env, &mac, &node_mac).ok();
+    }
+    let [a, b, c, d, e, f]: [u16; 6] = env.load(0)?;
+    env.store(0, &[d, e, f, a, b, c])
 }

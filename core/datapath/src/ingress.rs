@@ -10,12 +10,13 @@ use crate::family::Family;
 use crate::icmp;
 use crate::maps;
 use crate::nat;
+use crate::nodeport::Origin;
 use crate::parse::Flow;
 use crate::policy::{Local, Peer};
 use crate::side::{self, Side};
 use crate::verdict::{DropReason, Verdict};
 
-/// Polices a packet towards the pod behind `local`. `peer` is who sent it.
+/// Polices a packet towards the pod behind `local`. `peer` is who sent it, `origin` the service by which it came from outside.
 ///
 /// Returns the proxy to redirect to, 0: none; the packet has then been translated as far as the pod must not notice a service.
 #[inline(always)]
@@ -24,6 +25,7 @@ pub fn admit<F: Family, E: Env + FamilyMaps<F>>(
     local: &Local,
     flow: &mut Flow<F>,
     peer: &Peer,
+    origin: &Origin<F>,
     report: &mut Report,
     now: &Moment,
 ) -> Result<u16, DropReason> {
@@ -50,9 +52,12 @@ pub fn admit<F: Family, E: Env + FamilyMaps<F>>(
     if found.has(CT_SERVICE | CT_LB_LOOPBACK) {
         return Err(DropReason::InvalidSource);
     }
+    if origin.flags != 0 && !found.is_new() {
+        origin.mark::<E>(env, flow, &key, &found);
+    }
     let mut proxy = found.proxy_port();
     if found.is_new() || found.policy_stale() {
-        proxy = side::settle(env, &Side { local, peer, flow, key: &key }, &found, report, now)?;
+        proxy = side::settle(env, &Side { local, peer, flow, key: &key, origin }, &found, report, now)?;
     }
     if found.state() == reason::REPLY
         && found.rev_nat().raw != 0

@@ -10,6 +10,7 @@ use crate::conntrack::Moment;
 use crate::env::Env;
 use crate::events::Report;
 use crate::family::{End, Family};
+use crate::nodeport::Origin;
 use crate::parse::Flow;
 use crate::policy::{Local, Peer};
 use crate::verdict::DropReason;
@@ -35,8 +36,10 @@ pub struct Kept {
     pub class: u32,
     /// The interface the packet goes to; the drop reason of a packet that is complained about.
     pub number: u32,
-    /// Zero.
-    pad: u32,
+    /// Port (or reverse NAT index) and `CT_*` bits of [`Origin`].
+    origin: u32,
+    /// Frontend address of [`Origin`].
+    frontend: [u64; 2],
 }
 
 impl Kept {
@@ -123,6 +126,25 @@ impl Kept {
     #[inline(always)]
     pub fn moment(&self) -> Moment {
         Moment { seconds: self.seconds, policy: self.policy, lb: self.lb }
+    }
+
+    /// By which service the packet came.
+    #[inline(always)]
+    pub fn origin<F: Family>(&self) -> Origin<F> {
+        Origin {
+            flags: (self.origin >> 16) as u16,
+            frontend: End { addr: F::narrow(&self.frontend), port: Port::from_raw(self.origin as u16) },
+        }
+    }
+
+    /// Keeps by which service the packet came.
+    #[inline(always)]
+    pub fn through<F: Family>(self, origin: &Origin<F>) -> Self {
+        Self {
+            origin: origin.frontend.port.raw as u32 | (origin.flags as u32) << 16,
+            frontend: F::widen(&origin.frontend.addr),
+            ..self
+        }
     }
 
     /// Who sent the packet.

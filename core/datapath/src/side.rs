@@ -12,6 +12,7 @@ use crate::env::{Env, FamilyMaps};
 use crate::events::{self, Report};
 use crate::family::{End, Family};
 use crate::maps;
+use crate::nodeport::Origin;
 use crate::parse::Flow;
 use crate::policy::{self, Judgement, Local, Peer, Question};
 use crate::verdict::DropReason;
@@ -27,6 +28,8 @@ pub struct Side<'a, F: Family> {
     pub flow: &'a Flow<F>,
     /// The connection's key at this side.
     pub key: &'a F::CtKey,
+    /// The service by which it came from outside.
+    pub origin: &'a Origin<F>,
 }
 
 /// Judges a packet of a connection that is new, or that was judged before policy moved, and remembers the verdict.
@@ -98,8 +101,12 @@ fn remember<F: Family, E: Env + FamilyMaps<F>>(
     connection.cookie = judgement.cookie;
     connection.proxy_port = judgement.proxy_port;
     connection.rev_nat_index = found.rev_nat();
-    let icmp = if side.flow.protocol() == F::ICMP { side.flow.policy_port() } else { Port::from_raw(0) };
-    let entry = F::ct_entry(connection, &End { addr: F::UNSPECIFIED, port: icmp });
+    let mut nat = End { addr: F::UNSPECIFIED, port: Port::from_raw(0) };
+    if side.flow.protocol() == F::ICMP {
+        nat.port = side.flow.policy_port();
+    }
+    side.origin.imprint(&mut connection, &mut nat);
+    let entry = F::ct_entry(connection, &nat);
     match maps::track::<F, E>(env, side.flow.is_tcp(), side.key, &entry) {
         Some(()) => Ok(()),
         None => Err(DropReason::ConnectionTableFull),

@@ -14,6 +14,9 @@ use crate::icmp::{self, Complaint};
 use crate::ingress;
 use crate::kept::Kept;
 use crate::neighbour::{self, Discovery};
+use crate::nodeport::env::{NodeportEnv, NodeportMaps};
+use crate::nodeport::family::Balanced;
+use crate::nodeport::{self, Origin};
 use crate::parse::{self, L3};
 use crate::policy::{self, Local};
 use crate::verdict::{Action, DropReason, Verdict};
@@ -25,7 +28,7 @@ const CHAIN_MAX: usize = 8;
 
 /// Runs one stage.
 #[inline(always)]
-pub fn run<E: Env>(env: &mut E, stage: Stage) -> Verdict {
+pub fn run<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
     match stage {
         Stage::PodIpv4 => pod::<V4, E>(env),
         Stage::PodIpv6 => pod::<V6, E>(env),
@@ -38,12 +41,20 @@ pub fn run<E: Env>(env: &mut E, stage: Stage) -> Verdict {
         Stage::Deliver6 => deliver::<V6, E>(env),
         Stage::ToPod4 => to_pod_with::<V4, E>(env),
         Stage::ToPod6 => to_pod_with::<V6, E>(env),
+        Stage::Net4 => net::<V4, E>(env),
+        Stage::Net6 => net::<V6, E>(env),
+        Stage::Open4 => open::<V4, E>(env, Stage::Net4),
+        Stage::Open6 => open::<V6, E>(env, Stage::Net6),
+        Stage::Return4 => to_client::<V4, E>(env),
+        Stage::Return6 => to_client::<V6, E>(env),
+        Stage::Out4 => out::<V4, E>(env),
+        Stage::Out6 => out::<V6, E>(env),
         Stage::Complain => complain(env),
     }
 }
 
 /// Carries a packet from its hook's first verdict through all further stages, by plain calls.
-pub fn complete<E: Env>(env: &mut E, first: Verdict) -> Verdict {
+pub fn complete<E: NodeportEnv>(env: &mut E, first: Verdict) -> Verdict {
     let mut verdict = first;
     for _ in 0..CHAIN_MAX {
         if verdict.action != Action::Continue {
@@ -58,25 +69,31 @@ pub fn complete<E: Env>(env: &mut E, first: Verdict) -> Verdict {
 }
 
 /// All of `cil_from_container`.
-pub fn from_pod<E: Env>(env: &mut E) -> Verdict {
+pub fn from_pod<E: NodeportEnv>(env: &mut E) -> Verdict {
     let first = hooks::from_pod(env);
     complete(env, first)
 }
 
 /// All of `cil_to_container`.
-pub fn to_pod<E: Env>(env: &mut E) -> Verdict {
+pub fn to_pod<E: NodeportEnv>(env: &mut E) -> Verdict {
     let first = hooks::to_pod(env);
     complete(env, first)
 }
 
 /// All of `cil_from_netdev`.
-pub fn from_netdev<E: Env>(env: &mut E) -> Verdict {
+pub fn from_netdev<E: NodeportEnv>(env: &mut E) -> Verdict {
     let first = hooks::from_netdev(env);
     complete(env, first)
 }
 
+/// All of `cil_to_netdev`.
+pub fn to_netdev<E: NodeportEnv>(env: &mut E) -> Verdict {
+    let first = hooks::to_netdev(env);
+    complete(env, first)
+}
+
 /// All of `cil_from_host`.
-pub fn from_host<E: Env>(env: &mut E) -> Verdict {
+pub fn from_host<E: NodeportEnv>(env: &mut E) -> Verdict {
     let first = hooks::from_host(env);
     complete(env, first)
 }
@@ -90,15 +107,31 @@ pub struct Stages {
     pub hairpin: Stage,
     /// Ingress policy and delivery.
     pub deliver: Stage,
+    /// To a client outside.
+    pub to_client: Stage,
+    /// A connection to a service opens.
+    pub open: Stage,
 }
 
 /// The stages of `F`.
 #[inline(always)]
 pub const fn of<F: Family>() -> Stages {
     if F::IPV6 {
-        Stages { error: Stage::PodError6, hairpin: Stage::Hairpin6, deliver: Stage::Deliver6 }
+        Stages {
+            error: Stage::PodError6,
+            hairpin: Stage::Hairpin6,
+            deliver: Stage::Deliver6,
+            to_client: Stage::Return6,
+            open: Stage::Open6,
+        }
     } else {
-        Stages { error: Stage::PodError4, hairpin: Stage::Hairpin4, deliver: Stage::Deliver4 }
+        Stages {
+            error: Stage::PodError4,
+            hairpin: Stage::Hairpin4,
+            deliver: Stage::Deliver4,
+            to_client: Stage::Return4,
+            open: Stage::Open4,
+        }
     }
 }
 
@@ -199,6 +232,38 @@ fn hairpin<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
     })
 }
 
+/// From the network.
+#[inline(always)]
+fn net<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
+    let mut report = about::<F>(true);
+    report.set_answered();
+    let handled = nodeport::hooks::arrive::<F, E>(env, &mut report);
+    finish(env, &mut report, handled)
+}
+
+/// From the network to a service whose way is not made yet; then back to the stage that needed it.
+#[inline(always)]
+fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, back: Stage) -> Verdict {
+    resume(env, |env, kept, report| {
+        report.set_answered();
+        nodeport::service::establish::<F, E>(env, &kept.flow(), &kept.moment())?;
+        Ok(Verdict::go_on(back))
+    })
+}
+
+/// To the network.
+#[inline(always)]
+fn out<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
+    let handled = nodeport::masquerade::depart::<F, E>(env);
+    finish(env, &mut about::<F>(false), handled)
+}
+
+/// From a pod to a client of a service outside, whose frontend is kept.
+#[inline(always)]
+fn to_client<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
+    resume(env, |env, kept, _| nodeport::answer::<F, E>(env, &mut kept.flow(), &kept.origin()))
+}
+
 /// To a pod of this node, whose interface is kept.
 #[inline(always)]
 fn deliver<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
@@ -206,7 +271,7 @@ fn deliver<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
         let Some(device) = env.device(kept.number) else { return Err(DropReason::NotReady) };
         let local = Local::of(device);
         let mut flow = kept.flow::<F>();
-        let proxy = ingress::admit(env, &local, &mut flow, &kept.peer(), report, &kept.moment())?;
+        let proxy = ingress::admit(env, &local, &mut flow, &kept.peer(), &kept.origin(), report, &kept.moment())?;
         if proxy != 0 {
             return Ok(Verdict::proxy(proxy));
         }
@@ -245,7 +310,7 @@ fn reach_pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, report: &mut Report
     report.set_hash(flow.hash(crate::config::seed(env.node())));
     let now = Moment::read(env);
     let peer = policy::peer::<F, E>(env, &flow.src.addr);
-    let proxy = ingress::admit(env, &local, &mut flow, &peer, report, &now)?;
+    let proxy = ingress::admit(env, &local, &mut flow, &peer, &Origin::none(), report, &now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
@@ -254,16 +319,15 @@ fn reach_pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E, report: &mut Report
 
 /// Tells a pod by ICMP why its packet was dropped, if the packet is one that is told of. The drop has been counted.
 #[inline(always)]
-fn complain<E: Env>(env: &mut E) -> Verdict {
+fn complain<E: NodeportEnv>(env: &mut E) -> Verdict {
     let Some(kept) = env.kept() else { return hooks::missed(env) };
     let reason = kept.number as u8;
-    let complaint =
-        if reason == DropReason::NoBackend as u8 { Complaint::Unreachable } else { Complaint::TimeExceeded };
-    let complained = if ethertype(env) == Some(wire::ETHERTYPE_IPV6) {
-        icmp::complain6(env, complaint)
-    } else {
-        icmp::complain4(env, complaint)
-    };
+    let ipv6 = ethertype(env) == Some(wire::ETHERTYPE_IPV6);
+    if !icmp::may_complain(env) {
+        return Verdict::dropped(reason);
+    }
+    let complaint = Complaint::about(env, reason, ipv6);
+    let complained = if ipv6 { icmp::complain6(env, complaint) } else { icmp::complain4(env, complaint) };
     match complained {
         Some(()) => Verdict::redirect(env.ifindex()),
         None => Verdict::dropped(reason),

@@ -26,6 +26,8 @@ pub enum Action {
     RedirectPeer = 2,
     /// Out of the interface, through its egress hook.
     Redirect = 3,
+    /// Out of the interface; the kernel finds the neighbour and waits for it.
+    RedirectNeighbour = 6,
     /// To the local proxy (no program produces it yet).
     Proxy = 4,
     /// On in another stage; the argument is its number. Never the verdict of a hook: see [`crate::stages`].
@@ -61,6 +63,11 @@ impl Verdict {
     pub const fn redirect(ifindex: u32) -> Self {
         Self { action: Action::Redirect, argument: ifindex }
     }
+    /// Out of `ifindex`, by a neighbour that the kernel has to find.
+    #[inline(always)]
+    pub const fn redirect_neighbour(ifindex: u32) -> Self {
+        Self { action: Action::RedirectNeighbour, argument: ifindex }
+    }
     /// To the proxy listening on `port` (network order).
     #[inline(always)]
     pub const fn proxy(port: u16) -> Self {
@@ -80,6 +87,8 @@ pub enum DropReason {
     Invalid = 134,
     /// The transport header is cut short or contradicts itself.
     InvalidTransport = 135,
+    /// Longer than the way's MTU.
+    FragmentationNeeded = 136,
     /// No connection can be tracked for this protocol.
     UnknownTransport = 137,
     /// Neither IPv4, IPv6 nor ARP.
@@ -98,14 +107,24 @@ pub enum DropReason {
     Fragment = 157,
     /// The service has no backend.
     NoBackend = 158,
+    /// No source port is left for the translation.
+    NoMapping = 167,
     /// The protocol's checksum cannot be corrected for this translation.
     UntranslatableProtocol = 168,
+    /// The routing table knows no way.
+    NoRoute = 169,
+    /// The address of a service for the cluster's own traffic, asked from outside.
+    ClusterIp = 174,
     /// The fragment that carries the ports was not seen.
     FragmentUnknown = 175,
+    /// The client is in none of the service's source ranges.
+    SourceRange = 177,
     /// A rule denies it.
     PolicyDeny = 181,
     /// A rule demands authentication, which there is not yet.
     AuthRequired = 189,
+    /// The packet cannot carry what tells its backend of the frontend.
+    DsrUnsupported = 193,
     /// Time to live, or hop limit, is used up.
     TtlExceeded = 196,
     /// The endpoint's policy is not known yet, or nobody is behind the interface.

@@ -326,7 +326,8 @@ pub(crate) fn list_pins(links: &Path) -> Result<Vec<PinnedLink>, AttachError> {
         for path in entries(&device)? {
             let Some(fd) = open_link(&path).map_err(|e| pins("open the pinned link", &path, e))? else { continue };
             let info = sys::link_info(fd.as_fd()).map_err(|e| pins("inspect the link", &path, e))?;
-            let ifindex = if info.kind == sys::LINK_TYPE_TCX { info.ifindex } else { 0 };
+            let known = info.kind == sys::LINK_TYPE_TCX || info.kind == sys::LINK_TYPE_XDP;
+            let ifindex = if known { info.ifindex } else { 0 };
             out.push(PinnedLink { path, ifindex, link_id: info.id, program_id: info.prog_id });
         }
     }
@@ -341,7 +342,7 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, AttachError> {
     }
 }
 
-fn open_link(path: &Path) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn open_link(path: &Path) -> io::Result<Option<OwnedFd>> {
     match sys::open_pin(path, false) {
         Ok(fd) => Ok(Some(fd)),
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
@@ -357,10 +358,10 @@ fn program_name(id: u32) -> Option<String> {
 }
 
 /// A device's name as a file name: bpffs takes no dots.
-fn file_name(device: &str) -> String {
+pub(crate) fn file_name(device: &str) -> String {
     device.replace('%', "%25").replace('.', "%2E")
 }
 
-fn pins(step: &'static str, path: &Path, source: io::Error) -> AttachError {
+pub(crate) fn pins(step: &'static str, path: &Path, source: io::Error) -> AttachError {
     AttachError::Pins { step, path: path.to_owned(), source }
 }

@@ -46,7 +46,12 @@ fn read() -> io::Result<(u64, u64)> {
         let [s0, s1, s2, s3] = shift.to_le_bytes();
         [[0x85, 0, 0, 0, 118, 0, 0, 0], [0x77, 0, 0, 0, s0, s1, s2, s3], [0x95, 0, 0, 0, 0, 0, 0, 0]].concat()
     };
-    let load = |shift| sys::prog_load("cilium_ticks", KIND, &program(shift), LICENCE, 0, &mut []);
+    let load = |shift| {
+        let insns = program(shift);
+        let (kind, functions) = (KIND, None);
+        let code = sys::Code { name: "cilium_ticks", kind, insns: &insns, license: LICENCE, functions };
+        sys::prog_load(&code, 0, &mut [])
+    };
     let (low, high) = (load(0)?, load(32)?);
     loop {
         let (before, above) = (sys::coarse_clock(), sys::test_run(high.as_fd())?);

@@ -9,7 +9,7 @@ use std::{
 };
 
 use abi::{
-    config::{NODE_HOST_ROUTING, NodeConfig},
+    config::{LB_DSR_GENEVE, LB_DSR_XLATE_BACKEND, NODE_HOST_ROUTING, NodeConfig},
     lb::MAGLEV_SIZE_DEFAULT,
     stage::Stage,
 };
@@ -33,8 +33,9 @@ use crate::{
     schema::{self, Moved},
     sock::{self, SockAttached, SockError, SockProgram, sock_links_directory},
     sys,
-    test_run::{self, SkBuff, TestRun},
+    test_run::{self, SkBuff, TestRun, XdpRun},
     verifier::Rejection,
+    xdp::{self, XdpAttachment, XdpChoice},
 };
 
 /// The program of a stage or of a hook, by the name it has in the object file.
@@ -103,6 +104,8 @@ pub struct Datapath {
     ebpf: Mutex<Ebpf>,
     host_routing: bool,
     programs: BTreeMap<Program, OwnedFd>,
+    /// The XDP program, or why there is none.
+    xdp: Result<OwnedFd, LoadError>,
     sockets: BTreeMap<SockProgram, OwnedFd>,
     sock_links: PathBuf,
     maps: Arc<Maps>,
@@ -129,6 +132,7 @@ impl Datapath {
         for path in [&pins, &links] {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
+        refuse_unsupported(&config.node)?;
         let mut node = clock::with_ticks(config.node);
         if node.maglev_size == 0 {
             node.maglev_size = MAGLEV_SIZE_DEFAULT;
@@ -144,6 +148,7 @@ impl Datapath {
         let mut ebpf = loaded?;
         let sockets = if config.sockets { sock::load_all(&mut ebpf)? } else { BTreeMap::new() };
         let programs = descriptors(&ebpf)?;
+        let xdp = load_xdp(&mut ebpf);
         let calls = calls_directory(&config.bpffs);
         let generation = calls::establish(&mut ebpf, &calls)?;
         let attacher = Attacher::new(hook, links.clone());
@@ -151,6 +156,7 @@ impl Datapath {
             ebpf: Mutex::new(ebpf),
             host_routing: node.flags & NODE_HOST_ROUTING != 0,
             programs,
+            xdp,
             sockets,
             sock_links: sock_links_directory(&config.bpffs),
             maps: Arc::new(prepared.maps),
@@ -238,6 +244,19 @@ impl Datapath {
         self.ebpf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Attaches the XDP program, or puts it in place of the one an earlier agent left there, at one instant.
+    pub fn attach_xdp(&self, interface: &Interface, choice: XdpChoice) -> Result<XdpAttachment, AttachError> {
+        match &self.xdp {
+            Ok(program) => xdp::attach(program.as_fd(), &self.links, interface, choice),
+            Err(why) => Err(AttachError::NoXdp { device: interface.name.clone(), why: why.to_string() }),
+        }
+    }
+
+    /// Detaches the XDP program; says whether it was attached.
+    pub fn detach_xdp(&self, interface: &Interface) -> Result<bool, AttachError> {
+        xdp::detach(&self.links, interface)
+    }
+
     /// Attaches the socket programs to a control group (version 2), each in place of what an earlier agent left there. From then
     /// on sockets that are made in the group or below it name services by themselves.
     pub fn attach_sockets(&self, cgroup: &Path) -> Result<SockAttached, SockError> {
@@ -312,6 +331,14 @@ impl Datapath {
         }
     }
 
+    /// Runs the XDP program on one packet that came in at `ifindex` (an index in this network namespace), `repeat` times.
+    pub fn test_run_xdp(&self, packet: &[u8], ifindex: u32, repeat: u32) -> Result<XdpRun, TestRunError> {
+        match self.ebpf().program(xdp::XDP_ENTRY) {
+            Some(aya::programs::Program::Xdp(program)) => test_run::run_xdp(program, packet, ifindex, repeat),
+            _ => Err(TestRunError::NoXdp),
+        }
+    }
+
     /// What the kernel says of each loaded program.
     pub fn load_stats(&self) -> Vec<LoadStats> {
         let stats = |(program, fd): (&Program, &OwnedFd)| {
@@ -362,6 +389,18 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
     Ok(())
 }
 
+/// Refuses what the programs would have to pretend.
+fn refuse_unsupported(node: &NodeConfig) -> Result<(), LoadError> {
+    for (flag, option) in
+        [(LB_DSR_GENEVE, "bpf-lb-dsr-dispatch=geneve"), (LB_DSR_XLATE_BACKEND, "bpf-lb-dsr-l4-xlate=backend")]
+    {
+        if node.lb_flags & flag != 0 {
+            return Err(LoadError::Unsupported { option });
+        }
+    }
+    Ok(())
+}
+
 fn choose_hook(choice: HookChoice) -> Result<Hook, Missing> {
     let tcx = kernel::has_tcx();
     match choice {
@@ -408,25 +447,29 @@ fn load(object: &[u8], pins: &Path, node: &NodeConfig) -> Result<Ebpf, LoadError
         .map_err(|source| LoadError::Aya { step: "the object file".to_owned(), source: Box::new(source) })?;
     for program in names() {
         let Some(classifier) = classifier(&mut ebpf, program) else { continue };
-        let mut loaded = classifier.load();
-        // The verifier stops when a signal waits for this thread, and says "try again".
-        for _ in 0..LOAD_ATTEMPTS {
-            match &loaded {
-                Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {
-                    loaded = classifier.load();
-                }
-                _ => break,
-            }
-        }
-        loaded.map_err(|error| match error {
-            ProgramError::LoadError { io_error, verifier_log } => LoadError::Rejected {
-                program: program.to_string(),
-                rejection: Box::new(Rejection::parse(io_error.to_string(), &verifier_log.to_string())),
-            },
-            other => LoadError::Aya { step: program.to_string(), source: Box::new(other.into()) },
-        })?;
+        patiently(program, || classifier.load())?;
     }
     Ok(ebpf)
+}
+
+/// Loads a program. The verifier stops when a signal waits for this thread, and says "try again".
+fn patiently(program: &str, mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), LoadError> {
+    let mut loaded = load();
+    for _ in 0..LOAD_ATTEMPTS {
+        match &loaded {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {
+                loaded = load();
+            }
+            _ => break,
+        }
+    }
+    loaded.map_err(|error| match error {
+        ProgramError::LoadError { io_error, verifier_log } => LoadError::Rejected {
+            program: program.to_string(),
+            rejection: Box::new(Rejection::parse(io_error.to_string(), &verifier_log.to_string())),
+        },
+        other => LoadError::Aya { step: program.to_string(), source: Box::new(other.into()) },
+    })
 }
 
 /// How often a program is loaded again after the verifier was interrupted (as libbpf does).
@@ -448,6 +491,18 @@ fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<Program, OwnedFd>, LoadError> {
         out.insert(program, fd);
     }
     Ok(out)
+}
+
+/// Loads the XDP program. It only makes faster what tc does as well, so a kernel that refuses it is no reason to go without the
+/// rest: [`Datapath::attach_xdp`] says why it is not there.
+fn load_xdp(ebpf: &mut Ebpf) -> Result<OwnedFd, LoadError> {
+    let Some(aya::programs::Program::Xdp(program)) = ebpf.program_mut(xdp::XDP_ENTRY) else {
+        return Err(LoadError::Object { problem: format!("the program {} is not in it", xdp::XDP_ENTRY) });
+    };
+    patiently(xdp::XDP_ENTRY, || program.load())?;
+    let failed =
+        |source: ProgramError| LoadError::Aya { step: xdp::XDP_ENTRY.to_owned(), source: Box::new(source.into()) };
+    program.fd().map_err(failed)?.as_fd().try_clone_to_owned().map_err(|e| failed(e.into()))
 }
 
 fn classifier<'a>(ebpf: &'a mut Ebpf, program: &str) -> Option<&'a mut SchedClassifier> {

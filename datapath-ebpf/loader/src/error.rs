@@ -213,6 +213,12 @@ pub enum Missing {
 /// Why the datapath could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
+    /// The programs do not do what an option asks for.
+    #[error("{option} is not supported by this datapath; choose another value")]
+    Unsupported {
+        /// Option and value.
+        option: &'static str,
+    },
     /// The kernel or this process lacks something.
     #[error(transparent)]
     Missing(#[from] Missing),
@@ -284,6 +290,24 @@ pub enum AttachError {
         /// The kernel's answer.
         source: io::Error,
     },
+    /// This kernel does not take the XDP program.
+    #[error("no XDP program can be attached to {device}: {why}")]
+    NoXdp {
+        /// Which device.
+        device: String,
+        /// Why it could not be loaded.
+        why: String,
+    },
+    /// A step with the XDP program failed.
+    #[error("{step} the XDP program at {device} failed: {source}")]
+    Xdp {
+        /// Which step.
+        step: &'static str,
+        /// Which device.
+        device: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
     /// A step failed.
     #[error("{step} {program} at {device} {direction} failed: {source}")]
     Step {
@@ -318,6 +342,15 @@ pub enum TestRunError {
     Absent {
         /// Which program.
         program: Program,
+    },
+    /// The object file has no XDP program.
+    #[error("there is no XDP program in the object file")]
+    NoXdp,
+    /// The test run of the XDP program failed.
+    #[error("the test run of the XDP program failed: {source}")]
+    FailedXdp {
+        /// Why.
+        source: Box<aya::programs::ProgramError>,
     },
     /// The kernel refuses such a packet or context before the program sees it.
     #[error("the kernel does not take this input: {source}")]

@@ -2,7 +2,6 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    ffi::CString,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     path::Path,
 };
@@ -10,6 +9,7 @@ use std::{
 use abi::maps::MapKind;
 use aya_obj::{
     EbpfSectionKind, Object, ProgramSection,
+    btf::BtfFeatures,
     generated::{bpf_attach_type, bpf_insn},
 };
 
@@ -57,6 +57,11 @@ pub fn inspect(object: &Path, node: &abi::config::NodeConfig) -> Result<Vec<Insp
     obj.patch_map_data(HashMap::from([(NODE_CONFIG, (config, false))])).map_err(|e| wrong(&e))?;
     let maglev_size = if node.maglev_size == 0 { abi::lb::MAGLEV_SIZE_DEFAULT } else { node.maglev_size };
     let maps = make_maps(&obj, maglev_size)?;
+    // The kernels that are supported know all of these.
+    let features = BtfFeatures::new(true, true, true, true, true, true, true, true);
+    let types = obj.fixup_and_sanitize_btf(&features).map_err(|e| wrong(&e))?.map(aya_obj::btf::Btf::to_bytes);
+    let types = types.map(|types| sys::btf_load(&types)).transpose();
+    let types = types.map_err(|e| wrong(&format!("the kernel does not take its types: {e}")))?;
     let text: std::collections::HashSet<usize> = obj.functions.keys().map(|(section, _)| *section).collect();
     let known: Vec<(String, aya_obj::Map)> = obj.maps.iter().map(|(n, m)| (n.clone(), m.clone())).collect();
     obj.relocate_maps(known.iter().map(|(n, m)| (n.as_str(), maps[n].as_raw_fd(), m)), &text).map_err(|e| wrong(&e))?;
@@ -66,8 +71,16 @@ pub fn inspect(object: &Path, node: &abi::config::NodeConfig) -> Result<Vec<Insp
         .into_iter()
         .map(|(name, program)| {
             let function = &obj.functions[&program.function_key()];
-            let license = program.license.clone();
-            Ok(load(name, kind(&program.section), &function.instructions, &license))
+            let insns: Vec<u8> = function.instructions.iter().flat_map(encode).collect();
+            let info: Vec<[u32; 2]> =
+                function.func_info.func_info.iter().map(|info| [info.insn_off, info.type_id]).collect();
+            Ok(load(&sys::Code {
+                name,
+                kind: kind(&program.section),
+                insns: &insns,
+                license: &program.license,
+                functions: types.as_ref().map(|types| sys::Functions { btf: types.as_fd(), info: &info }),
+            }))
         })
         .collect()
 }
@@ -82,6 +95,7 @@ fn kind(section: &ProgramSection) -> sys::ProgKind {
             kind: sys::PROG_TYPE_CGROUP_SOCK_ADDR,
             attach_type: bpf_attach_type::from(*attach_type) as u32,
         },
+        ProgramSection::Xdp { .. } => sys::ProgKind { kind: sys::PROG_TYPE_XDP, attach_type: 0 },
         _ => sys::ProgKind { kind: sys::PROG_TYPE_SCHED_CLS, attach_type: 0 },
     }
 }
@@ -117,20 +131,19 @@ fn make_maps(obj: &Object, maglev_size: u32) -> Result<HashMap<String, OwnedFd>,
     Ok(out)
 }
 
-fn load(name: &str, kind: sys::ProgKind, instructions: &[bpf_insn], license: &CString) -> Inspection {
-    let insns: Vec<u8> = instructions.iter().flat_map(encode).collect();
+fn load(code: &sys::Code<'_>) -> Inspection {
     let mut log = vec![0; 64 << 10];
-    let outcome = match sys::prog_load(name, kind, &insns, license, LOG_STATS, &mut log) {
+    let outcome = match sys::prog_load(code, LOG_STATS, &mut log) {
         Ok(fd) => Ok(Loaded { figures: Figures::parse(&text(&log)), ..sizes(&fd) }),
         Err(_) => {
             let mut log = vec![0; 16 << 20];
-            match sys::prog_load(name, kind, &insns, license, LOG_ALL, &mut log) {
+            match sys::prog_load(code, LOG_ALL, &mut log) {
                 Ok(fd) => Ok(Loaded { figures: Figures::parse(&text(&log)), ..sizes(&fd) }),
                 Err(e) => Err(Rejection::parse(e.to_string(), &text(&log))),
             }
         }
     };
-    Inspection { program: name.to_owned(), object_insns: instructions.len(), outcome }
+    Inspection { program: code.name.to_owned(), object_insns: code.insns.len() / 8, outcome }
 }
 
 fn sizes(fd: &OwnedFd) -> Loaded {

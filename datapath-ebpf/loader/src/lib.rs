@@ -26,6 +26,7 @@ mod sys;
 mod table;
 mod test_run;
 mod verifier;
+mod xdp;
 
 pub use attach::{AtHook, Attachment, Direction, Hook, Interface, Outcome, PinnedLink};
 pub use calls::calls_directory;
@@ -42,5 +43,6 @@ pub use schema::{Mismatch, Property};
 pub use sock::{SockAttached, SockError, SockProgram, sock_links_directory};
 pub use sys::kernel_release;
 pub use table::{Counters, Table};
-pub use test_run::{SkBuff, TestRun};
+pub use test_run::{SkBuff, TestRun, XdpRun};
 pub use verifier::{Figures, Rejection};
+pub use xdp::{XdpAttachment, XdpChoice, XdpMode};

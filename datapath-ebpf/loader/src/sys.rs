@@ -30,6 +30,7 @@ mod cmd {
     pub const MAP_GET_FD_BY_ID: libc::c_int = 14;
     pub const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
     pub const PROG_QUERY: libc::c_int = 16;
+    pub const BTF_LOAD: libc::c_int = 18;
     pub const MAP_FREEZE: libc::c_int = 22;
     pub const MAP_LOOKUP_BATCH: libc::c_int = 24;
     pub const MAP_UPDATE_BATCH: libc::c_int = 26;
@@ -58,8 +59,16 @@ pub const ENOTSUPP: i32 = 524;
 
 const F_NO_PREALLOC: u32 = 1;
 const F_RDONLY: u32 = 1 << 3;
-/// Program types: tc, sockets of control groups, socket addresses of control groups.
+/// `BPF_PROG_TYPE_SCHED_CLS` and `BPF_PROG_TYPE_XDP`.
 pub const PROG_TYPE_SCHED_CLS: u32 = 3;
+pub const PROG_TYPE_XDP: u32 = 6;
+/// `BPF_XDP`, and the flags of an XDP link.
+pub const XDP: u32 = 37;
+pub const XDP_GENERIC: u32 = 1 << 1;
+pub const XDP_NATIVE: u32 = 1 << 2;
+/// `BPF_LINK_TYPE_XDP`.
+pub const LINK_TYPE_XDP: u32 = 6;
+/// Program types: tc, sockets of control groups, socket addresses of control groups.
 pub const PROG_TYPE_CGROUP_SOCK: u32 = 9;
 pub const PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 
@@ -473,6 +482,22 @@ struct LinkCreate {
     expected_revision: u64,
 }
 
+/// Attaches an XDP program; `flags` says in which mode.
+pub fn link_create_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    bpf_fd(
+        cmd::LINK_CREATE,
+        &mut LinkCreate {
+            prog_fd: raw(program),
+            ifindex,
+            attach_type: XDP,
+            flags,
+            relative: 0,
+            pad: 0,
+            expected_revision: 0,
+        },
+    )
+}
+
 /// Attaches a program behind all others at a TCX hook.
 pub fn link_create_tcx(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32) -> io::Result<OwnedFd> {
     bpf_fd(
@@ -617,6 +642,11 @@ struct ProgLoad {
     name: [u8; 16],
     prog_ifindex: u32,
     expected_attach_type: u32,
+    prog_btf_fd: u32,
+    func_info_rec_size: u32,
+    func_info: u64,
+    func_info_cnt: u32,
+    pad: u32,
 }
 
 /// Type of a program and the hook it is for (0 where the type says it all).
@@ -626,33 +656,67 @@ pub struct ProgKind {
     pub attach_type: u32,
 }
 
-/// Loads a program with a log of the given level; for inspection (aya keeps no log when a load succeeds).
-pub fn prog_load(
-    name: &str,
-    kind: ProgKind,
-    insns: &[u8],
-    license: &std::ffi::CStr,
-    log_level: u32,
-    log: &mut [u8],
-) -> io::Result<OwnedFd> {
+/// What the kernel is told of a program's functions: without it, each call is walked as if it were not one.
+pub struct Functions<'a> {
+    pub btf: BorrowedFd<'a>,
+    /// Pairs of instruction offset and type.
+    pub info: &'a [[u32; 2]],
+}
+
+/// A program to load for inspection (aya keeps no log when a load succeeds).
+pub struct Code<'a> {
+    pub name: &'a str,
+    /// Its type and hook.
+    pub kind: ProgKind,
+    pub insns: &'a [u8],
+    pub license: &'a std::ffi::CStr,
+    pub functions: Option<Functions<'a>>,
+}
+
+/// Loads a program with a log of the given level.
+pub fn prog_load(code: &Code<'_>, log_level: u32, log: &mut [u8]) -> io::Result<OwnedFd> {
     let size = |len: usize| u32::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput));
+    let (btf, info): (u32, &[[u32; 2]]) =
+        code.functions.as_ref().map_or((0, &[]), |functions| (raw(functions.btf), functions.info));
     bpf_fd(
         cmd::PROG_LOAD,
         &mut ProgLoad {
-            kind: kind.kind,
-            insn_cnt: size(insns.len() / 8)?,
-            insns: address(insns),
-            license: license.as_ptr() as u64,
+            kind: code.kind.kind,
+            insn_cnt: size(code.insns.len() / 8)?,
+            insns: address(code.insns),
+            license: code.license.as_ptr() as u64,
             log_level,
             log_size: size(log.len())?,
             log_buf: if log.is_empty() { 0 } else { address_mut(log) },
             kern_version: 0,
             prog_flags: 0,
-            name: name16(name),
+            name: name16(code.name),
             prog_ifindex: 0,
-            expected_attach_type: kind.attach_type,
+            expected_attach_type: code.kind.attach_type,
+            prog_btf_fd: btf,
+            func_info_rec_size: if info.is_empty() { 0 } else { 8 },
+            func_info: info.as_ptr() as u64,
+            func_info_cnt: size(info.len())?,
+            pad: 0,
         },
     )
+}
+
+#[derive(FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct BtfLoad {
+    btf: u64,
+    log_buf: u64,
+    size: u32,
+    log_size: u32,
+    log_level: u32,
+    pad: u32,
+}
+
+/// Hands the kernel the types of an object.
+pub fn btf_load(btf: &[u8]) -> io::Result<OwnedFd> {
+    let size = u32::try_from(btf.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    bpf_fd(cmd::BTF_LOAD, &mut BtfLoad { btf: address(btf), log_buf: 0, size, log_size: 0, log_level: 0, pad: 0 })
 }
 
 /// Loads a program that lets every `connect` pass. `EINVAL`: the kernel runs no programs at control groups.
@@ -660,7 +724,8 @@ pub fn probe_sock_addr() -> io::Result<OwnedFd> {
     // r0 = 1; exit
     const PASS: [u8; 16] = [0xb7, 0, 0, 0, 1, 0, 0, 0, 0x95, 0, 0, 0, 0, 0, 0, 0];
     let kind = ProgKind { kind: PROG_TYPE_CGROUP_SOCK_ADDR, attach_type: CGROUP_INET4_CONNECT };
-    prog_load("cilium_probe", kind, &PASS, c"GPL", 0, &mut [])
+    let code = Code { name: "cilium_probe", kind, insns: &PASS, license: c"GPL", functions: None };
+    prog_load(&code, 0, &mut [])
 }
 
 /// The head of the attributes of a test run.

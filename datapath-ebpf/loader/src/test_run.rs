@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 
-use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions};
+use aya::programs::{ProgramError, SchedClassifier, TestRun as _, TestRunOptions, Xdp};
 use zerocopy::{FromBytes, FromZeros, Immutable, IntoBytes};
 
 use crate::{error::TestRunError, program::Program};
@@ -88,4 +88,50 @@ pub(crate) fn run(
 
 fn refused(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EINVAL)
+}
+
+/// `struct xdp_md`, as the kernel takes it: where the packet ends, and where it came in.
+#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable)]
+#[repr(C)]
+struct XdpContext {
+    data: u32,
+    data_end: u32,
+    data_meta: u32,
+    ingress_ifindex: u32,
+    rx_queue_index: u32,
+    egress_ifindex: u32,
+}
+
+/// What the XDP program did to a packet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct XdpRun {
+    /// What it returned (`XDP_*`).
+    pub ret: u32,
+    /// The packet afterwards.
+    pub data: Vec<u8>,
+    /// Mean time of a run.
+    pub duration: Duration,
+}
+
+pub(crate) fn run_xdp(program: &Xdp, packet: &[u8], ifindex: u32, repeat: u32) -> Result<XdpRun, TestRunError> {
+    let mut data = vec![0; packet.len() + SPARE];
+    let len = u32::try_from(packet.len()).unwrap_or(u32::MAX);
+    let ctx = XdpContext { data_end: len, ingress_ifindex: ifindex, ..XdpContext::default() };
+    let mut after = XdpContext::default();
+    let result = program.test_run(TestRunOptions {
+        data_in: Some(packet),
+        data_out: Some(&mut data),
+        ctx_in: Some(ctx.as_bytes()),
+        ctx_out: Some(after.as_mut_bytes()),
+        repeat,
+        ..TestRunOptions::new()
+    });
+    match result {
+        Ok(out) => {
+            data.truncate(out.data_size_out as usize);
+            Ok(XdpRun { ret: out.return_value, data, duration: out.duration })
+        }
+        Err(ProgramError::SyscallError(e)) if refused(&e.io_error) => Err(TestRunError::Refused { source: e.io_error }),
+        Err(source) => Err(TestRunError::FailedXdp { source: Box::new(source) }),
+    }
 }

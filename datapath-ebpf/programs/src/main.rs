@@ -8,19 +8,24 @@
 #![feature(asm_experimental_arch, core_intrinsics)]
 #![allow(internal_features)]
 
+mod env;
+mod maglev;
 mod map;
 mod maps;
 mod packet;
+mod route;
 mod sock;
 mod words;
+mod xdp;
 
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT, xdp_action};
 use aya_ebpf::helpers::generated as helpers;
-use aya_ebpf::macros::classifier;
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
 use datapath::{Action, Stage, Verdict, hooks, stages};
 
 use crate::packet::Packet;
+use crate::xdp::Frame;
 
 /// Mark of packets for the proxy; the port is in the upper half (reference: marks).
 const MARK_TO_PROXY: u32 = 0x0200;
@@ -55,6 +60,14 @@ fn cil_from_host(ctx: TcContext) -> i32 {
 fn cil_from_netdev(ctx: TcContext) -> i32 {
     let skb = ctx.skb.skb;
     act(skb, hooks::from_netdev(&mut Packet::new(skb)))
+}
+
+/// A packet leaves the node.
+#[classifier]
+#[inline(always)]
+fn cil_to_netdev(ctx: TcContext) -> i32 {
+    let skb = ctx.skb.skb;
+    act(skb, hooks::to_netdev(&mut Packet::new(skb)))
 }
 
 /// Declares the program of each stage, and how one is gone on in.
@@ -94,7 +107,32 @@ stages! {
     Deliver6 = cil_deliver6;
     ToPod4 = cil_to_pod4;
     ToPod6 = cil_to_pod6;
+    Net4 = cil_net4;
+    Net6 = cil_net6;
+    Open4 = cil_open4;
+    Open6 = cil_open6;
+    Return4 = cil_return4;
+    Return6 = cil_return6;
+    Out4 = cil_out4;
+    Out6 = cil_out6;
     Complain = cil_complain;
+}
+
+/// A packet reaches the node from outside, before the kernel has made a buffer of it.
+#[xdp]
+#[inline(always)]
+fn cil_xdp_entry(ctx: XdpContext) -> u32 {
+    let verdict = datapath::early(&mut Frame::new(ctx.ctx));
+    // SAFETY: a field of the context, and a helper without pointers.
+    unsafe {
+        match verdict.action {
+            Action::Drop => xdp_action::XDP_DROP,
+            Action::Redirect if verdict.argument == (*ctx.ctx).ingress_ifindex => xdp_action::XDP_TX,
+            Action::Redirect => helpers::bpf_redirect(verdict.argument, 0) as u32,
+            // The pipeline has no other verdict at this hook.
+            _ => xdp_action::XDP_PASS,
+        }
+    }
 }
 
 /// Carries a verdict out.
@@ -112,6 +150,9 @@ fn act(skb: *mut __sk_buff, mut verdict: Verdict) -> i32 {
             Action::Drop | Action::Continue => TC_ACT_SHOT,
             Action::RedirectPeer => helpers::bpf_redirect_peer(verdict.argument, 0) as i32,
             Action::Redirect => helpers::bpf_redirect(verdict.argument, 0) as i32,
+            Action::RedirectNeighbour => {
+                helpers::bpf_redirect_neigh(verdict.argument, core::ptr::null_mut(), 0, 0) as i32
+            }
             Action::Proxy => {
                 (*skb).mark = MARK_TO_PROXY | verdict.argument << 16;
                 TC_ACT_OK

@@ -7,7 +7,7 @@ use core::marker::PhantomData;
 use core::ptr;
 
 use abi::Plain;
-use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC};
+use aya_ebpf::bindings::{BPF_ANY, BPF_F_NO_PREALLOC, BPF_NOEXIST};
 use aya_ebpf::helpers::generated as helpers;
 
 use crate::words::{self, OnStack};
@@ -78,20 +78,51 @@ impl<K: Plain, V: Plain, const KIND: usize, const ENTRIES: usize, const FLAGS: u
         unsafe { self.look_up(copy.fill(key)).as_mut() }
     }
 
+    /// As [`Self::get`], for long keys where the stack has no room for a copy.
+    #[inline(always)]
+    pub fn get_through_scratch(&self, key: &K) -> Option<&V> {
+        const { assert!(size_of::<K>() <= SCRATCH_HALF, "scratch is too small") };
+        let scratch: *mut K = ptr::from_mut(SCRATCH.get_mut(&0)?).cast();
+        // SAFETY: there is room for a copy, and nothing else uses this CPU's scratch meanwhile (see `set`).
+        unsafe {
+            words::copy(key, scratch);
+            self.look_up(scratch).as_ref()
+        }
+    }
+
     /// Writes a value; `None` when the kernel refuses.
     #[inline(always)]
     pub fn set(&self, key: &K, value: &V) -> Option<()> {
+        let (key_at, value_at) = self.put_together(key, value)?;
+        // SAFETY: both are live: nothing else uses this CPU's scratch until the update is done, since these programs are
+        // neither interrupted by each other nor moved to another CPU.
+        let status = unsafe { self.update(key_at, value_at) };
+        if status == 0 { Some(()) } else { None }
+    }
+
+    /// Writes a value unless there is one; `None` when there is, or when the kernel refuses.
+    #[inline(always)]
+    pub fn set_new(&self, key: &K, value: &V) -> Option<()> {
+        let (key_at, value_at) = self.put_together(key, value)?;
+        // SAFETY: as above.
+        let status = unsafe {
+            helpers::bpf_map_update_elem(self.address(), key_at.cast_mut().cast(), value_at.cast_mut().cast(), BPF_NOEXIST as u64)
+        };
+        if status == 0 { Some(()) } else { None }
+    }
+
+    /// Copies of key and value in this CPU's scratch memory.
+    #[inline(always)]
+    fn put_together(&self, key: &K, value: &V) -> Option<(*const K, *const V)> {
         const { assert!(size_of::<K>() <= SCRATCH_HALF && size_of::<V>() <= SCRATCH_HALF, "scratch is too small") };
         let scratch: *mut u8 = ptr::from_mut(SCRATCH.get_mut(&0)?).cast();
-        // SAFETY: each half has room for its copy; nothing else uses this CPU's scratch until the update is done, since
-        // these programs are neither interrupted by each other nor moved to another CPU.
-        let status = unsafe {
+        // SAFETY: each half has room for its copy.
+        unsafe {
             let (key_at, value_at) = (scratch, scratch.add(SCRATCH_HALF));
             words::copy(key, key_at.cast());
             words::copy(value, value_at.cast());
-            self.update(key_at.cast(), value_at.cast())
-        };
-        if status == 0 { Some(()) } else { None }
+            Some((key_at.cast_const().cast(), value_at.cast_const().cast()))
+        }
     }
 
     /// Writes a value that, with its key, is put together on the stack: for programs that may be interrupted by

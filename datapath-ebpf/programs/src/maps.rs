@@ -6,15 +6,18 @@ use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{
-    LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4,
-    LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService,
+    IpMasqKey4, IpMasqKey6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4,
+    LbKey6, LbRevNat4, LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService, LbSourceRange4,
+    LbSourceRange6, RateBucket, RateKey,
 };
 use abi::maps as spec;
 use abi::metrics::{EVENTS_LOST, MetricsValue};
+use abi::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use abi::policy::{PolicyEntry, PolicyKey};
 use abi::stage::CALLS_ENTRIES;
 use datapath::Kept;
 
+use crate::maglev::Maglev;
 use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
 
 /// Declares one static for each map; the number of entries comes from the list the loader and the simulator read.
@@ -45,11 +48,28 @@ maps! {
     LB4_AFFINITY = "cilium_lb4_affinity": LruHash<LbAffinityKey4, LbAffinity>;
     LB6_AFFINITY = "cilium_lb6_affinity": LruHash<LbAffinityKey6, LbAffinity>;
     LB_AFFINITY_MATCH = "cilium_lb_affinity_match": Hash<LbAffinityMatch, u8>;
+    LB4_SOURCE_RANGE = "cilium_lb4_source_range": LpmTrie<LbSourceRange4, u8>;
+    LB6_SOURCE_RANGE = "cilium_lb6_source_range": LpmTrie<LbSourceRange6, u8>;
+    SNAT4 = "cilium_snat_v4_external": LruHash<SnatKey4, SnatEntry4>;
+    SNAT6 = "cilium_snat_v6_external": LruHash<SnatKey6, SnatEntry6>;
+    IPMASQ4 = "cilium_ipmasq_v4": LpmTrie<IpMasqKey4, u8>;
+    IPMASQ6 = "cilium_ipmasq_v6": LpmTrie<IpMasqKey6, u8>;
+    RATELIMIT = "cilium_ratelimit": LruHash<RateKey, RateBucket>;
     LB4_REVERSE_SK = "cilium_lb4_reverse_sk": LruHash<LbRevSkKey4, LbRevSk4>;
     LB6_REVERSE_SK = "cilium_lb6_reverse_sk": LruHash<LbRevSkKey6, LbRevSk6>;
     FRAG4 = "cilium_ipv4_frag_datagrams": LruHash<FragKey4, FragPorts>;
     FRAG6 = "cilium_ipv6_frag_datagrams": LruHash<FragKey6, FragPorts>;
 }
+
+/// `cilium_lb4_maglev`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_lb4_maglev")]
+pub static LB4_MAGLEV: Maglev<{ spec::LB4_MAGLEV.max_entries as usize }> = Maglev::new();
+
+/// `cilium_lb6_maglev`
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_lb6_maglev")]
+pub static LB6_MAGLEV: Maglev<{ spec::LB6_MAGLEV.max_entries as usize }> = Maglev::new();
 
 /// `cilium_runtime_config`
 #[unsafe(link_section = ".maps")]
@@ -60,6 +80,11 @@ pub static RUNTIME_CONFIG: Array<u64, { spec::RUNTIME_CONFIG.max_entries as usiz
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_kept")]
 pub static KEPT: PerCpuArray<Kept, 1> = PerCpuArray::new();
+
+/// Memory of this CPU for the wish for a port. Not shared with user space.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_wish")]
+pub static WISH: PerCpuArray<[u64; 8], 1> = PerCpuArray::new();
 
 /// The programs of the stages, by number. The loader fills it before a packet meets any of these programs.
 #[unsafe(link_section = ".maps")]

@@ -8,22 +8,25 @@ use core::mem::{MaybeUninit, size_of};
 use core::ptr;
 
 use abi::Plain;
-use abi::be::Port;
 use abi::config::{NodeConfig, Runtime};
 use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::event::{PAYLOAD_LEN, Prefix};
-use abi::frag::FragPorts;
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
-use abi::lb::LbService;
+use abi::lb::{LbAffinityMatch, RateBucket, RateKey};
 use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
-use aya_ebpf::bindings::{__sk_buff, BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR};
+use aya_ebpf::bindings::bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET};
+use aya_ebpf::bindings::{
+    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
+    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+};
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Env, Family, FamilyMaps, Kept, NodeFields, Notification, V4, V6};
-use datapath::{checksum, config};
+use datapath::{Balanced, Env, Hop, Kept, NodeFields, NodeportEnv, Notification, Room, V4, V6, checksum, config};
 
 use crate::maps;
+use crate::route;
 use crate::words::{self, OnStack};
+use crate::xdp::{cil_find_port4, cil_find_port6};
 
 /// Offset of `data` in `__sk_buff`.
 const DATA: i32 = 76;
@@ -119,6 +122,13 @@ impl Packet {
     #[inline(always)]
     pub fn new(skb: *mut __sk_buff) -> Self {
         Self { skb }
+    }
+
+    /// Makes or takes room in front of the packet.
+    #[inline(always)]
+    fn adjust(&mut self, by: i32, mode: u32, flags: u32) -> Option<()> {
+        // SAFETY: the helper changes the buffer; packet pointers are loaded anew for each access.
+        if unsafe { helpers::bpf_skb_adjust_room(self.skb, by, mode, flags as u64) } == 0 { Some(()) } else { None }
     }
 }
 
@@ -222,73 +232,7 @@ impl Env for Packet {
         Some(())
     }
 
-    #[inline(always)]
-    fn now_seconds(&self) -> u32 {
-        let hz = config::ticks_per_second(ReadOnly) as u64;
-        // SAFETY: no arguments. The kernel makes a load of the first.
-        unsafe {
-            if hz != 0 {
-                return (helpers::bpf_jiffies64().wrapping_sub(config::ticks_base(ReadOnly)) / hz) as u32;
-            }
-            (helpers::bpf_ktime_get_coarse_ns() / 1_000_000_000) as u32
-        }
-    }
-
-    type Node = ReadOnly;
-
-    #[inline(always)]
-    fn node(&self) -> ReadOnly {
-        ReadOnly
-    }
-
-    #[inline(always)]
-    fn runtime(&self, value: Runtime) -> u64 {
-        match maps::RUNTIME_CONFIG.get(&(value as u32)) {
-            Some(value) => *value,
-            None => 0,
-        }
-    }
-
-    #[inline(always)]
-    fn keep(&mut self, kept: &Kept) -> Option<()> {
-        let to = maps::KEPT.get_mut(&0)?;
-        // SAFETY: a live reference.
-        unsafe { words::copy(kept, to) };
-        Some(())
-    }
-
-    #[inline(always)]
-    fn kept(&self) -> Option<&Kept> {
-        maps::KEPT.get(&0)
-    }
-
-    #[inline(always)]
-    fn device(&self, ifindex: u32) -> Option<&Device> {
-        maps::DEVICES.get(&ifindex)
-    }
-
-    #[inline(always)]
-    fn endpoint(&self, key: &EndpointKey) -> Option<&EndpointInfo> {
-        maps::LXC.get(key)
-    }
-
-    #[inline(always)]
-    fn ipcache(&self, key: &IpcacheKey) -> Option<&IpcacheEntry> {
-        maps::IPCACHE.get(key)
-    }
-
-    #[inline(always)]
-    fn policy(&self, key: &PolicyKey) -> Option<&PolicyEntry> {
-        maps::POLICY.get(key)
-    }
-
-    #[inline(always)]
-    fn count(&mut self, key: &MetricsKey, bytes: u32) {
-        if let Some(value) = maps::METRICS.get_mut(&key.index()) {
-            value.count = value.count.wrapping_add(1);
-            value.bytes = value.bytes.wrapping_add(bytes as u64);
-        }
-    }
+    crate::env::maps_and_time!();
 
     #[inline(always)]
     fn event<N: Notification>(&mut self, cookie: u32, notification: &N) {
@@ -317,52 +261,51 @@ impl Env for Packet {
     }
 }
 
-/// Implements the maps of one family.
-macro_rules! family {
-    ($family:ty, $services:ident, $backends:ident, $reverse_nat:ident, $tcp:ident, $any:ident, $fragments:ident) => {
-        impl FamilyMaps<$family> for Packet {
-            #[inline(always)]
-            fn service(&self, key: &<$family as Family>::LbKey) -> Option<&LbService> {
-                maps::$services.get(key)
-            }
-            #[inline(always)]
-            fn backend(&self, id: u32) -> Option<&<$family as Family>::Backend> {
-                maps::$backends.get(&id)
-            }
-            #[inline(always)]
-            fn reverse_nat(&self, index: Port) -> Option<&<$family as Family>::RevNat> {
-                maps::$reverse_nat.get(&index.raw)
-            }
-            #[inline(always)]
-            fn connection(
-                &mut self,
-                tcp: bool,
-                key: &<$family as Family>::CtKey,
-            ) -> Option<&mut <$family as Family>::CtEntry> {
-                if tcp { maps::$tcp.get_mut(key) } else { maps::$any.get_mut(key) }
-            }
-            #[inline(always)]
-            fn track(
-                &mut self,
-                tcp: bool,
-                key: &<$family as Family>::CtKey,
-                entry: &<$family as Family>::CtEntry,
-            ) -> Option<()> {
-                if tcp { maps::$tcp.set(key, entry) } else { maps::$any.set(key, entry) }
-            }
-            #[inline(always)]
-            fn fragment(&self, key: &<$family as Family>::FragKey) -> Option<&FragPorts> {
-                maps::$fragments.get(key)
-            }
-            #[inline(always)]
-            fn track_fragment(&mut self, key: &<$family as Family>::FragKey, ports: &FragPorts) -> Option<()> {
-                maps::$fragments.set(key, ports)
-            }
-        }
-    };
+impl NodeportEnv for Packet {
+    #[inline(always)]
+    fn is_early(&self) -> bool {
+        false
+    }
+
+    #[inline(always)]
+    fn next_hop<F: Balanced>(&mut self, src: &F::Addr, dst: &F::Addr, protocol: u8, len: u32) -> Hop {
+        route::next_hop::<F>(self.skb.cast(), self.ifindex(), src, dst, protocol, len)
+    }
+
+    #[inline(always)]
+    fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {
+        let (mode, flags) = match room {
+            Room::OuterIpv4 => (BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4),
+            Room::OuterIpv6 => (BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6),
+            Room::Ipv4Options | Room::Ipv6Extension => (BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET),
+        };
+        self.adjust(LEN.cast_signed(), mode, flags)
+    }
+
+    #[inline(always)]
+    fn shrink<const LEN: u32>(&mut self) -> Option<()> {
+        self.adjust(-(LEN.cast_signed()), BPF_ADJ_ROOM_MAC, 0)
+    }
+
+    #[inline(always)]
+    fn mark(&self) -> u32 {
+        // SAFETY: a field of the context.
+        unsafe { (*self.skb).mark }
+    }
+
+    #[inline(always)]
+    fn is_aggregate(&self) -> bool {
+        // SAFETY: a field of the context.
+        unsafe { (*self.skb).gso_size != 0 }
+    }
+
+    crate::env::nodeport_maps!();
 }
-family!(V4, LB4_SERVICES, LB4_BACKENDS, LB4_REVERSE_NAT, CT4, CT_ANY4, FRAG4);
-family!(V6, LB6_SERVICES, LB6_BACKENDS, LB6_REVERSE_NAT, CT6, CT_ANY6, FRAG6);
+
+crate::env::family!(Packet, V4, LB4_SERVICES, LB4_BACKENDS, LB4_REVERSE_NAT, CT4, CT_ANY4, FRAG4);
+crate::env::family!(Packet, V6, LB6_SERVICES, LB6_BACKENDS, LB6_REVERSE_NAT, CT6, CT_ANY6, FRAG6);
+crate::env::nodeport_family!(Packet, V4, cil_find_port4, SNAT4, LB4_MAGLEV, LB4_AFFINITY, LB4_SOURCE_RANGE, IPMASQ4);
+crate::env::nodeport_family!(Packet, V6, cil_find_port6, SNAT6, LB6_MAGLEV, LB6_AFFINITY, LB6_SOURCE_RANGE, IPMASQ6);
 
 /// The whole configuration must be where the loader looks for it.
 const _: () = assert!(size_of::<NodeConfig>() % 4 == 0);

@@ -26,6 +26,16 @@ pub unsafe fn copy<T: Plain>(value: &T, to: *mut T) {
     }
 }
 
+/// Writes `value` to `to` in words of four bytes.
+///
+/// # Safety
+/// `T` must consist of such words without padding, and `to` be valid for a write of it.
+#[inline(always)]
+pub unsafe fn copy_words<T>(value: &T, to: *mut T) {
+    // SAFETY: the caller's promise.
+    unsafe { units::<T, u32>(ptr::from_ref(value), to) }
+}
+
 /// # Safety
 /// As [`copy`]; `U` must have the alignment of `T`.
 #[inline(always)]

@@ -52,6 +52,7 @@ pub struct World {
     pub maps: Maps,
     pub config: NodeConfig,
     pub seconds: u64,
+    pub ways: datapath_sim::Ways,
 }
 
 impl World {
@@ -70,7 +71,12 @@ impl World {
             lifetimes: DEFAULT_LIFETIMES,
             ..NodeConfig::default()
         };
-        let mut world = Self { maps: Maps::with_sizes(1, |spec| spec.max_entries.min(1 << 16)), config, seconds: 1000 };
+        let mut world = Self {
+            maps: Maps::with_sizes(1, |spec| spec.max_entries.min(1 << 16)),
+            config,
+            seconds: 1000,
+            ways: datapath_sim::Ways::default(),
+        };
         for n in 1..=3 {
             world.add(n);
         }
@@ -189,6 +195,8 @@ impl World {
             now_ns,
             cpu: 0,
             mark: 0,
+            ways: &self.ways,
+            early: false,
         };
         let verdict = hook(&mut run);
         Out { verdict, mark: run.mark, packet: run.packet }
@@ -205,6 +213,11 @@ impl World {
     /// The network sends to the node.
     pub fn receive(&mut self, packet: &[u8]) -> Out {
         self.run(2, packet, |run| datapath::from_netdev(run))
+    }
+
+    /// The host's stack sends a packet out to the network.
+    pub fn depart(&mut self, packet: &[u8]) -> Out {
+        self.run(2, packet, |run| datapath::to_netdev(run))
     }
 
     /// The last drop event: reason, identities of source and destination.

@@ -3,7 +3,10 @@
 
 use std::{path::Path, process::ExitCode};
 
-use abi::config::{DEFAULT_LIFETIMES, NODE_TRACK_FRAGMENTS, NodeConfig};
+use abi::config::{
+    DEFAULT_LIFETIMES, LB_AFFINITY, LB_DSR_IPIP, LB_HYBRID, LB_IP_MASQ_AGENT, LB_MAGLEV, LB_MASQUERADE_IPV4,
+    LB_MASQUERADE_IPV6, LB_NODE_PORT, LB_SOURCE_RANGES, NODE_TRACK_FRAGMENTS, NodeConfig,
+};
 use loader::{Inspection, LoadError, inspect};
 
 /// Constants with both families on, so that no branch is pruned for lack of an address.
@@ -25,6 +28,20 @@ fn node() -> NodeConfig {
         report_tcp_flags: 0xff,
         capture_len: 128,
         lifetimes: DEFAULT_LIFETIMES,
+        lb_flags: LB_NODE_PORT
+            | LB_MAGLEV
+            | LB_HYBRID
+            | LB_DSR_IPIP
+            | LB_AFFINITY
+            | LB_SOURCE_RANGES
+            | LB_MASQUERADE_IPV4
+            | LB_MASQUERADE_IPV6
+            | LB_IP_MASQ_AGENT,
+        nat_port_min: 32768,
+        nat_port_max: 65535,
+        maglev_size: abi::lb::MAGLEV_SIZE_DEFAULT,
+        snat_ipv4: std::net::Ipv4Addr::new(192, 0, 2, 1).into(),
+        snat_ipv6: std::net::Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(),
         ..NodeConfig::default()
     }
 }

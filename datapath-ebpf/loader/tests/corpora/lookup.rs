@@ -45,7 +45,18 @@ impl Judge for Lookup {
         self.by_address += u64::from(probe.addr.is_some());
         let config = NodeConfig { world_ipv4: 9, world_ipv6: 10, ..NodeConfig::default() };
         let maps = self.maps.as_mut().expect("an engine was loaded");
-        let run = Run { maps, config: &config, packet: Vec::new(), ifindex: 1, now_ns: 0, cpu: 0, mark: 0 };
+        let ways = datapath_sim::Ways::default();
+        let run = Run {
+            maps,
+            config: &config,
+            packet: Vec::new(),
+            ifindex: 1,
+            now_ns: 0,
+            cpu: 0,
+            mark: 0,
+            ways: &ways,
+            early: false,
+        };
         judge(&run, &self.wanted, probe)
     }
 }

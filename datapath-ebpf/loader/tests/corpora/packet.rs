@@ -171,6 +171,7 @@ impl Packets {
     }
 
     fn run_native(&mut self, packet: &[u8], direction: Direction) -> (u32, u32) {
+        let ways = datapath_sim::Ways::default();
         let mut run = Run {
             maps: &mut self.maps,
             config: &self.config,
@@ -179,6 +180,8 @@ impl Packets {
             now_ns: 1_000_000_000_000,
             cpu: 0,
             mark: 0,
+            ways: &ways,
+            early: false,
         };
         let verdict = match direction {
             Direction::Egress => datapath::from_pod(&mut run),
@@ -227,8 +230,18 @@ impl Judge for Packets {
         let Some(packet) = self.packet(probe) else {
             self.looked_up += 1;
             let (config, ifindex) = (self.config, self.ifindex);
-            let run =
-                Run { maps: &mut self.maps, config: &config, packet: Vec::new(), ifindex, now_ns: 0, cpu: 0, mark: 0 };
+            let ways = datapath_sim::Ways::default();
+            let run = Run {
+                maps: &mut self.maps,
+                config: &config,
+                packet: Vec::new(),
+                ifindex,
+                now_ns: 0,
+                cpu: 0,
+                mark: 0,
+                ways: &ways,
+                early: false,
+            };
             return lookup::judge(&run, &self.wanted, probe);
         };
         self.become_endpoint(probe.endpoint);

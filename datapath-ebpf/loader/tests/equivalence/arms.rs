@@ -93,7 +93,12 @@ impl Kernel {
 fn returned(action: u32) -> i32 {
     match action {
         a if a == Action::Drop as u32 => 2,
-        a if a == Action::Redirect as u32 || a == Action::RedirectPeer as u32 => 7,
+        a if a == Action::Redirect as u32
+            || a == Action::RedirectPeer as u32
+            || a == Action::RedirectNeighbour as u32 =>
+        {
+            7
+        }
         _ => 0,
     }
 }
@@ -103,13 +108,15 @@ pub struct Native {
     pub maps: datapath_sim::Maps,
     pub config: NodeConfig,
     pub cpu: u32,
+    pub ways: datapath_sim::Ways,
     /// Packets whose first stage was their last.
     pub short: u64,
 }
 
 impl Native {
     pub fn new(config: NodeConfig, cpu: u32) -> Self {
-        Self { maps: datapath_sim::Maps::new(1), config, cpu, short: 0 }
+        let ways = datapath_sim::Ways::default();
+        Self { maps: datapath_sim::Maps::new(1), config, cpu, ways, short: 0 }
     }
 
     pub fn run(&mut self, stimulus: &Stimulus, now_ns: u64) -> Answer {
@@ -121,6 +128,8 @@ impl Native {
             now_ns,
             cpu: self.cpu,
             mark: stimulus.mark,
+            ways: &self.ways,
+            early: false,
         };
         let first = match stimulus.program {
             Program::FromContainer => datapath::hooks::from_pod(&mut run),

@@ -1,0 +1,140 @@
+//! The port of this node that stands for a client, and the way back from it.
+
+use abi::be::Port;
+use abi::nat::{SNAT_ATTEMPTS, SNAT_IN};
+
+use super::env::{NodeportEnv, NodeportMaps};
+use super::family::Balanced;
+use super::maps;
+use crate::config;
+use crate::conntrack::Moment;
+use crate::family::End;
+use crate::parse::Flow;
+use crate::verdict::DropReason;
+
+/// What an allocation needs to know. In memory and without padding, so that an implementation for the kernel can make a function of
+/// its own of it.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct Wish<F: Balanced> {
+    /// The address whose port is wished for.
+    pub address: F::Addr,
+    /// The client.
+    pub client: F::Addr,
+    /// Whom it is to be forwarded to.
+    pub backend: F::Addr,
+    /// Hash of the flow.
+    pub hash: u32,
+    /// Seconds of the monotonic clock.
+    pub seconds: u32,
+    /// The client's port.
+    pub client_port: Port,
+    /// The backend's port.
+    pub backend_port: Port,
+    /// Reverse NAT index.
+    pub index: Port,
+    /// Transport protocol.
+    pub protocol: u8,
+    /// Low byte of the entry's field of this name.
+    pub needs_ct: u8,
+}
+
+/// Allocates a source port for `flow` to `backend`.
+#[inline(always)]
+pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    flow: &Flow<F>,
+    backend: &End<F::Addr>,
+    index: Port,
+    now: &Moment,
+) -> Result<Port, DropReason> {
+    let wish = Wish::<F> {
+        address: F::snat_address(env.node()),
+        client: flow.src.addr,
+        backend: backend.addr,
+        client_port: flow.src.port,
+        backend_port: backend.port,
+        hash: flow.hash(config::seed(env.node())),
+        seconds: now.seconds,
+        index,
+        protocol: flow.protocol(),
+        needs_ct: 0,
+    };
+    // Here, and not as a function of its own: the caller is one.
+    granted(find_port(env, &wish))
+}
+
+/// Fulfils a wish, or says why not.
+#[inline(always)]
+pub fn grant<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wish: &Wish<F>) -> Result<Port, DropReason> {
+    granted(maps::allocate::<F, E>(env, wish))
+}
+
+#[inline(always)]
+fn granted(port: u16) -> Result<Port, DropReason> {
+    match port {
+        0 => Err(DropReason::NoMapping),
+        raw => Ok(Port::from_raw(raw)),
+    }
+}
+
+/// Tries ports for a wish until one is free; 0: none of [`SNAT_ATTEMPTS`] was.
+///
+/// The client's own port is kept when it is in the range and free; then one its hash points to, then those after it
+/// (reference: SNAT). An entry that already stands for the same client and service is taken over: the connection's own
+/// entry was evicted, and the backend still knows it by this port.
+#[inline(always)]
+pub fn find_port<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wish: &Wish<F>) -> u16 {
+    let node = env.node();
+    let (first, last) = config::nat_ports(node);
+    let client = End { addr: wish.client, port: wish.client_port };
+    let backend = End { addr: wish.backend, port: wish.backend_port };
+    let own = client.port.host();
+    let count = (last as u32).wrapping_sub(first as u32).wrapping_add(1).max(1);
+    let drawn = (wish.hash & 0xffff).wrapping_mul(count) >> 16;
+    let mut port = if own < first || own > last { first as u32 + drawn } else { own as u32 };
+    let entry = F::snat_entry(&client, wish.index, wish.needs_ct as u64, wish.seconds);
+    let mut attempt = 0;
+    while attempt < SNAT_ATTEMPTS {
+        let candidate = Port::new(port as u16);
+        let key = F::snat_key(&backend, &End { addr: wish.address, port: candidate }, wish.protocol, SNAT_IN);
+        if maps::snat_new::<F, E>(env, &key, &entry).is_some() {
+            return candidate.raw;
+        }
+        if attempt == 0
+            && let Some(there) = maps::snat::<F, E>(env, &key)
+            && F::snat_target(there) == (client, wish.index)
+        {
+            return candidate.raw;
+        }
+        // Without a branch, which would be a path of its own for the verifier in each round.
+        port = first as u32 + drawn.wrapping_add(attempt) % count;
+        attempt += 1;
+    }
+    0
+}
+
+/// Whether `end` is one that [`allocate`] gives away.
+#[inline(always)]
+pub fn is_allocated<F: Balanced, E: NodeportEnv>(env: &E, end: &End<F::Addr>) -> bool {
+    let node = env.node();
+    let (first, last) = config::nat_ports(node);
+    let port = end.port.host();
+    let ours = end.addr == F::snat_address(node) || end.addr == F::masquerade_address(node);
+    ours && end.addr != F::UNSPECIFIED && port >= first && port <= last
+}
+
+/// For whom a packet from `src` to `dst`, an allocated end, is: the client and the service's reverse NAT index. Index 0 and port
+/// 0: for nobody.
+#[inline(always)]
+pub fn standing_for<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    src: &End<F::Addr>,
+    dst: &End<F::Addr>,
+    protocol: u8,
+) -> (End<F::Addr>, Port) {
+    match maps::snat::<F, E>(env, &F::snat_key(src, dst, protocol, SNAT_IN)) {
+        Some(entry) => F::snat_target(entry),
+        None => (End { addr: F::UNSPECIFIED, port: Port::from_raw(0) }, Port::from_raw(0)),
+    }
+}

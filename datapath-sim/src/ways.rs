@@ -1,0 +1,54 @@
+//! The routing and neighbour tables, as packet programs ask them.
+
+use std::net::IpAddr;
+
+use datapath::{Hop, hop};
+
+/// Routes; the longest prefix wins.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ways {
+    routes: Vec<(types::Cidr, Way)>,
+}
+
+/// Where a route leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Way {
+    /// The interface.
+    pub ifindex: u32,
+    /// MAC addresses of the neighbour and of the interface, if the neighbour is known.
+    pub macs: Option<([u8; 6], [u8; 6])>,
+    /// Longest packet from the IP header on.
+    pub mtu: u32,
+}
+
+impl Ways {
+    /// Sends packets to `prefix` this way.
+    pub fn add(&mut self, prefix: types::Cidr, way: Way) {
+        self.routes.retain(|(known, _)| *known != prefix);
+        self.routes.push((prefix, way));
+        self.routes.sort_by_key(|(prefix, _)| core::cmp::Reverse(prefix.bits()));
+    }
+
+    /// Forgets all ways out of an interface.
+    pub fn forget(&mut self, ifindex: u32) {
+        self.routes.retain(|(_, way)| way.ifindex != ifindex);
+    }
+
+    /// The way to an address.
+    pub fn to(&self, destination: IpAddr) -> Option<&Way> {
+        self.routes.iter().find(|(prefix, _)| prefix.contains(destination)).map(|(_, way)| way)
+    }
+
+    /// What the kernel's look-up says of a packet of `len` bytes (0: any) to an address.
+    pub fn next_hop(&self, destination: IpAddr, len: u32) -> Hop {
+        let Some(way) = self.to(destination) else { return Hop::none(hop::NOT_FORWARDED) };
+        if len > way.mtu {
+            return Hop { ifindex: way.ifindex, ..Hop::none(hop::FRAGMENTATION_NEEDED) };
+        }
+        let Some(([a, b, c, d, e, f], [g, h, i, j, k, l])) = way.macs else {
+            return Hop { ifindex: way.ifindex, ..Hop::none(hop::NO_NEIGHBOUR) };
+        };
+        let word = u32::from_ne_bytes;
+        Hop { code: hop::OK, ifindex: way.ifindex, macs: [word([a, b, c, d]), word([e, f, g, h]), word([i, j, k, l])] }
+    }
+}
