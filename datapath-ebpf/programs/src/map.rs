@@ -106,7 +106,12 @@ impl<K: Plain, V: Plain, const KIND: usize, const ENTRIES: usize, const FLAGS: u
         let (key_at, value_at) = self.put_together(key, value)?;
         // SAFETY: as above.
         let status = unsafe {
-            helpers::bpf_map_update_elem(self.address(), key_at.cast_mut().cast(), value_at.cast_mut().cast(), BPF_NOEXIST as u64)
+            helpers::bpf_map_update_elem(
+                self.address(),
+                key_at.cast_mut().cast(),
+                value_at.cast_mut().cast(),
+                BPF_NOEXIST as u64,
+            )
         };
         if status == 0 { Some(()) } else { None }
     }

@@ -6,8 +6,8 @@ use abi::endpoint::{Device, EndpointInfo, EndpointKey};
 use abi::frag::{FragKey4, FragKey6, FragPorts};
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::lb::{
-    IpMasqKey4, IpMasqKey6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4,
-    LbKey6, LbRevNat4, LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService, LbSourceRange4,
+    IpMasqKey4, IpMasqKey6, LbAffinity, LbAffinityKey4, LbAffinityKey6, LbAffinityMatch, LbBackend4, LbBackend6,
+    LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbRevSk4, LbRevSk6, LbRevSkKey4, LbRevSkKey6, LbService, LbSourceRange4,
     LbSourceRange6, RateBucket, RateKey,
 };
 use abi::maps as spec;

@@ -32,7 +32,10 @@ pub fn parts(dir: &Path, name: &str) -> Vec<Value> {
     if files.is_empty() {
         println!("skipped: there is no {name}.*.json in {}", dir.display());
     }
-    files.into_iter().map(|path| serde_json::from_str(&fs::read_to_string(path).expect("readable")).expect("JSON")).collect()
+    files
+        .into_iter()
+        .map(|path| serde_json::from_str(&fs::read_to_string(path).expect("readable")).expect("JSON"))
+        .collect()
 }
 
 pub fn shared(path: &str) -> Option<PathBuf> {

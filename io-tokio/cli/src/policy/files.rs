@@ -48,10 +48,11 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<Value>, Warnings), CliError> {
             }
             match value {
                 Value::Array(items) => rules.extend(items),
-                Value::Object(mut map) if map.get("items").is_some_and(Value::is_array) => match map.remove("items") {
-                    Some(Value::Array(items)) => rules.extend(items),
-                    _ => {}
-                },
+                Value::Object(mut map) if map.get("items").is_some_and(Value::is_array) => {
+                    if let Some(Value::Array(items)) = map.remove("items") {
+                        rules.extend(items);
+                    }
+                }
                 object => rules.push(object),
             }
         }
