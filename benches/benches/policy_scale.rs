@@ -191,7 +191,7 @@ fn nested_with_ports() -> Engine {
             1 => prefix(base | second, 16),
             2 => prefix(base | second | third, 24),
             3 => prefix(base | second | third | ((n % 16) << 4), 28),
-            _ => prefix(base | second | third | n % 255, 32),
+            _ => prefix(base | second | third | (n % 255), 32),
         };
         let peer = Peer::Cidr(CidrRule { cidr, except: Vec::new(), scope: CidrScope::World });
         let [low, high, ..] = (80 + n % 97).to_le_bytes();

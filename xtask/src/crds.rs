@@ -51,7 +51,9 @@ fn block(value: &Value, depth: usize, out: &mut String) {
     let indent = "  ".repeat(depth);
     match value {
         Value::Object(map) => {
-            for (key, inner) in map {
+            // In the order of their names, whichever order the map keeps in this build.
+            let sorted: std::collections::BTreeMap<_, _> = map.iter().collect();
+            for (key, inner) in sorted {
                 let _infallible = write!(out, "{indent}{}:", text(key));
                 under(inner, depth, out);
             }

@@ -55,7 +55,7 @@ fn events() -> Vec<Arc<Event>> {
         headers: Headers {
             ethernet: Some([[2; 6], [4; 6]]),
             ip: Some((ip(n % 100), ip(n / 7 % 100))),
-            l4: L4::Tcp { source: 40_000, destination: 8_080, flags: if n % 4 == 0 { 2 } else { 16 } },
+            l4: L4::Tcp { source: 40_000, destination: 8_080, flags: if n.is_multiple_of(4) { 2 } else { 16 } },
         },
         source_xlated: None,
         encrypted: false,
@@ -66,7 +66,7 @@ fn events() -> Vec<Arc<Event>> {
         source_service: None,
         destination_service: Some(service.clone()),
         direction: TrafficDirection::Egress,
-        is_reply: Some(n % 8 == 0),
+        is_reply: Some(n.is_multiple_of(8)),
         match_type: 0,
         trace_reason: TraceReason::New,
         ifindex: 7,

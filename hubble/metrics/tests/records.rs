@@ -27,7 +27,7 @@ impl Lookup for Names {
         ip.is_ipv4().then(|| Arc::new(info))
     }
     fn identity(&self, identity: u32) -> Option<Arc<LabelList>> {
-        Some(Arc::new(LabelList::new([if identity % 2 == 0 {
+        Some(Arc::new(LabelList::new([if identity.is_multiple_of(2) {
             "reserved:world".into()
         } else {
             format!("k8s:id={identity}")
@@ -59,9 +59,9 @@ fn changed([event, sub, verdict, l4, bits, reply, direction, matched, drop, fami
     let any = |list: &[u8], at: u8| list[usize::from(at) % list.len()];
     let side = |n: u8| {
         let info = EndpointInfo { namespace: "ns".into(), pod_name: format!("p{n}").into(), ..EndpointInfo::default() };
-        let label = if n % 3 == 0 { "reserved:world".to_owned() } else { format!("k8s:id={n}") };
+        let label = if n.is_multiple_of(3) { "reserved:world".to_owned() } else { format!("k8s:id={n}") };
         let labels = Some(Arc::new(LabelList::new([label])));
-        Side { identity: u32::from(n % 4), info: (n % 5 > 0).then(|| Arc::new(info)), labels }
+        Side { identity: u32::from(n % 4), info: (!n.is_multiple_of(5)).then(|| Arc::new(info)), labels }
     };
     let (source, destination) = (u16::from(from), u16::from(to));
     let ip = |n: u8| match family % 3 {

@@ -106,6 +106,8 @@ pub struct Settings {
     pub sinks: SinkSettings,
     /// Who may use the sockets besides root.
     pub socket_group: Option<u32>,
+    /// How the XDP program is attached to network devices; `None`: it is not.
+    pub acceleration: Option<loader::XdpChoice>,
     /// When the maps of connections and translations are swept.
     pub gc: gc::Checked,
     /// Services at sockets.
@@ -177,6 +179,15 @@ impl Balancing {
     }
 }
 
+const fn acceleration(given: Acceleration) -> Option<loader::XdpChoice> {
+    match given {
+        Acceleration::Disabled => None,
+        Acceleration::Native => Some(loader::XdpChoice::Native),
+        Acceleration::BestEffort => Some(loader::XdpChoice::BestEffort),
+        Acceleration::Generic | Acceleration::TestingOnly => Some(loader::XdpChoice::Generic),
+    }
+}
+
 impl Settings {
     /// Brings options and host together. `seed` is drawn anew for each life.
     ///
@@ -229,6 +240,7 @@ impl Settings {
             hubble: hubble(options, host, node_ip)?,
             sinks: sinks::sinks(&options.sinks)?,
             socket_group: options.paths.socket_group,
+            acceleration: acceleration(options.balancing.bpf_lb_acceleration),
             gc: collection(options)?,
             sockets: SocketSettings::new(options).map_err(|why| bad("bpf-lb-sock", why.to_string()))?,
             liveness_interval: options.datapath.agent_liveness_update_interval.max(Duration::from_millis(100)),

@@ -254,7 +254,16 @@ impl Outside<'_> {
     fn attach(&self, settings: &Settings) -> Result<(), StartError> {
         self.attach_to(&Interface::by_index(settings.node.host_ifindex)?, HOST)?;
         for name in &settings.devices {
-            self.attach_to(&Interface::by_name(name)?, NETWORK)?;
+            let device = Interface::by_name(name)?;
+            self.attach_to(&device, NETWORK)?;
+            match settings.acceleration {
+                Some(choice) => {
+                    let attached = self.datapath.attach_xdp(&device, choice)?;
+                    tracing::info!(device = name, mode = %attached.mode, "services are balanced in XDP");
+                }
+                None if self.datapath.detach_xdp(&device)? => tracing::info!(device = name, "XDP is off"),
+                None => {}
+            }
         }
         Ok(())
     }

@@ -231,8 +231,7 @@ pub fn run(plan: Plan) -> Vec<Heard> {
         }
     }
     drop(sim);
-    let heard = heard.lock().expect("nobody panicked").clone();
-    heard
+    heard.lock().expect("nobody panicked").clone()
 }
 
 /// A point in time of the simulation as flows carry it.

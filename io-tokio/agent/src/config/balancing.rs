@@ -15,11 +15,14 @@ const NODE_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_534;
 /// What the core is told.
 pub(super) fn balancer(options: &Options, agent: &agent_core::Config) -> Result<lb::Config, SettingsError> {
     let given = &options.balancing;
-    if given.bpf_lb_acceleration != Acceleration::Disabled {
-        let why = "this version attaches no program to the network driver; leave it disabled";
+    let all = given.kube_proxy_replacement;
+    if given.bpf_lb_acceleration != Acceleration::Disabled && !all && !given.enable_node_port {
+        let why = "there is nothing to accelerate without --enable-node-port or --kube-proxy-replacement";
         return Err(bad("bpf-lb-acceleration", why));
     }
-    let all = given.kube_proxy_replacement;
+    if given.bpf_lb_mode != Mode::Snat && given.bpf_lb_dsr_dispatch == Dispatch::Geneve {
+        return Err(bad("bpf-lb-dsr-dispatch", "Geneve is not in this version; use opt or ipip"));
+    }
     let addresses = addresses(given, agent)?;
     let size = options.datapath.bpf_lb_map_max as usize;
     let node = lb::Node {

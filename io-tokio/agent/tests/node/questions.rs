@@ -121,7 +121,8 @@ fn flows_name_policies(node: &Node, web: &Pod, client: &Pod, bad: &Pod, other: &
     use TrafficDirection::{Egress, Ingress};
     let (web_in, client_out) =
         ("CiliumNetworkPolicy default/web-in true", "CiliumNetworkPolicy default/client-out true");
-    let cases: [(&Pod, &Pod, u32, TrafficDirection, Verdict, [&[&str]; 4]); 5] = [
+    type Case<'a> = (&'a Pod, &'a Pod, u32, TrafficDirection, Verdict, [&'a [&'a str]; 4]);
+    let cases: [Case<'_>; 5] = [
         (client, web, 80, Egress, Verdict::Forwarded, [&[client_out], &[], &[], &[]]),
         (client, web, 80, Ingress, Verdict::Forwarded, [&[], &[], &[web_in], &[]]),
         (bad, web, 80, Ingress, Verdict::Dropped, [&[], &[], &[], &[web_in]]),
