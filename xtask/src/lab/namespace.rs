@@ -22,6 +22,7 @@ pub(super) fn path(name: &str) -> PathBuf {
 pub(super) fn make(name: &str) -> Result<Namespace> {
     let target = path(name);
     fs::create_dir_all(DIRECTORY).with_context(|| format!("cannot make {DIRECTORY}"))?;
+    share().with_context(|| format!("cannot make {DIRECTORY} a shared mount"))?;
     File::create(&target).with_context(|| format!("cannot make {}", target.display()))?;
     let bind = target.clone();
     // A thread of its own moves into the new namespace and ends there; the mount keeps it.
@@ -55,12 +56,30 @@ pub(super) fn remove(name: &str) {
     let _ = fs::remove_file(&target);
 }
 
+/// Makes the directory a shared mount of its own, as `ip netns add` does. Otherwise the next `ip netns add` would put one over
+/// it, and the mounts below could not be taken down any more.
+fn share() -> io::Result<()> {
+    let directory = Path::new(DIRECTORY);
+    let shared = || call_mount(None, directory, libc::MS_SHARED | libc::MS_REC);
+    match shared() {
+        Err(why) if why.raw_os_error() == Some(libc::EINVAL) => {
+            call_mount(Some(directory), directory, libc::MS_BIND | libc::MS_REC)?;
+            shared()
+        }
+        other => other,
+    }
+}
+
 fn mount(source: &Path, target: &Path) -> io::Result<()> {
+    call_mount(Some(source), target, libc::MS_BIND)
+}
+
+fn call_mount(source: Option<&Path>, target: &Path, flags: libc::c_ulong) -> io::Result<()> {
     let c = |path: &Path| CString::new(path.as_os_str().as_bytes()).expect("paths here have no zero byte");
-    let (source, target) = (c(source), c(target));
+    let (source, target) = (source.map(c), c(target));
+    let source = source.as_ref().map_or(std::ptr::null(), |source| source.as_ptr());
     // SAFETY: all pointers are C strings that live across the call, or null where the kernel takes none.
-    let ret =
-        unsafe { libc::mount(source.as_ptr(), target.as_ptr(), std::ptr::null(), libc::MS_BIND, std::ptr::null()) };
+    let ret = unsafe { libc::mount(source, target.as_ptr(), std::ptr::null(), flags, std::ptr::null()) };
     if ret == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
