@@ -96,6 +96,9 @@ impl Lab {
         flag("static-cnp-path", &self.path("policies").display().to_string());
         flag("node-name", &format!("{}-node", self.place.name()));
         flag("devices", "eth0");
+        // Node ports are served where packets come in: in XDP, native where the driver can.
+        flag("enable-node-port", "true");
+        flag("bpf-lb-acceleration", "best-effort");
         flag("ipv4-node", outside::NODE[0]);
         flag("ipv6-node", outside::NODE[1]);
         flag("ipv4-range", outside::PODS[0]);

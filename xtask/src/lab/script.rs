@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::node::Lab;
-use super::outside::{WORLD, WORLD6};
+use super::outside::{NODE, WORLD, WORLD6};
 use super::policies;
 use super::probe::{Kind, ask, ask_at, ask_briefly, who};
 use super::report::Report;
@@ -29,6 +29,7 @@ pub(super) fn walk(lab: &mut Lab, report: &mut Report) -> Result<()> {
     ensure!(report.failed() == 0, "there are no pods to show anything with");
     report.step("Services get addresses and backends", |r| services(lab, r))?;
     report.step("No policy: everything talks", |r| everything_talks(lab, r))?;
+    report.step("The world reaches a service at the node's own address", |r| node_port(lab, r))?;
     report.step("A policy by labels: only the right client gets through", |r| by_labels(lab, r))?;
     report.step("A CIDR rule to the outside", |r| cidr(lab, r))?;
     report.step("A CIDR rule with an exception", |r| except(lab, r))?;
@@ -279,6 +280,23 @@ fn spread(lab: &Lab, report: &mut Report) -> Result<()> {
         let seen = through(lab, "db-1", SocketAddr::new(ip.parse()?, 5432), Kind::Tcp, 20);
         let itself = seen.get("db-1").copied().unwrap_or(0);
         report.saw(itself > 0 && !seen.contains_key("nobody"), &format!("db-1 reaches itself through {ip}: {seen:?}"));
+    }
+    Ok(())
+}
+
+/// A port of the node itself, for clients outside: they are balanced on the network device, before the host's stack.
+fn node_port(lab: &Lab, report: &mut Report) -> Result<()> {
+    const PORT: u16 = 30_080;
+    for (family, node) in NODE.into_iter().enumerate() {
+        let at = |ip: IpAddr, port: u16| SocketAddr::new(ip, port).to_string();
+        let backends: Vec<_> = BACKENDS.iter().map(|name| at(lab.pod(name).ips[family], 80)).collect();
+        let front = SocketAddr::new(node.parse()?, PORT);
+        let (id, front_text, backends) = ((20 + family).to_string(), front.to_string(), backends.join(","));
+        let service = ["--id", &id, "--frontend", &front_text, "--backends", &backends, "--k8s-node-port"];
+        lab.cilium(&[["service", "update", "--name", "shop/backend-outside"].as_slice(), &service].concat())?;
+        let seen = through(lab, "world", front, Kind::Http, 60);
+        let fair = BACKENDS.iter().all(|name| seen.get(*name).is_some_and(|n| *n >= 5));
+        report.saw(fair && !seen.contains_key("nobody"), &format!("world -> {front}, 60 times: {seen:?}"));
     }
     Ok(())
 }
