@@ -161,7 +161,7 @@ impl Engine {
         if let Some(labels) = &peer.labels {
             return self.answers_of_labels(labels, peer.addr);
         }
-        let by_address = peer.addr.and_then(|a| self.facts.longest(a)).and_then(|(_, s)| s.class);
+        let by_address = peer.addr.and_then(|a| self.facts.longest(a)).and_then(|s| s.class);
         let by_identity = || peer.identity.and_then(|id| self.facts.identities.get(&id)).map(|s| s.class);
         by_address.or_else(by_identity).map_or_else(Vec::new, |class| self.classes.answers(class).to_vec())
     }
@@ -249,7 +249,7 @@ impl Engine {
         // Rules whose prefixes were left out because wider ones say the same.
         if let Some(addr) = question.peer.addr {
             let labels = question.peer.labels.as_ref();
-            let told = || self.facts.longest(addr).and_then(|(_, s)| self.labels_of(s.identity));
+            let told = || self.facts.longest(addr).and_then(|s| self.labels_of(s.identity));
             let outside = labels.or_else(told).is_some_and(|labels| self.is_outside(labels));
             for (said, rule, origin) in content.statements.of_address(addr) {
                 let fits = said.iter().any(|p| p.speaks_of(question.direction, question.protocol, question.port));
