@@ -60,7 +60,7 @@ pub(super) fn network_policy(cx: &mut Ctx<'_>, map: &Map<String, Value>) -> Opti
         egress,
         description: "".into(),
     };
-    let labels = derived_labels(kind, &meta);
+    let labels = derived_labels(kind, &meta).into_iter().collect();
     let key = ObjectKey { kind, namespace: meta.namespace.into(), name: meta.name.into() };
     let notices = core::mem::take(&mut cx.notices);
     (cx.errors_so_far() == before).then(|| PolicyObject {
@@ -104,8 +104,8 @@ fn section(
     };
     let list = path.field(name);
     let mut rules = Vec::new();
-    for (i, item) in cx.list_field(path, spec, name).unwrap_or_default().iter().enumerate() {
-        let at = list.index(i);
+    for (i, item) in cx.rules_field(path, spec, name) {
+        let at = list.index(usize::from(i));
         let Some(map) = cx.object(&at, item) else { continue };
         cx.only_fields(&at, map, fields);
         let items = cx.list_field(&at, map, peer_field).unwrap_or_default();
@@ -122,7 +122,7 @@ fn section(
         };
         rules.push(PeerRule {
             action: Action::Allow,
-            index: u16::try_from(i).unwrap_or(u16::MAX),
+            index: i,
             peers,
             ports: port_list(cx, &at, map),
             requires: Vec::new(),
