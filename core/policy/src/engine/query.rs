@@ -235,6 +235,13 @@ impl Engine {
         self.endpoints.get(&id).map_or(&[], |e| &e.facts.named_ports)
     }
 
+    /// Named ports of the workload at an address, as was told.
+    #[must_use]
+    pub fn named_ports_at(&self, addr: IpAddr) -> &[NamedPort] {
+        let told = self.facts.longest(addr).and_then(|state| state.told.as_ref());
+        told.map_or(&[], |(_, ports)| ports)
+    }
+
     /// Sizes of the tables.
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -3,12 +3,12 @@
 use super::{
     cilium::{derived_labels, metadata},
     ctx::{Ctx, Path, Problem},
-    peers, ports,
+    peers,
     selectors::{self, Keys},
 };
 use crate::rule::{
     Action, CidrRule, Direction, ObjectKey, ObjectKind, Peer, PeerRule, Peers, Place, PolicyObject, PortMatch,
-    PortRange, PortRule, PortSpec, Ports, Rule, Subject,
+    PortRange, PortRule, PortSpec, Ports, Rule, Subject, port::is_port_name,
 };
 use alloc::{
     string::{String, ToString},
@@ -214,7 +214,7 @@ fn port(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<PortMatch> {
             PortSpec::Range(PortRange::ALL)
         }
         Some(Value::String(name)) => {
-            if !ports::is_service_name(name) || end.is_some() {
+            if !is_port_name(name) || end.is_some() {
                 let why = "a port is a number from 1 to 65535, or a name of up to 15 characters without endPort";
                 cx.invalid(&at, name, why);
             }
