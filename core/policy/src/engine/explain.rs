@@ -50,6 +50,8 @@ pub struct Question {
 /// How a rule that was considered relates to the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fit {
+    /// It says the same of a prefix within the deciding rule's. Entries then name the wider rule alone.
+    SaidByWider,
     /// Peer and port fit, but another rule decides.
     Overruled,
     /// The peer fits, the port does not.
@@ -257,7 +259,10 @@ impl Engine {
                 if let (true, true, Origin::Rule(_, _, action, _)) = (fits, scope, origin)
                     && !deciding.contains(&origin)
                 {
-                    best.entry(origin).or_insert((Fit::Overruled, action)).0 = Fit::Overruled;
+                    let agrees = deciding.iter().any(|o| matches!(o, Origin::Rule(_, _, of, _) if *of == action));
+                    let alike = agrees && content.statements.implies(rule, said);
+                    let fit = if alike { Fit::SaidByWider } else { Fit::Overruled };
+                    best.entry(origin).or_insert((fit, action)).0 = fit;
                 }
             }
         }
