@@ -130,7 +130,8 @@ impl Engine {
             }
             if stay > 0 {
                 let mut rest = self.classes.peers(class).clone();
-                let parts = moves.iter().filter(|((now, _), _)| *now == Some(class));
+                let (none, next) = (Arc::<[TermId]>::from([]), ClassId(class.0.saturating_add(1)));
+                let parts = moves.range((Some(class), none.clone())..(Some(next), none));
                 parts.for_each(|(_, peers)| rest.subtract(peers));
                 moves.insert((Some(class), self.classes.answers(class).clone()), rest);
             }
