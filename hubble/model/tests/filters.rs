@@ -7,7 +7,7 @@ use hubble_api::{
     flow::{Flow, FlowFilter},
     json,
 };
-use hubble_model::{Filter, FilterList};
+use hubble_model::{Filter, FilterList, Interest, Kinds};
 use serde_json::Value;
 use std::path::Path;
 
@@ -28,6 +28,28 @@ fn single_filters() {
 #[test]
 fn lists_of_filters() {
     check(corpus::lists_of_filters);
+}
+
+/// A flow that matches is of a kind its filter is about: otherwise a loss could go untold.
+#[test]
+fn no_filter_matches_what_it_is_not_about() {
+    for part in corpus::parts(&corpus::shared().join("conformance"), "hubble-filters") {
+        let flows = corpus::flows(&part);
+        let (mut matching, mut ruled_out) = (0, 0);
+        for case in corpus::list(&part, "filters") {
+            let filter = filters(std::slice::from_ref(&case["filter"]));
+            let Ok(compiled) = Filter::new(&filter[0]) else { continue };
+            let interest = Interest::of(&filter);
+            for flow in &flows {
+                let (matches, may) = (compiled.matches(flow), interest.may_be_in(Kinds::of(flow)));
+                assert!(!matches || may, "{} on {}", case["filter"], json::to_string(flow));
+                matching += u32::from(matches);
+                ruled_out += u32::from(!may);
+            }
+        }
+        println!("{matching} match, {ruled_out} were ruled out by their kind");
+        assert!(matching > 0 && ruled_out > 0, "nothing was compared");
+    }
 }
 
 /// Cases of the original's own tests: filters, events, and which of them match.

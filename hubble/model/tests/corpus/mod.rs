@@ -50,7 +50,7 @@ pub fn filters(values: &[Value]) -> Vec<FlowFilter> {
         .collect()
 }
 
-fn flows(corpus: &Value) -> Vec<Flow> {
+pub fn flows(corpus: &Value) -> Vec<Flow> {
     let read = |value: &Value| json::from_str(&value.to_string()).expect("flows of the corpus are Flows");
     list(corpus, "flows").iter().map(read).collect()
 }
