@@ -1,4 +1,4 @@
-//! Prints what a flow costs in the relay: `cargo run --release -p hubble-relay --example measure [FLOWS]`.
+//! Prints what a flow costs in the relay: `cargo run --release -p hubble-relay --example relay-cost [FLOWS]`.
 //!
 //! End to end means: servers of nodes, the relay and a client, all over TCP of this machine. Beside each figure stands the
 //! original's, where one was measured on a machine like CI's.
@@ -7,10 +7,11 @@ use futures::StreamExt as _;
 use hubble_api::{
     flow::{CiliumEventType, Endpoint, Flow, Ip, Layer4, Tcp, TcpFlags, layer4::Protocol},
     observer::{GetFlowsRequest, GetFlowsResponse, get_flows_response::ResponseTypes},
+    raw::{AsClient, GET_FLOWS},
     time,
 };
 use hubble_model::{FanIn, merge::Limits};
-use hubble_relay::{Relay, Settings, codec::ToNode, pool::Reach, wire};
+use hubble_relay::{Relay, Settings, pool::Reach, wire};
 use hubble_server::{Config, Listen, Observer, Peer, PeerSource, PeerTable, Server};
 use hubble_transport::{Address, Clock, Network, connect};
 use prost::Message as _;
@@ -211,9 +212,9 @@ async fn ask(address: Address, request: GetFlowsRequest) -> u64 {
     let connected = connect(&Network, address, None, Duration::from_secs(30)).await.expect("it listens");
     let mut client = Grpc::new(connected.channel);
     client.ready().await.expect("connected");
-    let path = PathAndQuery::from_static("/observer.Observer/GetFlows");
+    let path = PathAndQuery::from_static(GET_FLOWS);
     // Refused while the relay knows no node yet.
-    let Ok(responses) = client.server_streaming(Request::new(request), path, ToNode).await else { return 0 };
+    let Ok(responses) = client.server_streaming(Request::new(request), path, AsClient).await else { return 0 };
     let responses = responses.into_inner();
     responses
         .fold(0, |flows, response| async move {

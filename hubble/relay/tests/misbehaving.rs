@@ -8,9 +8,10 @@ use hubble_api::{
         GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest, ServerStatusRequest,
         ServerStatusResponse, get_flows_response::ResponseTypes, observer_client::ObserverClient,
     },
+    raw::AsServer,
     relay::NodeState,
 };
-use hubble_relay::{Relay, Settings, answer::Bounds, codec::ToClient, pool::Reach};
+use hubble_relay::{Relay, Settings, answer::Bounds, pool::Reach};
 use hubble_server::{Config, Listen, Observer, Peer, PeerSource, PeerTable, Server};
 use hubble_transport::{Address, Clock, Network, connect};
 use prost::{Message as _, bytes::Bytes};
@@ -78,7 +79,7 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let rogue = self.clone();
         async move {
-            let mut grpc = Grpc::new(ToClient);
+            let mut grpc = Grpc::new(AsServer);
             Ok(match request.uri().path() {
                 "/observer.Observer/GetFlows" => grpc.server_streaming(rogue, request).await,
                 "/observer.Observer/ServerStatus" => grpc.unary(rogue, request).await,

@@ -1,4 +1,4 @@
-//! Prints what a flow costs on its way: `cargo run --release -p hubble-server --example measure`.
+//! Prints what a flow costs on its way: `cargo run --release -p hubble-server --example server-cost`.
 
 use abi::event::{NOTIFY_TRACE, PAYLOAD_LEN, Prefix, TraceNotify, TraceRecord};
 use hubble_api::flow::{FlowFilter, TcpFlags, flow_filter::Experimental};
