@@ -8,6 +8,7 @@ use hubble_api::{
 };
 use hubble_model::{Event, NodeInfo};
 use prost::{Message as _, bytes::Bytes};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// Keys of the fields of `GetFlowsResponse`: number and form.
 const FLOW: &[u8] = &[0x0a];
@@ -26,6 +27,73 @@ pub(crate) fn flow(event: &Event, node: &NodeInfo, mask: Option<&Mask>) -> Optio
         flow.retain(mask);
     }
     Some(around(&flow))
+}
+
+/// Responses kept for others, at most.
+const MADE_MAX: usize = 512;
+
+/// Responses made for one stream that others ask for as well: most streams want the same flows with one of few masks.
+#[derive(Debug)]
+pub(crate) struct Made {
+    slots: Mutex<Box<[Option<Response>]>>,
+    masks: Mutex<Vec<Weak<Mask>>>,
+}
+
+#[derive(Debug)]
+struct Response {
+    /// Held, so that its address is no other event's.
+    event: Arc<Event>,
+    mask: Option<Arc<Mask>>,
+    bytes: Bytes,
+}
+
+impl Default for Made {
+    fn default() -> Self {
+        let slots: Vec<_> = (0..MADE_MAX).map(|_| None).collect();
+        Self { slots: Mutex::new(slots.into()), masks: Mutex::default() }
+    }
+}
+
+impl Made {
+    /// Whoever panicked with a lock has broken nothing: what it guards is valid after every statement.
+    fn slots(&self) -> MutexGuard<'_, Box<[Option<Response>]>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The mask as other streams have it, if one does.
+    pub fn mask(&self, mask: Mask) -> Arc<Mask> {
+        let mut masks = self.masks.lock().unwrap_or_else(PoisonError::into_inner);
+        masks.retain(|known| known.strong_count() > 0);
+        if let Some(known) = masks.iter().filter_map(Weak::upgrade).find(|known| **known == mask) {
+            return known;
+        }
+        let mask = Arc::new(mask);
+        masks.push(Arc::downgrade(&mask));
+        mask
+    }
+
+    /// The same as [`flow`], looked for before it is made.
+    pub fn flow(&self, event: &Arc<Event>, node: &NodeInfo, mask: Option<&Arc<Mask>>) -> Option<Bytes> {
+        let mask_at = mask.map_or(0, |mask| Arc::as_ptr(mask).addr());
+        // What is allocated lies at multiples of 16.
+        let slot = (Arc::as_ptr(event).addr() >> 4 ^ mask_at >> 6) % MADE_MAX;
+        if let Some(made) = &self.slots()[slot]
+            && Arc::ptr_eq(&made.event, event)
+            && made.mask.as_ref().map(Arc::as_ptr) == mask.map(Arc::as_ptr)
+        {
+            return Some(made.bytes.clone());
+        }
+        let bytes = flow(event, node, mask.map(|mask| &**mask))?;
+        let made = Response { event: Arc::clone(event), mask: mask.cloned(), bytes: bytes.clone() };
+        let replaced = self.slots()[slot].replace(made);
+        drop(replaced); // Freed outside the lock.
+        Some(bytes)
+    }
+
+    /// Forgets all, when nobody is left who could ask again.
+    pub fn clear(&self) {
+        self.slots().fill_with(|| None);
+    }
 }
 
 fn around(flow: &Flow) -> Bytes {
@@ -81,6 +149,16 @@ mod tests {
                 };
                 assert_eq!(bytes, want.encode_to_vec(), "{want:?}");
             }
+        }
+        let made = Made::default();
+        let mask = made.mask(mask);
+        assert!(Arc::ptr_eq(&mask, &made.mask((*mask).clone())), "streams with the same mask share it");
+        let event = Arc::new(Event::Flow(Box::new(named("n", None))));
+        for mask in [None, Some(&mask)] {
+            let want = super::flow(&event, &node, mask.map(|mask| &**mask)).expect("a flow");
+            let first = made.flow(&event, &node, mask).expect("a flow");
+            let second = made.flow(&event, &node, mask).expect("a flow");
+            assert_eq!((&first, first.as_ptr()), (&want, second.as_ptr()), "made once");
         }
         assert_eq!(super::flow(&Event::Lost { time_ns: 1, event: LostEvent::default() }, &node, None), None);
     }

@@ -244,8 +244,8 @@ impl<S: Select> Reader<S> {
         }
     }
 
-    fn deliver(&mut self, event: &Event) -> Option<S::Response> {
-        if let Event::Lost { time_ns, event } = event {
+    fn deliver(&mut self, event: &Arc<Event>) -> Option<S::Response> {
+        if let Event::Lost { time_ns, event } = &**event {
             if self.select.is_concerned(event, *time_ns, &self.window) {
                 self.losses.add(event.source, event.num_events_lost, event.cpu, *time_ns);
             }
@@ -294,7 +294,9 @@ impl<S: Select> Reader<S> {
 
 impl<S> Drop for Reader<S> {
     fn drop(&mut self) {
-        self.shared.streams.fetch_sub(1, Ordering::Relaxed);
+        if self.shared.streams.fetch_sub(1, Ordering::Relaxed) <= 2 {
+            self.shared.made.clear();
+        }
         self.shared.held.fetch_sub(self.accounted, Ordering::Relaxed);
     }
 }

@@ -2,7 +2,7 @@
 
 mod recorded;
 
-use crate::{Config, Extras, follow::Overwritten};
+use crate::{Config, Extras, encode::Made, follow::Overwritten};
 use hubble_api::{flow, time};
 use hubble_model::{DecodeError, Decoder, Event, Kinds, KindsLog, Lookup, NodeInfo, Ring, Stamp};
 use nix::time::{ClockId, clock_gettime};
@@ -44,6 +44,8 @@ pub(crate) struct Shared {
     pub streams: AtomicUsize,
     /// Events that open streams hold, each counted for every stream that does.
     pub held: AtomicUsize,
+    /// Responses several streams ask for.
+    pub made: Made,
     random: AtomicU64,
     wall_minus_monotonic_ns: AtomicI64,
 }
@@ -96,6 +98,7 @@ impl Observer {
             seen_flows: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            made: Made::default(),
             random: AtomicU64::new(RandomState::new().build_hasher().finish()),
             wall_minus_monotonic_ns: AtomicI64::new(clock_distance()),
             config,

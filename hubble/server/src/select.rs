@@ -10,13 +10,13 @@ use hubble_api::{
 };
 use hubble_model::{Event, FilterList, Interest, Kinds};
 use prost::bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 /// What kind of event a stream is of.
 pub(crate) trait Select: Send + Sync + 'static {
     type Response: Send;
     fn wants(&self, event: &Event, shared: &Shared) -> bool;
-    fn response(&self, event: &Event, shared: &Shared) -> Option<Self::Response>;
+    fn response(&self, event: &Arc<Event>, shared: &Shared) -> Option<Self::Response>;
     fn lost(&self, event: LostEvent, at_ns: i64, shared: &Shared) -> Option<Self::Response>;
     /// Whether an event asked for may have been in a loss that was noticed then.
     fn is_concerned(&self, _: &LostEvent, _: i64, _: &Window) -> bool {
@@ -39,7 +39,7 @@ pub(crate) fn timestamp(ns: i64) -> Option<Timestamp> {
 /// Flows through filters, thinned by a mask.
 pub(crate) struct Flows {
     pub filters: Arc<FilterList>,
-    pub mask: Option<Mask>,
+    pub mask: Option<Arc<Mask>>,
     pub interest: Interest,
 }
 
@@ -51,8 +51,12 @@ impl Select for Flows {
         event.is_asked_for(&self.filters, &shared.node)
     }
 
-    fn response(&self, event: &Event, shared: &Shared) -> Option<Bytes> {
-        encode::flow(event, &shared.node, self.mask.as_ref())
+    fn response(&self, event: &Arc<Event>, shared: &Shared) -> Option<Bytes> {
+        // Alone, nobody else will ask for it.
+        match shared.streams.load(Ordering::Relaxed) {
+            ..=1 => encode::flow(event, &shared.node, self.mask.as_deref()),
+            _ => shared.made.flow(event, &shared.node, self.mask.as_ref()),
+        }
     }
 
     fn lost(&self, event: LostEvent, at_ns: i64, shared: &Shared) -> Option<Bytes> {
@@ -84,8 +88,8 @@ impl Select for AgentEvents {
         matches!(event, Event::Agent { .. })
     }
 
-    fn response(&self, event: &Event, shared: &Shared) -> Option<GetAgentEventsResponse> {
-        let Event::Agent { time_ns, event } = event else { return None };
+    fn response(&self, event: &Arc<Event>, shared: &Shared) -> Option<GetAgentEventsResponse> {
+        let Event::Agent { time_ns, event } = &**event else { return None };
         let agent_event: AgentEvent = event.as_ref().clone();
         Some(GetAgentEventsResponse {
             agent_event: Some(agent_event),
@@ -109,8 +113,8 @@ impl Select for DebugEvents {
         matches!(event, Event::Debug { .. })
     }
 
-    fn response(&self, event: &Event, shared: &Shared) -> Option<GetDebugEventsResponse> {
-        let Event::Debug { time_ns, event } = event else { return None };
+    fn response(&self, event: &Arc<Event>, shared: &Shared) -> Option<GetDebugEventsResponse> {
+        let Event::Debug { time_ns, event } = &**event else { return None };
         let debug_event: DebugEvent = event.as_ref().clone();
         Some(GetDebugEventsResponse {
             debug_event: Some(debug_event),

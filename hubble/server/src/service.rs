@@ -94,7 +94,8 @@ impl Api {
         let mask = paths
             .map(|paths| Mask::new::<Flow>(&paths))
             .transpose()
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+            .map_err(|error| Status::invalid_argument(error.to_string()))?
+            .map(|mask| self.shared.made.mask(mask));
         self.stream(Flows { filters: Arc::new(filters), mask, interest }, window)
     }
 }
