@@ -25,8 +25,9 @@ pub struct Config {
     pub streams_max: usize,
     /// How many events may be set aside for a stream that follows and is not read; beyond it the oldest is given up.
     pub observer_queue_max: usize,
-    /// How many events all open streams may hold together, each for every stream that holds it. What they hold stays in
-    /// memory after the ring has overwritten it, so beyond it further questions are refused and streams give up early.
+    /// How many events of the past all open streams may hold together, each for every stream that holds it. What they
+    /// hold stays in memory after the ring has overwritten it, so beyond it further questions are refused. As many again
+    /// may be set aside for followers, who then give up early.
     pub held_events_max: usize,
 }
 

@@ -76,11 +76,15 @@ impl Following {
     /// Takes what was set aside and what is new. Returns how many events asked for were, or may have been, lost before.
     pub fn take<S: Select>(&self, shared: &Shared, select: &S, into: &mut VecDeque<Arc<Event>>) -> u64 {
         let mut aside = self.place.aside();
-        shared.held.fetch_sub(aside.kept.len(), Ordering::Relaxed);
-        into.append(&mut aside.kept);
-        let before = into.len();
-        let overwritten = shared.read_batch(aside.next, BATCH, into);
-        aside.pass(overwritten, into.len() - before);
+        let kept = aside.kept.len().min(BATCH);
+        if kept > 0 {
+            shared.aside.fetch_sub(kept, Ordering::Relaxed);
+            into.extend(aside.kept.drain(..kept));
+        } else {
+            let before = into.len();
+            let overwritten = shared.read_batch(aside.next, BATCH, into);
+            aside.pass(overwritten, into.len() - before);
+        }
         let unseen = std::mem::take(&mut aside.unseen);
         let unseen = if select.may_be_in(unseen.kinds) { unseen.count } else { 0 };
         std::mem::take(&mut aside.given_up) + unseen
@@ -111,14 +115,14 @@ impl Place {
         let overwritten = shared.read_batch(aside.next, BATCH, &mut batch);
         aside.pass(overwritten, batch.len());
         batch.retain(|event| keeps(select, event, shared, window));
-        shared.held.fetch_add(batch.len(), Ordering::Relaxed);
+        shared.aside.fetch_add(batch.len(), Ordering::Relaxed);
         aside.kept.append(&mut batch);
         let config = &shared.config;
         while aside.kept.len() > config.observer_queue_max
-            || (aside.kept.len() > BATCH && shared.held.load(Ordering::Relaxed) > config.held_events_max)
+            || (aside.kept.len() > BATCH && shared.aside.load(Ordering::Relaxed) > config.held_events_max)
         {
             let Some(event) = aside.kept.pop_front() else { break };
-            shared.held.fetch_sub(1, Ordering::Relaxed);
+            shared.aside.fetch_sub(1, Ordering::Relaxed);
             aside.given_up += match &*event {
                 Event::Lost { event, .. } => event.num_events_lost,
                 _ => 1,
@@ -131,7 +135,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let kept = self.aside().kept.len();
-        self.shared.held.fetch_sub(kept, Ordering::Relaxed);
+        self.shared.aside.fetch_sub(kept, Ordering::Relaxed);
     }
 }
 

@@ -42,8 +42,10 @@ pub(crate) struct Shared {
     pub started_ns: i64,
     seen_flows: AtomicU64,
     pub streams: AtomicUsize,
-    /// Events that open streams hold, each counted for every stream that does.
+    /// Events of the past that open streams hold, each counted for every stream that does.
     pub held: AtomicUsize,
+    /// Events set aside for followers that are not read, counted alike.
+    pub aside: AtomicUsize,
     /// Responses several streams ask for.
     pub made: Made,
     random: AtomicU64,
@@ -98,6 +100,7 @@ impl Observer {
             seen_flows: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            aside: AtomicUsize::new(0),
             made: Made::default(),
             random: AtomicU64::new(RandomState::new().build_hasher().finish()),
             wall_minus_monotonic_ns: AtomicI64::new(clock_distance()),
@@ -168,7 +171,7 @@ impl Observer {
 
     /// Events that open streams hold, each counted for every stream that does.
     pub fn held_events(&self) -> usize {
-        self.0.held.load(Ordering::Relaxed)
+        self.0.held.load(Ordering::Relaxed) + self.0.aside.load(Ordering::Relaxed)
     }
 
     /// Flows published so far.
