@@ -320,9 +320,10 @@ fn stride(size: u32, member: &Member, next: &mut u32, taken: &mut [u64; WORDS], 
         let bit = |at: u32| !(taken[at as usize >> 6 & (WORDS - 1)] >> (at & 63)) as u32 & 1;
         let found = bit(at) | bit(second) << 1 | bit(third) << 2 | bit(fourth) << 3;
         if found != 0 {
-            let near = if found & 1 != 0 { at } else { second };
-            let far = if found & 4 != 0 { third } else { fourth };
-            break if found & 3 != 0 { near } else { far };
+            // At most three strides on, so less than four times around.
+            let passed = at + found.trailing_zeros() * stride;
+            let passed = passed.min(passed.wrapping_sub(2 * size));
+            break passed.min(passed.wrapping_sub(size));
         }
         at = step(fourth, stride, size);
     };
@@ -334,7 +335,9 @@ fn stride(size: u32, member: &Member, next: &mut u32, taken: &mut [u64; WORDS], 
 #[inline(always)]
 const fn step(at: u32, stride: u32, size: u32) -> u32 {
     let next = at + stride;
-    if next >= size { next - size } else { next }
+    // Without a branch: what is below the size becomes huge.
+    let around = next.wrapping_sub(size);
+    if around < next { around } else { next }
 }
 
 /// The number with which `of` makes 1 modulo a prime.
