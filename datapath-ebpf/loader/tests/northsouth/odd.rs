@@ -57,7 +57,7 @@ fn the_client_is_told_what_the_way_can_carry() {
         node.service(30_112, &[REMOTE], |_| {});
         for (v6, family, net, added) in [(false, "-4", "10.8.0.0/24", 8), (true, "-6", "fd08::/64", 24)] {
             let via = OTHER.of(v6).to_string();
-            crate::support::ip(&[family, "route", "change", net, "via", &via, "mtu", "1400"]);
+            crate::support::ip(&[family, "route", "change", net, "via", &via, "mtu", "lock", "1400"]);
             let backend = node.remote.as_ref().map_or(&node.other, |remote| &remote.pods[0]);
             let _server = Server::start(backend, SocketAddr::new(REMOTE.of(v6), 8080));
             let to = Node::frontend(30_112, v6);
