@@ -252,6 +252,15 @@ pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     let related = icmp::related(env, flow, local, true, now)?;
     if related.known {
         report.set_dst_identity(related.peer_identity);
+        if related.through != 0 && !related.to_backend {
+            let mut origin = Origin::<F> { flags: CT_DSR, frontend: related.backend };
+            if related.through & CT_DSR == 0 {
+                origin = Origin::service(related.rev_nat);
+            }
+            report.set_outcome(Outcome::at(point::TO_NETWORK, reason::RELATED, true));
+            Kept::of(flow, report, now).through(&origin).leave(env)?;
+            return Ok(Verdict::go_on(stages::of::<F>().to_client));
+        }
         icmp::translate(env, flow, &related, true)?;
         let way = way::<F, E>(env, flow);
         return route(env, local, flow, report, now, Route { way, state: reason::RELATED, news: true });

@@ -53,6 +53,25 @@ pub fn run<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
     }
 }
 
+/// Runs one of the stages that exist where there is no buffer yet (`abi::stage::EARLY`). The others leave the packet to tc.
+#[inline(always)]
+pub fn run_early<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
+    match stage {
+        Stage::Open4 => nodeport::hooks::open_early::<V4, E>(env),
+        Stage::Open6 => nodeport::hooks::open_early::<V6, E>(env),
+        _ => Verdict::PASS,
+    }
+}
+
+/// All of `cil_xdp_entry`.
+pub fn early<E: NodeportEnv>(env: &mut E) -> Verdict {
+    let first = nodeport::hooks::early(env);
+    match Stage::of(first.argument) {
+        Some(stage) if first.action == Action::Continue => run_early(env, stage),
+        _ => first,
+    }
+}
+
 /// Carries a packet from its hook's first verdict through all further stages, by plain calls.
 pub fn complete<E: NodeportEnv>(env: &mut E, first: Verdict) -> Verdict {
     let mut verdict = first;
@@ -246,7 +265,9 @@ fn net<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
 fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, back: Stage) -> Verdict {
     resume(env, |env, kept, report| {
         report.set_answered();
-        nodeport::service::establish::<F, E>(env, &kept.flow(), &kept.moment())?;
+        let flow = kept.flow::<F>();
+        report.set_hash(flow.hash(crate::config::seed(env.node())));
+        let _ = nodeport::service::establish::<F, E>(env, &flow, &kept.wanted(), &kept.moment())?;
         Ok(Verdict::go_on(back))
     })
 }
@@ -261,7 +282,7 @@ fn out<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
 /// From a pod to a client of a service outside, whose frontend is kept.
 #[inline(always)]
 fn to_client<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
-    resume(env, |env, kept, _| nodeport::answer::<F, E>(env, &mut kept.flow(), &kept.origin()))
+    resume(env, |env, kept, _| nodeport::answer::<F, E>(env, &mut kept.flow(), &kept.origin(), &kept.moment()))
 }
 
 /// To a pod of this node, whose interface is kept.

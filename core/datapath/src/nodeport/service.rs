@@ -15,7 +15,9 @@ use super::select::{self, Slots};
 use super::{maps, snat};
 use crate::config;
 use crate::conntrack::{self, Moment};
+use crate::events::Report;
 use crate::family::End;
+use crate::kept::Kept;
 use crate::parse::Flow;
 use crate::verdict::DropReason;
 
@@ -75,7 +77,7 @@ impl<F: Balanced> Served<F> {
     }
 }
 
-/// Finds the way of a packet from outside.
+/// Finds the way of a packet from outside. Of one whose way has to be made, all that was found is kept for the stage that makes it.
 #[inline(always)]
 pub fn serve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
@@ -90,12 +92,25 @@ pub fn serve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         }
         return Ok(served);
     }
-    let (service, _) = look_up(env, flow);
+    let (service, slots) = look_up(env, flow);
     let mut unmade = Served::nothing();
     if service.rev_nat_index.raw != 0 {
         unmade.bits = UNMADE;
+        let wanted = Wanted { service, slots, absent: !served.known() };
+        Kept::of(flow, &Report::new(true), now).wanting(&wanted).leave(env)?;
     }
     Ok(unmade)
+}
+
+/// What a connection that opens is to be given.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The service.
+    pub service: LbService,
+    /// Where its slots are.
+    pub slots: Slots,
+    /// The connection map knows nothing of client and frontend that holds.
+    pub absent: bool,
 }
 
 /// Makes the way of a packet to a service: checks the backend that is remembered, or chooses one. The connection map has it then.
@@ -103,17 +118,20 @@ pub fn serve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
 pub fn establish<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
+    wanted: &Wanted,
     now: &Moment,
-) -> Result<(), DropReason> {
-    let (service, slots) = look_up(env, flow);
+) -> Result<Served<F>, DropReason> {
+    let Wanted { service, slots, absent } = *wanted;
     admits(env, flow, &service)?;
     let key = F::ct_key(&flow.dst, &flow.src, flow.protocol());
-    let served = remembered(env, flow, now);
-    if served.known() && service.rev_nat_index == served.rev_nat() && still_serves(env, flow, &served) {
-        if let Some(entry) = crate::maps::connection::<F, E>(env, flow.is_tcp(), &key) {
-            F::connection(entry).lb_revision = now.lb;
+    if !absent {
+        let served = remembered(env, flow, now);
+        if served.known() && service.rev_nat_index == served.rev_nat() && still_serves(env, flow, &served) {
+            if let Some(entry) = crate::maps::connection::<F, E>(env, flow.is_tcp(), &key) {
+                F::connection(entry).lb_revision = now.lb;
+            }
+            return Ok(served);
         }
-        return Ok(());
     }
     open(env, flow, &key, &service, slots, now)
 }
@@ -201,7 +219,7 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     service: &LbService,
     slots: Slots,
     now: &Moment,
-) -> Result<(), DropReason> {
+) -> Result<Served<F>, DropReason> {
     let chosen = select::backend(env, flow, service, slots, now)?;
     let index = service.rev_nat_index;
     let mut flags = CT_SERVICE | CT_NODE_PORT | CT_INBOUND;
@@ -223,5 +241,5 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if crate::maps::track::<F, E>(env, flow.is_tcp(), key, &entry).is_none() {
         return Err(DropReason::ConnectionTableFull);
     }
-    Ok(())
+    Ok(Served::new(chosen.end, flags, index, snat_port, chosen.id))
 }
