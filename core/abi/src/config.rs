@@ -19,6 +19,8 @@ pub enum Runtime {
     SchemaVersion = 4,
     /// Entries of the Maglev tables for which the pinned `cilium_lb{4,6}_maglev` were made; 0: they were not made yet.
     MaglevSize = 5,
+    /// Not 0: `cilium_lb{4,6}_services_v2` has, or had, services of any protocol. Set before the first of them is written.
+    AnyProtocol = 6,
 }
 
 /// Entries of `cilium_runtime_config`.

@@ -6,6 +6,7 @@
 //! as even as a random draw, and the same in the kernel and the simulator.
 
 use abi::be::Port;
+use abi::config::Runtime;
 use abi::ct::CT_SERVICE;
 use abi::lb::{BACKEND_ACTIVE, BACKEND_TERMINATING, LbService};
 
@@ -40,11 +41,15 @@ impl<F: Family> Target<F> {
     }
 }
 
-/// The service behind a frontend, if it is one: of this protocol, or of any.
+/// The service behind a frontend, if it is one: of this protocol, or of any. The second look-up is made only where such services
+/// are: most packets go to no service and would pay for it.
 #[inline(always)]
 fn service<F: Family, E: Env + FamilyMaps<F>>(env: &E, frontend: &End<F::Addr>, protocol: u8) -> Option<LbService> {
     if let Some(service) = maps::service::<F, E>(env, &F::lb_key(frontend, protocol, 0)) {
         return Some(*service);
+    }
+    if env.runtime(Runtime::AnyProtocol) == 0 {
+        return None;
     }
     maps::service::<F, E>(env, &F::lb_key(frontend, 0, 0)).copied()
 }
@@ -52,8 +57,7 @@ fn service<F: Family, E: Env + FamilyMaps<F>>(env: &E, frontend: &End<F::Addr>, 
 /// Whether `flow` goes to a service.
 #[inline(always)]
 pub fn is_service<F: Family, E: Env + FamilyMaps<F>>(env: &E, flow: &Flow<F>) -> bool {
-    maps::service::<F, E>(env, &F::lb_key(&flow.dst, flow.protocol(), 0)).is_some()
-        || maps::service::<F, E>(env, &F::lb_key(&flow.dst, 0, 0)).is_some()
+    service::<F, E>(env, &flow.dst, flow.protocol()).is_some()
 }
 
 /// Resolves the destination of a packet from a client. `found` is what the connection map knows about client and destination.

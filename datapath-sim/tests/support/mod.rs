@@ -159,6 +159,7 @@ impl World {
         let (port, backend_port) = (Port::new(80), Port::new(8080));
         let key4 = LbKey4 { address: VIP4.into(), dport: port, proto: 0, ..LbKey4::default() };
         let key6 = LbKey6 { address: VIP6.into(), dport: port, proto: 0, ..LbKey6::default() };
+        self.maps.runtime[Runtime::AnyProtocol as usize] = 1;
         self.maps.lb4_services.update(key4, frontend, Update::Any).expect("room");
         self.maps.lb6_services.update(key6, frontend, Update::Any).expect("room");
         let rev4 = LbRevNat4 { address: VIP4.into(), port, pad: 0 };

@@ -280,7 +280,10 @@ impl Bench {
             let stimulus = self.generator.next(program, &self.world);
             let now = support::coarse_clock_away_from_the_next_second();
             let (first, second) = (self.kernel.run(&stimulus), other(&stimulus));
-            assert_eq!(now / 1_000_000_000, support::coarse_clock() / 1_000_000_000, "this machine stood still");
+            if support::a_second_may_have_turned(now) {
+                // The arms may have written times a second apart, which decides nothing within the minutes of a run.
+                continue;
+            }
             let first = first.map(|answer| Answer { events: Vec::new(), ..answer });
             assert_eq!(first, second, "{program}: {}", hex(&stimulus.packet));
             let Some(answer) = first else { continue };
@@ -295,14 +298,14 @@ impl Bench {
         let stimulus = self.generator.next(program, &self.world);
         let now = support::coarse_clock_away_from_the_next_second();
         let kernel = self.kernel.run(&stimulus);
-        let after = support::coarse_clock();
+        let turned = support::a_second_may_have_turned(now);
         let figures = self.report.programs.entry(stimulus.hook).or_default();
         let Some(kernel) = kernel else {
             figures.refused += 1;
             figures.refused_short += u64::from(packets::is_short(&stimulus.packet));
             return;
         };
-        if now / 1_000_000_000 != after / 1_000_000_000 {
+        if turned {
             self.report.between_seconds += 1;
             self.copy_connections();
             return;

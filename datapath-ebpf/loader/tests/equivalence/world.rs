@@ -231,6 +231,7 @@ impl World {
         for pod in &self.pods {
             out.extend((0..40).map(|_| self.rule(pod, rng)));
         }
+        out.push(MapWrite::Runtime(Runtime::AnyProtocol as u32, Some(1)));
         out.extend(self.services());
         out.push(MapWrite::Runtime(Runtime::PolicyRevision as u32, Some(self.policy_revision)));
         out.push(MapWrite::Runtime(Runtime::LbRevision as u32, Some(self.lb_revision)));
@@ -322,6 +323,8 @@ impl World {
                 let four = LbBackend4 { address: v4(ip(four)), port, flags, ..LbBackend4::default() };
                 let six = LbBackend6 { address: v6(ip(six)), port, flags, ..LbBackend6::default() };
                 vec![
+                    // Now and then nobody looks for services of any protocol.
+                    MapWrite::Runtime(Runtime::AnyProtocol as u32, Some(u64::from(rng.chance(75)))),
                     MapWrite::Backend4(id, there.then_some(four)),
                     MapWrite::Backend6(id, there.then_some(six)),
                     MapWrite::Runtime(Runtime::LbRevision as u32, Some(self.lb_revision)),

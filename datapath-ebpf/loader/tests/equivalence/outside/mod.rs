@@ -119,20 +119,20 @@ impl Bench {
         let stimulus = self.generator.next(hook, &self.world);
         let now = support::coarse_clock_away_from_the_next_second();
         let kernel = self.kernel.run(&stimulus);
-        let after = support::coarse_clock();
+        let (turned, ticked) = (support::a_second_may_have_turned(now), now != support::coarse_clock());
         let figures = self.report.programs.entry(hook).or_default();
         let Some(kernel) = kernel else {
             figures.refused += 1;
             figures.refused_short += u64::from(packets::is_short(&stimulus.packet));
             return;
         };
-        if now / 1_000_000_000 != after / 1_000_000_000 {
+        if turned {
             self.report.between_seconds += 1;
             self.copy();
             return;
         }
         let native = self.native.run(&stimulus, now);
-        self.bucket(&stimulus, now != after);
+        self.bucket(&stimulus, ticked);
         self.report.programs.entry(hook).or_default().saw(&stimulus, &kernel);
         if stimulus.whole {
             self.checker.see(&self.world, &stimulus, &kernel);

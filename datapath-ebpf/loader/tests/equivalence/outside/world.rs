@@ -355,6 +355,7 @@ impl World {
                 }
             }
         }
+        out.push(MapWrite::Runtime(Runtime::AnyProtocol as u32, Some(1)));
         out.extend(self.backend_writes());
         out.push(MapWrite::Runtime(Runtime::PolicyRevision as u32, Some(1)));
         out
