@@ -18,6 +18,8 @@ use crate::lb::{self, Target};
 use crate::maps;
 use crate::nat;
 use crate::nodeport::Origin;
+use crate::nodeport::env::{NodeportEnv, NodeportMaps};
+use crate::nodeport::family::Balanced;
 use crate::parse::{self, Flow, Network};
 use crate::policy::{self, Local, Peer};
 use crate::side::{self, Side};
@@ -41,7 +43,7 @@ pub fn source_is_valid<F: Family>(local: &Local, own: &F::Addr, src: &F::Addr) -
 
 /// Carries a packet with network header `network` from the pod `local`. `kept` is what the first stage has found.
 #[inline(always)]
-pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
+pub fn forward<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     local: &Local,
     kept: &Kept,
@@ -123,7 +125,7 @@ fn to_client<F: Family, E: Env>(
 
 /// Whether the service map must be asked: the connection is new, is a service's, or was last checked before services moved.
 #[inline(always)]
-fn may_be_service<F: Family, E: Env + FamilyMaps<F>>(
+fn may_be_service<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     key: &F::CtKey,

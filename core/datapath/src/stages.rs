@@ -43,8 +43,8 @@ pub fn run<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
         Stage::ToPod6 => to_pod_with::<V6, E>(env),
         Stage::Net4 => net::<V4, E>(env),
         Stage::Net6 => net::<V6, E>(env),
-        Stage::Open4 => open::<V4, E>(env, Stage::Net4),
-        Stage::Open6 => open::<V6, E>(env, Stage::Net6),
+        Stage::Open4 => open::<V4, E>(env),
+        Stage::Open6 => open::<V6, E>(env),
         Stage::Return4 => to_client::<V4, E>(env),
         Stage::Return6 => to_client::<V6, E>(env),
         Stage::Out4 => out::<V4, E>(env),
@@ -179,7 +179,7 @@ fn about<F: Family>(ingress: bool) -> Report {
 
 /// From a pod, which is kept.
 #[inline(always)]
-fn pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
+fn pod<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     let Some(kept) = env.kept().copied() else { return hooks::missed(env) };
     let mut report = about::<F>(false);
     report.set_answered();
@@ -188,7 +188,7 @@ fn pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
 }
 
 #[inline(always)]
-fn leave_pod<F: Family, E: Env + FamilyMaps<F>>(
+fn leave_pod<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     kept: &Kept,
     report: &mut Report,
@@ -260,15 +260,12 @@ fn net<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     finish(env, &mut report, handled)
 }
 
-/// From the network to a service whose way is not made yet; then back to the stage that needed it.
+/// From the network to a service whose way is not made yet.
 #[inline(always)]
-fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, back: Stage) -> Verdict {
+fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     resume(env, |env, kept, report| {
         report.set_answered();
-        let flow = kept.flow::<F>();
-        report.set_hash(flow.hash(crate::config::seed(env.node())));
-        let _ = nodeport::service::establish::<F, E>(env, &flow, &kept.wanted(), &kept.moment())?;
-        Ok(Verdict::go_on(back))
+        nodeport::hooks::open::<F, E>(env, kept, report)
     })
 }
 

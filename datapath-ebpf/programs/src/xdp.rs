@@ -148,9 +148,13 @@ impl NodeportEnv for Frame {
     #[inline(always)]
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {
         self.move_start(-(LEN.cast_signed()))?;
-        // What lies before the room moves to the new start.
+        // What lies before the room moves to the new start. Of the Ethernet header only the type: whoever sends the packet on from this
+        // hook addresses it anew.
         match room {
-            Room::OuterIpv4 | Room::OuterIpv6 => self.lift::<[u16; 7]>(LEN),
+            Room::OuterIpv4 | Room::OuterIpv6 => {
+                let ethertype: u16 = self.load(LEN + 12)?;
+                self.store(12, &ethertype)
+            }
             Room::Ipv4Options => self.lift::<[u16; 17]>(LEN),
             Room::Ipv6Extension => self.lift::<[u16; 27]>(LEN),
         }

@@ -23,7 +23,8 @@ pub trait NodeportEnv: Env + NodeportMaps<V4> + NodeportMaps<V6> {
     fn known_way(&mut self, place: u32) -> Option<&mut KnownWay>;
 
     /// Makes room for `len` bytes: after the Ethernet header, or after the fixed IP header (which is then `ip` bytes long). What
-    /// lies before moves forward, the room's content is undefined. `None`: the packet cannot grow.
+    /// lies before moves forward, the room's content is undefined; at an early hook, which addresses frames anew, so are the MAC
+    /// addresses behind [`Room::OuterIpv4`] and [`Room::OuterIpv6`]. `None`: the packet cannot grow.
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()>;
 
     /// Takes away `len` bytes after the Ethernet header.

@@ -93,6 +93,35 @@ pub fn arrive<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         }
         index = step.rev_nat;
     }
+    reach(env, &flow, index, report, &now)
+}
+
+/// A connection to a service opens (the stage after that of `cil_from_netdev`): its way is made and gone at once.
+#[inline(always)]
+pub fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    kept: &Kept,
+    report: &mut Report,
+) -> Result<Verdict, DropReason> {
+    let (mut flow, now) = (kept.flow::<F>(), kept.moment());
+    report.set_hash(flow.hash(config::seed(env.node())));
+    let served = service::establish(env, &flow, &kept.wanted(), &now)?;
+    let step = super::carry(env, &mut flow, &served, &now)?;
+    if step.done {
+        return Ok(step.verdict);
+    }
+    reach(env, &flow, step.rev_nat, report, &now)
+}
+
+/// To a pod of this node, if it is for one. `index`: reverse NAT index of the service it came by, 0: none.
+#[inline(always)]
+fn reach<F: Balanced, E: NodeportEnv>(
+    env: &mut E,
+    flow: &Flow<F>,
+    index: Port,
+    report: &mut Report,
+    now: &Moment,
+) -> Result<Verdict, DropReason> {
     let Some(endpoint) = env.endpoint(&F::endpoint_key(&flow.dst.addr)) else { return Ok(Verdict::PASS) };
     let (ifindex, lxc_id, flags) = (endpoint.ifindex, endpoint.lxc_id, endpoint.flags);
     if flags & ENDPOINT_HOST != 0 {
@@ -105,10 +134,10 @@ pub fn arrive<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     }
     let mut origin = Origin::<F>::service(index);
     if index.raw == 0 && tells(env) {
-        origin = dsr::told(env, &flow);
+        origin = dsr::told(env, flow);
     }
     let peer = policy::peer::<F, E>(env, &flow.src.addr);
-    let kept = Kept::of(&flow, report, &now).towards(&peer, ifindex);
+    let kept = Kept::of(flow, report, now).towards(&peer, ifindex);
     kept.through(&origin).leave(env)?;
     Ok(Verdict::go_on(stages::of::<F>().deliver))
 }

@@ -19,6 +19,7 @@ pub mod errors;
 pub mod family;
 pub mod forward;
 pub mod hooks;
+pub mod host;
 pub mod maps;
 pub mod masquerade;
 pub mod select;

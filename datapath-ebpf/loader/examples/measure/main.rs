@@ -290,7 +290,7 @@ impl Rig {
     }
 
     /// The same at the hook of packets without a buffer.
-    fn run_xdp(&mut self, packet: &[u8], ifindex: u32) -> anyhow_free::Result<(f64, u32)> {
+    fn run_xdp(&mut self, packet: &[u8], ifindex: u32, repeat: u32) -> anyhow_free::Result<(f64, u32)> {
         let mut out = [0; 1024];
         let end = packet.len() as u32;
         let ctx: [u32; 6] = [0, end, 0, ifindex, 0, 0];
@@ -298,7 +298,7 @@ impl Rig {
             data_in: Some(packet),
             data_out: Some(&mut out),
             ctx_in: Some(ctx.as_bytes()),
-            repeat: REPEATS,
+            repeat,
             ..TestRunOptions::new()
         };
         let result = Self::xdp(&mut self.ebpf, "rig_xdp").test_run(options)?;

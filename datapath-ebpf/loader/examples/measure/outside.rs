@@ -6,23 +6,28 @@
 use std::{net::Ipv4Addr, path::Path, process::Command};
 
 use abi::{
-    be::{Addr4, Port},
+    be::Port,
     config::{LB_DSR_IPIP, LB_MODE_BY_SERVICE, LB_NODE_PORT, NodeConfig, Runtime},
-    ct::{CtEntry4, CtKey4},
     lb::{LbBackend4, LbKey4, LbRevNat4, LbService, SERVICE_FORWARD_DSR, SERVICE_ROUTABLE},
-    nat::{SnatEntry4, SnatKey4},
 };
 use loader::{Datapath, Interface, LoaderConfig, Maps, Program};
 
-use super::{RUNS, Rig, Template, anyhow_free, least, median, node, packet4};
+use super::{REPEATS, RUNS, Rig, Template, anyhow_free, least, median, node, packet4};
 
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 2);
 const BACKEND: Ipv4Addr = Ipv4Addr::new(192, 168, 60, 2);
 const DSR_PORT: u16 = 30_080;
 const SNAT_PORT: u16 = 30_081;
+/// Its backend is behind the device at which the packets come in.
+const ONE_ARM_PORT: u16 = 30_082;
+const ONE_ARM: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 3);
+/// Backends of a service, at as many ports: to one alone there are no more connections than ports to allocate.
+const BACKENDS: u16 = 128;
 /// Rounds of a row of new flows: each takes longer.
 const NEW_RUNS: usize = 100;
+/// New flows that fill the maps.
+const FILL: u32 = 800_000;
 
 const SYN: u8 = 2;
 const ACK: u8 = 0x10;
@@ -37,8 +42,9 @@ struct Row {
     xdp: bool,
 }
 
-const ROWS: [Row; 8] = [
+const ROWS: [Row; 9] = [
     Row { name: "XDP IPIP DSR, established", port: DSR_PORT, flags: ACK, mask: 0, grows: true, xdp: true },
+    Row { name: "XDP IPIP DSR, one device", port: ONE_ARM_PORT, flags: ACK, mask: 0, grows: true, xdp: true },
     Row { name: "XDP IPIP DSR, 64k flows", port: DSR_PORT, flags: ACK, mask: 0xffff, grows: true, xdp: true },
     Row { name: "XDP IPIP DSR, new, LRU full", port: DSR_PORT, flags: SYN, mask: u32::MAX, grows: true, xdp: true },
     Row { name: "XDP SNAT, established", port: SNAT_PORT, flags: ACK, mask: 0, grows: false, xdp: true },
@@ -97,29 +103,28 @@ fn config() -> NodeConfig {
 }
 
 fn fill(maps: &Maps) -> Result<(), loader::MapError> {
-    for (port, flags2) in [(DSR_PORT, SERVICE_FORWARD_DSR), (SNAT_PORT, 0)] {
-        let (id, rev) = (u32::from(port), Port::new(port));
-        let slot = LbService { backend_id: id, rev_nat_index: rev, ..LbService::default() };
-        let service = LbService { count: 1, backend_id: 0, flags: SERVICE_ROUTABLE, flags2, ..slot };
+    let all = [
+        (DSR_PORT, BACKEND, SERVICE_FORWARD_DSR),
+        (SNAT_PORT, BACKEND, 0),
+        (ONE_ARM_PORT, ONE_ARM, SERVICE_FORWARD_DSR),
+    ];
+    for (port, to, flags2) in all {
+        let rev = Port::new(port);
+        let slot = LbService { rev_nat_index: rev, ..LbService::default() };
+        let service = LbService { count: BACKENDS, flags: SERVICE_ROUTABLE, flags2, ..slot };
         let key = LbKey4 { address: NODE.into(), dport: Port::new(port), proto: 6, ..LbKey4::default() };
-        let backend = LbBackend4 { address: BACKEND.into(), port: Port::new(8080), ..LbBackend4::default() };
-        maps.lb4_backends.insert(&id, &backend)?;
+        for n in 0..BACKENDS {
+            let id = u32::from(port) << 8 | u32::from(n);
+            let backend = LbBackend4 { address: to.into(), port: Port::new(8080 + n), ..LbBackend4::default() };
+            maps.lb4_backends.insert(&id, &backend)?;
+            let backend_slot = n + 1;
+            maps.lb4_services.insert(&LbKey4 { backend_slot, ..key }, &LbService { backend_id: id, ..slot })?;
+        }
         maps.lb4_reverse_nat.insert(&rev, &LbRevNat4 { address: NODE.into(), port: Port::new(port), pad: 0 })?;
-        maps.lb4_services.insert(&LbKey4 { backend_slot: 1, ..key }, &slot)?;
         maps.lb4_services.insert(&key, &service)?;
     }
     maps.set_runtime(Runtime::PolicyRevision, 1)?;
     maps.set_runtime(Runtime::LbRevision, 1)
-}
-
-/// Fills the maps in which new flows are remembered with what nobody uses.
-fn crowd(maps: &Maps) -> Result<(), loader::MapError> {
-    for n in 0..600_000_u32 {
-        let a = Addr4::from_raw(n);
-        maps.ct4.insert(&CtKey4 { a, ..CtKey4::default() }, &CtEntry4::default())?;
-        maps.snat4.insert(&SnatKey4 { saddr: a, ..SnatKey4::default() }, &SnatEntry4::default())?;
-    }
-    Ok(())
 }
 
 /// Prints the rows whose name contains `only`.
@@ -137,13 +142,7 @@ pub fn measure(object: &Path, bpffs: &Path, rig: &mut Rig, only: &str) -> anyhow
     let entry = datapath.xdp_id().ok_or("this kernel refused the XDP program")?;
     let tc = datapath.load_stats().into_iter().find(|s| s.program == Program::FromNetdev).expect("it is loaded").id;
     println!("{:34} {:>8} {:>8}  returns", "ns a packet, net of the rig", "least", "median");
-    let mut crowded = false;
     for row in rows {
-        let new = row.mask == u32::MAX;
-        if new && !crowded {
-            crowd(datapath.maps())?;
-            crowded = true;
-        }
         let (net, middle, base, returned) =
             if row.xdp { row_xdp(rig, row, front, entry)? } else { row_tc(rig, row, front, tc)? };
         println!("{:34} {net:8.0} {middle:8.0}  {returned} (rig {base:.0})", row.name);
@@ -171,13 +170,18 @@ fn row_xdp(rig: &mut Rig, row: &Row, front: u32, entry: u32) -> anyhow_free::Res
     let packet = template(rig, row, 64)?;
     let (none, grow) = (rig.id_of_xdp("rig_xdp_none")?, rig.id_of_xdp("rig_xdp_grow")?);
     let (mut base, mut grown, mut with, mut returned) = (vec![], vec![], vec![], 0);
+    if row.mask == u32::MAX {
+        // More than the maps hold: from then on each new flow evicts another.
+        rig.aim_at(TARGET, entry)?;
+        rig.run_xdp(&packet, front, FILL)?;
+    }
     for _ in 0..if row.mask == u32::MAX { NEW_RUNS } else { RUNS } {
         rig.aim_at(TARGET, none)?;
-        base.push(rig.run_xdp(&packet, front)?.0);
+        base.push(rig.run_xdp(&packet, front, REPEATS)?.0);
         rig.aim_at(TARGET, grow)?;
-        grown.push(rig.run_xdp(&packet, front)?.0);
+        grown.push(rig.run_xdp(&packet, front, REPEATS)?.0);
         rig.aim_at(TARGET, entry)?;
-        let (ns, code) = rig.run_xdp(&packet, front)?;
+        let (ns, code) = rig.run_xdp(&packet, front, REPEATS)?;
         with.push(ns);
         returned = code;
     }

@@ -381,7 +381,18 @@ impl Bench {
             )* };
         }
         compare!(lxc, devices, ipcache, policy, lb4_services, lb6_services, lb4_backends, lb6_backends);
-        compare!(lb4_reverse_nat, lb6_reverse_nat, frag4, frag6, ct4, ct_any4, ct6, ct_any6);
+        compare!(
+            lb4_reverse_nat,
+            lb6_reverse_nat,
+            frag4,
+            frag6,
+            ct4,
+            ct_any4,
+            ct6,
+            ct_any6,
+            lb4_affinity,
+            lb6_affinity
+        );
         let counters: BTreeMap<_, _> = kernel.metrics.sums().expect("reading").into_iter().collect();
         let ours: BTreeMap<_, _> = native.metrics[0].iter().map(|(k, v)| (*k, *v)).collect();
         found.extend(first_differences("metrics", &counters, &ours));
@@ -402,7 +413,7 @@ impl Bench {
                 }
             )* };
         }
-        copy!(frag4, frag6, ct4, ct_any4, ct6, ct_any6);
+        copy!(frag4, frag6, ct4, ct_any4, ct6, ct_any6, lb4_affinity, lb6_affinity);
         for (key, value) in kernel.metrics.sums().expect("reading") {
             native.metrics[0].update(key, value, Default::default()).expect("it is as large");
             long.metrics[0].update(key, value, Default::default()).expect("it is as large");

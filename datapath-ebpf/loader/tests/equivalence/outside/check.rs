@@ -15,7 +15,7 @@ use super::{
 use crate::{
     arms::{Answer, hex},
     generate::{Hook, Stimulus},
-    packets::{self, FIN, RST, TCP},
+    packets::{self, FIN, RST, SYN, TCP},
 };
 
 /// Whom a client's connection was given to.
@@ -48,6 +48,10 @@ pub struct Checker {
     local: BTreeMap<Tuple, Way>,
     /// What each end has sent itself, as it knows it.
     sent: BTreeSet<Tuple>,
+    /// Clients' packets of which it is not known whom they were given to: damaged ones, and those the early hook passed on.
+    unseen: BTreeSet<Tuple>,
+    /// Those of which it is not known whether they have closed.
+    doubtful: BTreeSet<Tuple>,
     /// How often each kind of statement was tried.
     pub tried: BTreeMap<&'static str, u64>,
     pub broken: Vec<String>,
@@ -73,6 +77,17 @@ impl Checker {
         }
     }
 
+    /// A damaged packet was run: it may have opened what nobody here knows of.
+    pub fn see_damaged(&mut self, stimulus: &Stimulus) {
+        if let Some(sent) = view(&stimulus.packet) {
+            self.sent.insert(sent.tuple);
+            self.sent.extend(told(&stimulus.packet).map(|frontend| Tuple { dst: frontend, ..sent.tuple }));
+            self.unseen.insert(sent.tuple);
+            self.doubtful.insert(sent.tuple);
+            self.given.remove(&sent.tuple);
+        }
+    }
+
     /// A whole packet was run.
     pub fn see(&mut self, world: &World, stimulus: &Stimulus, answer: &Answer) {
         let out = (!answer.is_drop()).then_some(answer.packet.as_slice());
@@ -91,7 +106,7 @@ impl Checker {
         self.sent.extend(sent.map(|sent| sent.tuple));
         match stimulus.hook {
             Hook::Tc(Program::FromContainer) => self.from_pod(&sent, stimulus, answer, went),
-            Hook::Tc(Program::ToNetdev) => self.out(&sent, stimulus, answer),
+            Hook::Tc(Program::ToNetdev) => self.out(world, &sent, stimulus, answer),
             _ => self.from_outside(world, &sent, stimulus, answer, went),
         }
         self.errors(stimulus, answer, went);
@@ -173,7 +188,13 @@ impl Checker {
             given.closing = true;
         }
         let complained = went && is_icmp(&answer.packet);
-        if complained || !(went || delivered) {
+        let to_host = answer.action == Action::Pass as u32
+            && view(&answer.packet).is_some_and(|seen| seen.tuple != sent.tuple && NODE.is(seen.tuple.dst.0));
+        if complained || !(went || delivered || to_host) {
+            self.unseen.insert(sent.tuple);
+            if sent.tcp_flags & (FIN | RST) != 0 {
+                self.doubtful.insert(sent.tuple);
+            }
             return;
         }
         let Some((id, seen)) = self.backend_of(world, service, sent, stimulus, answer) else {
@@ -184,16 +205,22 @@ impl Checker {
         let before = self.given.get(&sent.tuple).copied();
         let stays = before.filter(|given| !(given.closing && sent.is_syn()));
         let may_keep = stays.is_some_and(|given| given.backend == id) && backend.there && !sent.is_syn();
+        let may_keep = may_keep
+            || (before.is_none()
+                && (self.unseen.contains(&sent.tuple) || sent.fragment)
+                && backend.there
+                && !sent.is_syn());
         self.holds("the backend lives", backend.is_active() || may_keep, stimulus, answer);
         if let Some(given) = stays.filter(|given| !given.closing) {
             let old = world.backends[&given.backend];
             let serves = old.there && (old.is_active() || !sent.is_syn());
             self.holds("no connection moves while its backend lives", !serves || given.backend == id, stimulus, answer);
         }
-        let closing =
-            sent.tcp_flags & (FIN | RST) != 0 || stays.is_some_and(|given| given.closing && given.backend == id);
+        let closing = self.doubtful.contains(&sent.tuple)
+            || sent.tcp_flags & (FIN | RST) != 0
+            || stays.is_some_and(|given| given.closing && given.backend == id);
         self.given.insert(sent.tuple, Given { backend: id, closing });
-        if delivered {
+        if delivered || to_host {
             let to_pod = Tuple { src: sent.tuple.src, dst: seen.dst, protocol: sent.tuple.protocol };
             self.holds("a pod sees the client", seen.src == sent.tuple.src, stimulus, answer);
             self.local.insert(to_pod, Way::Frontend(sent.tuple.dst));
@@ -279,9 +306,22 @@ impl Checker {
     }
 
     /// A packet left the node by the stack.
-    fn out(&mut self, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer) {
+    fn out(&mut self, world: &World, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer) {
         let (Some(sent), Some(got)) = (sent, view(&answer.packet)) else { return };
         if answer.is_drop() || sent.fragment {
+            return;
+        }
+        if NODE.is(sent.tuple.src.0) && got.tuple.src.1 < 32_768 {
+            // What no stack sends is left as it is.
+            let usual = stimulus.mark == 0 && sent.tcp_flags & (SYN | FIN) != SYN | FIN;
+            if let (true, Some(Way::Frontend(frontend))) = (usual, self.local.get(&sent.tuple.back()).copied()) {
+                let should = Tuple { src: frontend, ..sent.tuple };
+                self.holds("the host answers from the frontend", got.tuple == should, stimulus, answer);
+            } else if got.tuple != sent.tuple {
+                let (ip, port) = got.tuple.src;
+                let is_frontend = world.service(ip, port, got.tuple.protocol).is_some();
+                self.holds("the host answers from a frontend", is_frontend, stimulus, answer);
+            }
             return;
         }
         if got.tuple == sent.tuple {
@@ -310,7 +350,13 @@ impl Checker {
         let changed = about != before || packets::addresses(&stimulus.packet) != packets::addresses(&answer.packet);
         let delivered = answer.action == Action::RedirectPeer as u32 || went;
         if changed && delivered && (CLIENTS.iter().any(|c| c.is(to)) || PODS.iter().any(|p| p.is(to))) {
-            let known = self.sent.contains(&about) && about.src.0 == to;
+            // A connection may have gone on to another pod, which then hears of what the one before has sent.
+            let alike = |sent: &Tuple| {
+                sent.dst == about.dst && sent.src.1 == about.src.1 && PODS.iter().any(|pod| pod.is(sent.src.0))
+            };
+            let to_pod = PODS.iter().any(|pod| pod.is(to));
+            let known = self.sent.contains(&about) || (to_pod && self.sent.iter().any(alike));
+            let known = known && about.src.0 == to;
             self.holds("an error is about what its receiver has sent", known, stimulus, answer);
         }
     }

@@ -103,12 +103,12 @@ impl Generator {
 
     fn from_net(&mut self, hook: Hook, world: &World) -> (Kind, Vec<u8>) {
         let remembered = match self.rng.below(100) {
-            0..=24 => self.again(hook).map(|p| (Kind::Again, p)),
-            25..=54 => self.answer(End::Left).map(|p| (Kind::Reply, p)),
-            55..=64 => self.error(End::Left).map(|p| (Kind::Error, p)),
-            65..=69 => Some((Kind::Fragment, self.fragment(world))),
-            70..=75 => self.told().map(|p| (Kind::Told, p)),
-            76..=78 => self.masqueraded().map(|p| (Kind::Masqueraded, p)),
+            0..=34 => self.again(hook).map(|p| (Kind::Again, p)),
+            35..=59 => self.answer(End::Left).map(|p| (Kind::Reply, p)),
+            60..=67 => self.error(End::Left).map(|p| (Kind::Error, p)),
+            68..=71 => Some((Kind::Fragment, self.fragment(world))),
+            72..=76 => self.told().map(|p| (Kind::Told, p)),
+            77..=79 => self.masqueraded().map(|p| (Kind::Masqueraded, p)),
             _ => None,
         };
         remembered.unwrap_or_else(|| (Kind::New, self.new_flow(world).build()))
@@ -127,6 +127,7 @@ impl Generator {
     fn to_net(&mut self) -> (Kind, Vec<u8>) {
         let remembered = match self.rng.below(100) {
             0..=29 => self.again(TO_NET).map(|p| (Kind::Again, p)),
+            30..=54 => self.of_host().map(|p| (Kind::Reply, p)),
             _ => None,
         };
         remembered.unwrap_or_else(|| {
@@ -149,7 +150,9 @@ impl Generator {
 
     fn again(&mut self, hook: Hook) -> Option<Vec<u8>> {
         let flags = self.tcp_flags();
-        let run = self.remembered(|run| run.hook == hook)?;
+        // Mostly of what led somewhere.
+        let any = self.rng.chance(30);
+        let run = self.remembered(|run| run.hook == hook && (any || matches!(run.end, End::Left | End::Pod)))?;
         packets::again(&run.input, flags)
     }
 
@@ -202,6 +205,18 @@ impl Generator {
         let flags = self.tcp_flags();
         let run = self.remembered(left_by_stack)?;
         packets::reply(run.output.as_deref()?, flags)
+    }
+
+    /// What the host itself answers, or an error of its own, to a packet that came in for it.
+    fn of_host(&mut self) -> Option<Vec<u8>> {
+        let flags = if self.rng.chance(30) { SYN | ACK } else { self.tcp_flags() };
+        let error = self.rng.chance(15);
+        let run = self.remembered(|run| {
+            let to = run.output.as_deref().and_then(packets::addresses).map(|(_, dst)| dst);
+            run.hook == FROM_NET && run.end == End::Passed && to.is_some_and(|dst| NODE.is(dst))
+        })?;
+        let packet = run.output.as_deref()?;
+        if error { packets::error_about(packet, None, 3, 3) } else { packets::reply(packet, flags) }
     }
 
     /// From a pod to the world, or to the other pod.

@@ -136,6 +136,8 @@ impl Bench {
         self.report.programs.entry(hook).or_default().saw(&stimulus, &kernel);
         if stimulus.whole {
             self.checker.see(&self.world, &stimulus, &kernel);
+        } else {
+            self.checker.see_damaged(&stimulus);
         }
         self.generator.ran(&stimulus, &kernel);
         self.report.compare(stimulus, kernel, native);
@@ -258,7 +260,7 @@ fn agree(seed: u64, name: &str, mode: u32, packets: u64) {
     let figures = |hook| &bench.report.programs[&hook];
     assert!(figures(Hook::Xdp).not_dropped > 0 && figures(Hook::Xdp).made(Kind::Reply) > 0);
     for what in ["checksums are right", "the backend lives", "no connection moves while its backend lives"] {
-        assert!(bench.checker.tried.get(what).is_some_and(|times| *times > 100), "hardly tried: {what}");
+        assert!(bench.checker.tried.get(what).is_some_and(|times| *times > packets / 50), "hardly tried: {what}");
     }
 }
 

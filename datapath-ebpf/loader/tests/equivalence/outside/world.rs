@@ -215,6 +215,7 @@ impl World {
             (7, backend(REMOTE[4], 443)),
             (8, backend(UNKNOWN_NEIGHBOUR, 8080)),
             (9, backend(UNROUTED, 8080)),
+            (10, backend(NODE, 9000)),
         ];
         let lb = |x| both(203, 0, 113, x);
         let mut index = 0;
@@ -234,6 +235,7 @@ impl World {
             service(lb(14), 4000, SCTP, &[6], 0, SERVICE_FORWARD_DSR),
             service(lb(15), 80, 0, &[8, 3], 0, 0),
             service(lb(16), 80, TCP, &[9], 0, 0),
+            service(lb(17), 80, 0, &[10, 3], 0, 0),
             service(NODE, 30_443, TCP, &[1, 3, 4, 5, 6, 7], SERVICE_AFFINITY, 0),
             service(both(10, 96, 0, 1), 80, TCP, &[3], 0, 0),
         ];
