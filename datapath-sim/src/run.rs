@@ -16,7 +16,9 @@ use abi::lb::{
 };
 use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
-use datapath::{Balanced, Env, FamilyMaps, Hop, Kept, NodeportEnv, NodeportMaps, Notification, Room, V4, V6, Wish};
+use datapath::{
+    Balanced, Env, FamilyMaps, Hop, Kept, KnownWay, NodeportEnv, NodeportMaps, Notification, Room, V4, V6, Wish,
+};
 use zerocopy::IntoBytes;
 
 use crate::map::Update;
@@ -135,6 +137,9 @@ impl NodeportEnv for Run<'_> {
             IpAddr::V4(Addr4::from_raw(a).into())
         };
         self.ways.next_hop(ip, len)
+    }
+    fn known_way(&mut self, place: u32) -> Option<&mut KnownWay> {
+        self.maps.known_ways.get_mut(place as usize)
     }
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {
         let at = match room {

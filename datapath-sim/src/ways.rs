@@ -49,6 +49,7 @@ impl Ways {
             return Hop { ifindex: way.ifindex, ..Hop::none(hop::NO_NEIGHBOUR) };
         };
         let word = u32::from_ne_bytes;
-        Hop { code: hop::OK, ifindex: way.ifindex, macs: [word([a, b, c, d]), word([e, f, g, h]), word([i, j, k, l])] }
+        let macs = [word([a, b, c, d]), word([e, f, g, h]), word([i, j, k, l])];
+        Hop { code: hop::OK, ifindex: way.ifindex, macs, mtu: if len == 0 { 0 } else { way.mtu } }
     }
 }

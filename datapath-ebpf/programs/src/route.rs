@@ -48,6 +48,9 @@ pub fn next_hop<F: Balanced>(
     // SAFETY: inside the sixteen words. Source comes before destination there, in a packet it is the other way round.
     unsafe {
         let (out, a, b, c) = (*lookup.add(2), *lookup.add(13), *lookup.add(14), *lookup.add(15));
-        Hop { code: code as u32, ifindex: out, macs: [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16] }
+        let macs = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
+        // Where it found the length, the kernel leaves the MTU; without one it says nothing of all packets of this way.
+        let mtu = if len == 0 { 0 } else { *lookup.add(1) >> 16 };
+        Hop { code: code as u32, ifindex: out, macs, mtu }
     }
 }

@@ -1,9 +1,10 @@
-//! Packets that leave the node: pods' traffic to the world gets an address of the node (reference: masquerading).
+//! Packets that leave the node: pods' traffic to the world gets an address of the node (reference: masquerading), and answers of
+//! the host's own backends the address of their frontend.
 //!
 //! Not masqueraded: what is translated already, answers, destinations to which pods' addresses are routed or that the
 //! agent excludes, other nodes.
 
-use abi::config::{LB_IP_MASQ_AGENT, LB_TUNNEL};
+use abi::config::{LB_IP_MASQ_AGENT, LB_NODE_PORT, LB_TUNNEL};
 use abi::endpoint::ENDPOINT_HOST;
 use abi::event::reason;
 use abi::nat::{SNAT_IN, SNAT_NEEDS_CT, SNAT_OUT};
@@ -14,13 +15,13 @@ use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
 use super::forward::MARK_SNAT_DONE;
 use super::snat::Wish;
-use super::{errors, maps, snat};
+use super::{errors, host, maps, snat};
 use crate::config;
 use crate::conntrack::{self, Moment};
 use crate::env::Env;
 use crate::family::End;
 use crate::nat;
-use crate::parse::{self, Flow, L3};
+use crate::parse::{self, Flow, L3, Network};
 use crate::policy;
 use crate::verdict::{DropReason, Verdict};
 
@@ -32,14 +33,18 @@ const IDENTITY_REMOTE_NODE: u32 = 6;
 /// A packet leaves by a network device (the stage of `cil_to_netdev`).
 #[inline(always)]
 pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Result<Verdict, DropReason> {
-    if env.mark() & MARK_MASK == MARK_SNAT_DONE || !config::balances(env.node(), F::MASQUERADE) {
+    let on = config::lb_flags(env.node());
+    if env.mark() & MARK_MASK == MARK_SNAT_DONE || on & (LB_NODE_PORT | F::MASQUERADE) == 0 {
         return Ok(Verdict::PASS);
     }
     // What cannot be read is no pod's: its own hook would have dropped it.
     let Ok(network) = F::network(env, L3) else { return Ok(Verdict::PASS) };
-    match env.endpoint(&F::endpoint_key(&network.src)) {
-        Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => {}
-        _ => return Ok(Verdict::PASS),
+    let Some(endpoint) = env.endpoint(&F::endpoint_key(&network.src)) else { return Ok(Verdict::PASS) };
+    if endpoint.flags & ENDPOINT_HOST != 0 {
+        return of_host(env, &network);
+    }
+    if on & F::MASQUERADE == 0 {
+        return Ok(Verdict::PASS);
     }
     if is_excluded::<F, E>(env, &network.dst) {
         return Ok(Verdict::PASS);
@@ -59,6 +64,24 @@ pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Res
         return Ok(Verdict::PASS);
     }
     masquerade(env, &mut flow, &now)?;
+    Ok(Verdict::PASS)
+}
+
+/// A packet of the host itself leaves.
+#[inline(always)]
+fn of_host<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    network: &Network<F>,
+) -> Result<Verdict, DropReason> {
+    if !config::balances(env.node(), LB_NODE_PORT) {
+        return Ok(Verdict::PASS);
+    }
+    let Ok(mut flow) = parse::transport::<F, E>(env, network) else { return Ok(Verdict::PASS) };
+    if flow.is_icmp_error() {
+        errors::depart(env, &mut flow)?;
+    } else if flow.has_ports() {
+        host::depart(env, &mut flow)?;
+    }
     Ok(Verdict::PASS)
 }
 
