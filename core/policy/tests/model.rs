@@ -89,7 +89,7 @@ fn check(history: &[u8]) {
         after.apply_all(&delta.writes);
         let after: Vec<_> = probes.iter().map(|p| after.verdict(p)).collect();
         for (n, write) in delta.writes.iter().enumerate() {
-            maps.apply(write);
+            assert!(maps.apply(write), "step {step} {op:?}: write {n} changes nothing: {:#?}", delta.writes);
             for (i, probe) in probes.iter().enumerate() {
                 let now = maps.verdict(probe);
                 assert!(

@@ -65,6 +65,12 @@ impl Net {
     pub fn ip(&self, args: &[&str]) -> String {
         run("ip", &[&["-n", &self.name], args].concat())
     }
+    /// A command that will run in it.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
+        command
+    }
     /// Runs `work` in it.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.handle.run(work).unwrap()
