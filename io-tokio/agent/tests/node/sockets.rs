@@ -16,7 +16,7 @@ use machine::Rng;
 use netlink::Namespace;
 use serde_json::{Value, json};
 
-use crate::support::{Node, Pod, skip};
+use crate::support::{Net, Node, Pod, skip};
 
 /// How long an answer may take on a machine that does much else.
 const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -81,6 +81,7 @@ struct World {
     node: Node,
     client: Pod,
     web: [Pod; 2],
+    outside: Net,
     _cgroup: Cgroup,
 }
 
@@ -89,17 +90,29 @@ impl World {
         let cgroup = Cgroup::enter()?;
         let root = format!("--cgroup-root={}", cgroup.path.display());
         let mut options = vec!["--bpf-lb-sock", &root, "--bpf-sock-rev-map-max=16384"];
+        options.extend(["--devices=ext0", "--enable-node-port"]);
         options.extend(extra);
-        let node = Node::new(&options)?;
+        let mut node = Node::without_agent(&options)?;
+        let outside = node.outside();
+        node.start();
+        node.wait_ready();
         let web = ["web1", "web2"].map(|name| node.pod(name, &["k8s:app=web"]));
         let client = node.pod("client", &["k8s:app=client"]);
         web.iter().for_each(|pod| pod.echo(80));
-        Some(Self { node, client, web, _cgroup: cgroup })
+        Some(Self { node, client, web, outside, _cgroup: cgroup })
+    }
+
+    fn serve(&self, id: u16, protocol: &str, backends: &[SocketAddr]) {
+        self.put(id, service(id, protocol, backends));
+    }
+
+    /// A port of the node.
+    fn serve_outside(&self, id: u16, backends: &[SocketAddr]) {
+        self.put(id, at_node(id, backends));
     }
 
     /// Puts a service in place; an agent that is not there is asked again until it is.
-    fn serve(&self, id: u16, protocol: &str, backends: &[SocketAddr]) {
-        let body = service(id, protocol, backends);
+    fn put(&self, id: u16, body: Value) {
         let until = Instant::now() + Duration::from_secs(120);
         loop {
             match self.node.client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body)) {
@@ -110,9 +123,11 @@ impl World {
         }
     }
 
-    /// The namespaces of the client and of the host.
-    fn clients(&self) -> [Namespace; 2] {
-        [&self.client.net, self.node.net()].map(|net| Namespace::open(net.handle.path()).unwrap())
+    /// The namespaces of the client, of the host and of somebody outside, each with whom it speaks to.
+    fn clients(&self, inside: &[SocketAddr], outside: &[SocketAddr]) -> Vec<(Namespace, Vec<SocketAddr>)> {
+        [(&self.client.net, inside), (self.node.net(), inside), (&self.outside, outside)]
+            .map(|(net, to)| (Namespace::open(net.handle.path()).unwrap(), to.to_vec()))
+            .into()
     }
 
     fn backends(&self) -> [SocketAddr; 2] {
@@ -135,6 +150,23 @@ fn service(id: u16, protocol: &str, backends: &[SocketAddr]) -> Value {
         "frontend-address": { "ip": vip(id).ip().to_string(), "port": vip(id).port(), "protocol": protocol },
         "backend-addresses": backends,
     })
+}
+
+/// A service at a port of the node.
+fn at_node(id: u16, backends: &[SocketAddr]) -> Value {
+    let mut body = service(id, "TCP", backends);
+    body["frontend-address"]["ip"] = NODE.ip().to_string().into();
+    body["frontend-address"]["port"] = port(id).port().into();
+    body["flags"] = json!({ "type": "NodePort" });
+    body
+}
+
+/// The node as somebody outside knows it.
+const NODE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 0);
+
+/// Where clients outside go.
+fn port(id: u16) -> SocketAddr {
+    SocketAddr::new(NODE.ip(), 30_000 + id)
 }
 
 fn exchange(stream: &mut TcpStream) -> std::io::Result<()> {
@@ -244,11 +276,11 @@ fn new_ones(net: &Namespace, to: &[SocketAddr], seen: &Seen) -> Result<(), Strin
     .unwrap()
 }
 
-/// Runs `change` under traffic of pod and host, to one service for long and to all anew; returns what went wrong.
-fn under_traffic(from: &[Namespace; 2], seen: &Seen, to: &[SocketAddr], change: impl FnOnce()) -> Vec<String> {
+/// Runs `change` under traffic of pod, host and outside, to one service for long and to all anew; returns what went wrong.
+fn under_traffic(from: &[(Namespace, Vec<SocketAddr>)], seen: &Seen, change: impl FnOnce()) -> Vec<String> {
     std::thread::scope(|scope| {
         let mut traffic = Vec::new();
-        for net in from {
+        for (net, to) in from {
             traffic.push(scope.spawn(move || long_lived(net, to[0], seen)));
             traffic.push(scope.spawn(move || new_ones(net, to, seen)));
         }
@@ -266,19 +298,26 @@ fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
     for id in [1, 2, SERVICES] {
         world.serve(id, "TCP", &[one, other]);
     }
+    for id in [SERVICES + 1, SERVICES + 2] {
+        world.serve_outside(id, &[one, other]);
+    }
     let seen = Seen::default();
-    let targets = [vip(1), vip(2), vip(SERVICES)];
-    let mut rng = Rng::new(1000);
-    let (clients, client) = (world.clients(), world.node.client.clone());
+    let clients = world.clients(&[vip(1), vip(2), vip(SERVICES)], &[port(SERVICES + 1), port(SERVICES + 2)]);
+    let (mut rng, client) = (Rng::new(1000), world.node.client.clone());
     let node = &mut world.node;
     let updated = AtomicU64::new(0);
     let done = AtomicBool::new(false);
-    let faults = under_traffic(&clients, &seen, &targets, || {
+    let faults = under_traffic(&clients, &seen, || {
         std::thread::scope(|scope| {
             let updates = scope.spawn(|| {
-                for id in 2..=SERVICES {
-                    let first = if id % 2 == 0 { [one, other] } else { [other, one] };
-                    let body = service(id, "TCP", &first[..1 + usize::from(id % 3 == 0)]);
+                for turn in 2..=SERVICES {
+                    let first = if turn % 2 == 0 { [one, other] } else { [other, one] };
+                    let backends = &first[..1 + usize::from(turn % 3 == 0)];
+                    // Now and then one that is reached from outside.
+                    let (id, body) = match turn % 10 {
+                        0 => (SERVICES + 2, at_node(SERVICES + 2, backends)),
+                        _ => (turn, service(turn, "TCP", backends)),
+                    };
                     let until = Instant::now() + Duration::from_secs(200);
                     while let Err(why) = client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body))
                     {
@@ -308,9 +347,10 @@ fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
     assert!(numbers.0 > 100 && numbers.1 > 100, "this proves little: {numbers:?}");
     // All of them are there, each with what was asked for last.
     let services: Vec<Value> = client.get("/service").unwrap();
-    assert_eq!(services.len(), usize::from(SERVICES));
+    // But for every tenth, which had its turn at the node's port.
+    assert_eq!(services.len(), usize::from(SERVICES) - usize::from(SERVICES) / 10 + 1 + 2);
     world.client.net.within(|| {
-        for id in (1..=SERVICES).step_by(97) {
+        for id in (1..SERVICES).step_by(97).filter(|id| id % 10 != 0) {
             exchange(&mut TcpStream::connect_timeout(&vip(id), ANSWER_WITHIN).unwrap()).unwrap();
         }
     });
@@ -323,14 +363,17 @@ fn a_backend_that_flaps_disturbs_nobody_but_its_own() {
     let [steady, flapping] = world.backends();
     world.serve(1, "TCP", &[steady]);
     world.serve(2, "TCP", &[steady, flapping]);
+    world.serve_outside(3, &[steady]);
+    world.serve_outside(4, &[steady, flapping]);
     let seen = Seen::default();
     let mut changes = 0;
-    let faults = under_traffic(&world.clients(), &seen, &[vip(1), vip(2)], || {
+    let faults = under_traffic(&world.clients(&[vip(1), vip(2)], &[port(3), port(4)]), &seen, || {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(4) {
             let due = began + Duration::from_millis(10) * (changes + 1);
             let backends = if changes % 2 == 0 { &[steady][..] } else { &[steady, flapping] };
             world.serve(2, "TCP", backends);
+            world.serve_outside(4, backends);
             changes += 1;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
