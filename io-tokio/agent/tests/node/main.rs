@@ -13,3 +13,4 @@ mod services;
 mod sinks;
 mod sockets;
 mod support;
+mod traffic;

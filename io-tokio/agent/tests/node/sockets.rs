@@ -4,7 +4,6 @@
 //! The test's own process stands for the node's: it moves into a control group of its own, to which the agent attaches.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,13 +12,11 @@ use std::time::{Duration, Instant};
 
 use api::models::StatusResponse;
 use machine::Rng;
-use netlink::Namespace;
 use serde_json::{Value, json};
 
-use crate::support::{Net, Node, Pod, skip};
+use crate::support::{Node, Pod, skip};
+use crate::traffic::{ANSWER_WITHIN, Seen, Speaker, exchange, under_traffic};
 
-/// How long an answer may take on a machine that does much else.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// Agents killed while services change.
 const DEATHS: u32 = 6;
 /// Services that change.
@@ -81,7 +78,6 @@ struct World {
     node: Node,
     client: Pod,
     web: [Pod; 2],
-    outside: Net,
     _cgroup: Cgroup,
 }
 
@@ -90,29 +86,17 @@ impl World {
         let cgroup = Cgroup::enter()?;
         let root = format!("--cgroup-root={}", cgroup.path.display());
         let mut options = vec!["--bpf-lb-sock", &root, "--bpf-sock-rev-map-max=16384"];
-        options.extend(["--devices=ext0", "--enable-node-port"]);
         options.extend(extra);
-        let mut node = Node::without_agent(&options)?;
-        let outside = node.outside();
-        node.start();
-        node.wait_ready();
+        let node = Node::new(&options)?;
         let web = ["web1", "web2"].map(|name| node.pod(name, &["k8s:app=web"]));
         let client = node.pod("client", &["k8s:app=client"]);
         web.iter().for_each(|pod| pod.echo(80));
-        Some(Self { node, client, web, outside, _cgroup: cgroup })
-    }
-
-    fn serve(&self, id: u16, protocol: &str, backends: &[SocketAddr]) {
-        self.put(id, service(id, protocol, backends));
-    }
-
-    /// A port of the node.
-    fn serve_outside(&self, id: u16, backends: &[SocketAddr]) {
-        self.put(id, at_node(id, backends));
+        Some(Self { node, client, web, _cgroup: cgroup })
     }
 
     /// Puts a service in place; an agent that is not there is asked again until it is.
-    fn put(&self, id: u16, body: Value) {
+    fn serve(&self, id: u16, protocol: &str, backends: &[SocketAddr]) {
+        let body = service(id, protocol, backends);
         let until = Instant::now() + Duration::from_secs(120);
         loop {
             match self.node.client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body)) {
@@ -123,11 +107,9 @@ impl World {
         }
     }
 
-    /// The namespaces of the client, of the host and of somebody outside, each with whom it speaks to.
-    fn clients(&self, inside: &[SocketAddr], outside: &[SocketAddr]) -> Vec<(Namespace, Vec<SocketAddr>)> {
-        [(&self.client.net, inside), (self.node.net(), inside), (&self.outside, outside)]
-            .map(|(net, to)| (Namespace::open(net.handle.path()).unwrap(), to.to_vec()))
-            .into()
+    /// The namespaces of the client and of the host, each with whom it speaks to.
+    fn clients(&self, to: &[SocketAddr]) -> Vec<Speaker> {
+        [&self.client.net, self.node.net()].map(|net| Speaker::new(net, to)).into()
     }
 
     fn backends(&self) -> [SocketAddr; 2] {
@@ -150,29 +132,6 @@ fn service(id: u16, protocol: &str, backends: &[SocketAddr]) -> Value {
         "frontend-address": { "ip": vip(id).ip().to_string(), "port": vip(id).port(), "protocol": protocol },
         "backend-addresses": backends,
     })
-}
-
-/// A service at a port of the node.
-fn at_node(id: u16, backends: &[SocketAddr]) -> Value {
-    let mut body = service(id, "TCP", backends);
-    body["frontend-address"]["ip"] = NODE.ip().to_string().into();
-    body["frontend-address"]["port"] = port(id).port().into();
-    body["flags"] = json!({ "type": "NodePort" });
-    body
-}
-
-/// The node as somebody outside knows it.
-const NODE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 0);
-
-/// Where clients outside go.
-fn port(id: u16) -> SocketAddr {
-    SocketAddr::new(NODE.ip(), 30_000 + id)
-}
-
-fn exchange(stream: &mut TcpStream) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-    stream.write_all(b"x")?;
-    stream.read_exact(&mut [0])
 }
 
 #[test]
@@ -231,65 +190,6 @@ fn sockets_of_a_removed_backend_end_and_others_do_not() {
     servers[1].recv_from(&mut [0; 16]).expect("the other one is asked");
 }
 
-/// What traffic saw.
-#[derive(Default)]
-struct Seen {
-    stop: AtomicBool,
-    exchanges: AtomicU64,
-    connections: AtomicU64,
-}
-
-impl Seen {
-    fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-}
-
-fn long_lived(net: &Namespace, to: SocketAddr, seen: &Seen) -> Result<(), String> {
-    let fail = |what: &str, why: std::io::Error| format!("established to {to}: {what}: {why}");
-    net.run(|| {
-        let mut stream = TcpStream::connect_timeout(&to, ANSWER_WITHIN).map_err(|e| fail("connect", e))?;
-        while seen.goes_on() {
-            exchange(&mut stream).map_err(|e| fail("exchange", e))?;
-            seen.exchanges.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    })
-    .unwrap()
-}
-
-fn new_ones(net: &Namespace, to: &[SocketAddr], seen: &Seen) -> Result<(), String> {
-    let fail = |to: &SocketAddr, what: &str, why: std::io::Error| format!("new to {to}: {what}: {why}");
-    net.run(|| {
-        for to in to.iter().cycle() {
-            if !seen.goes_on() {
-                break;
-            }
-            let mut stream = TcpStream::connect_timeout(to, ANSWER_WITHIN).map_err(|e| fail(to, "connect", e))?;
-            exchange(&mut stream).map_err(|e| fail(to, "exchange", e))?;
-            seen.connections.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(3));
-        }
-        Ok(())
-    })
-    .unwrap()
-}
-
-/// Runs `change` under traffic of pod, host and outside, to one service for long and to all anew; returns what went wrong.
-fn under_traffic(from: &[(Namespace, Vec<SocketAddr>)], seen: &Seen, change: impl FnOnce()) -> Vec<String> {
-    std::thread::scope(|scope| {
-        let mut traffic = Vec::new();
-        for (net, to) in from {
-            traffic.push(scope.spawn(move || long_lived(net, to[0], seen)));
-            traffic.push(scope.spawn(move || new_ones(net, to, seen)));
-        }
-        change();
-        seen.stop.store(true, Ordering::Relaxed);
-        traffic.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect()
-    })
-}
-
 /// Agents die at random points of an update of a thousand services.
 #[test]
 fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
@@ -298,11 +198,8 @@ fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
     for id in [1, 2, SERVICES] {
         world.serve(id, "TCP", &[one, other]);
     }
-    for id in [SERVICES + 1, SERVICES + 2] {
-        world.serve_outside(id, &[one, other]);
-    }
     let seen = Seen::default();
-    let clients = world.clients(&[vip(1), vip(2), vip(SERVICES)], &[port(SERVICES + 1), port(SERVICES + 2)]);
+    let clients = world.clients(&[vip(1), vip(2), vip(SERVICES)]);
     let (mut rng, client) = (Rng::new(1000), world.node.client.clone());
     let node = &mut world.node;
     let updated = AtomicU64::new(0);
@@ -310,14 +207,9 @@ fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
     let faults = under_traffic(&clients, &seen, || {
         std::thread::scope(|scope| {
             let updates = scope.spawn(|| {
-                for turn in 2..=SERVICES {
-                    let first = if turn % 2 == 0 { [one, other] } else { [other, one] };
-                    let backends = &first[..1 + usize::from(turn % 3 == 0)];
-                    // Now and then one that is reached from outside.
-                    let (id, body) = match turn % 10 {
-                        0 => (SERVICES + 2, at_node(SERVICES + 2, backends)),
-                        _ => (turn, service(turn, "TCP", backends)),
-                    };
+                for id in 2..=SERVICES {
+                    let first = if id % 2 == 0 { [one, other] } else { [other, one] };
+                    let body = service(id, "TCP", &first[..1 + usize::from(id % 3 == 0)]);
                     let until = Instant::now() + Duration::from_secs(200);
                     while let Err(why) = client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body))
                     {
@@ -347,10 +239,9 @@ fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
     assert!(numbers.0 > 100 && numbers.1 > 100, "this proves little: {numbers:?}");
     // All of them are there, each with what was asked for last.
     let services: Vec<Value> = client.get("/service").unwrap();
-    // But for every tenth, which had its turn at the node's port.
-    assert_eq!(services.len(), usize::from(SERVICES) - usize::from(SERVICES) / 10 + 1 + 2);
+    assert_eq!(services.len(), usize::from(SERVICES));
     world.client.net.within(|| {
-        for id in (1..SERVICES).step_by(97).filter(|id| id % 10 != 0) {
+        for id in (1..=SERVICES).step_by(97) {
             exchange(&mut TcpStream::connect_timeout(&vip(id), ANSWER_WITHIN).unwrap()).unwrap();
         }
     });
@@ -363,17 +254,14 @@ fn a_backend_that_flaps_disturbs_nobody_but_its_own() {
     let [steady, flapping] = world.backends();
     world.serve(1, "TCP", &[steady]);
     world.serve(2, "TCP", &[steady, flapping]);
-    world.serve_outside(3, &[steady]);
-    world.serve_outside(4, &[steady, flapping]);
     let seen = Seen::default();
     let mut changes = 0;
-    let faults = under_traffic(&world.clients(&[vip(1), vip(2)], &[port(3), port(4)]), &seen, || {
+    let faults = under_traffic(&world.clients(&[vip(1), vip(2)]), &seen, || {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(4) {
             let due = began + Duration::from_millis(10) * (changes + 1);
             let backends = if changes % 2 == 0 { &[steady][..] } else { &[steady, flapping] };
             world.serve(2, "TCP", backends);
-            world.serve_outside(4, backends);
             changes += 1;
             std::thread::sleep(due.saturating_duration_since(Instant::now()));
         }
