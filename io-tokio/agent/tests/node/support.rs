@@ -190,6 +190,18 @@ impl Node {
         }
     }
 
+    /// A namespace behind a network device of the node, `ext0`.
+    pub fn outside(&self) -> Net {
+        let net = Net::new("cil-out");
+        self.net.ip(&["link", "add", "ext0", "type", "veth", "peer", "name", "eth0", "netns", &net.name]);
+        for (at, device, last) in [(&self.net, "ext0", 1), (&net, "eth0", 2)] {
+            at.ip(&["link", "set", device, "up"]);
+            at.ip(&["addr", "add", &format!("192.0.2.{last}/24"), "dev", device]);
+            at.ip(&["-6", "addr", "add", &format!("2001:db8::{last}/64"), "dev", device, "nodad"]);
+        }
+        net
+    }
+
     /// The node's namespace.
     pub fn net(&self) -> &Net {
         &self.net
