@@ -18,6 +18,8 @@ use crate::lb::{self, Target};
 use crate::maps;
 use crate::nat;
 use crate::nodeport::Origin;
+use crate::nodeport::env::{NodeportEnv, NodeportMaps};
+use crate::nodeport::family::Balanced;
 use crate::parse::{self, Flow, Network};
 use crate::policy::{self, Local, Peer};
 use crate::side::{self, Side};
@@ -41,7 +43,7 @@ pub fn source_is_valid<F: Family>(local: &Local, own: &F::Addr, src: &F::Addr) -
 
 /// Carries a packet with network header `network` from the pod `local`. `kept` is what the first stage has found.
 #[inline(always)]
-pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
+pub fn forward<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     local: &Local,
     kept: &Kept,
@@ -123,7 +125,7 @@ fn to_client<F: Family, E: Env>(
 
 /// Whether the service map must be asked: the connection is new, is a service's, or was last checked before services moved.
 #[inline(always)]
-fn may_be_service<F: Family, E: Env + FamilyMaps<F>>(
+fn may_be_service<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     key: &F::CtKey,
@@ -266,6 +268,15 @@ pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     let related = icmp::related(env, flow, local, true, now)?;
     if related.known {
         report.set_dst_identity(related.peer_identity);
+        if related.through != 0 && !related.to_backend {
+            let mut origin = Origin::<F> { flags: CT_DSR, frontend: related.backend };
+            if related.through & CT_DSR == 0 {
+                origin = Origin::service(related.rev_nat);
+            }
+            report.set_outcome(Outcome::at(point::TO_NETWORK, reason::RELATED, true));
+            Kept::of(flow, report, now).through(&origin).leave(env)?;
+            return Ok(Verdict::go_on(stages::of::<F>().to_client));
+        }
         icmp::translate(env, flow, &related, true)?;
         let way = way::<F, E>(env, flow);
         return route(env, local, flow, report, now, Route { way, state: reason::RELATED, news: true });

@@ -257,9 +257,15 @@ impl<'a> Filling<'a> {
             who
         };
         let whose = &mut whose;
-        for n in 0..places - few {
+        // In a table that is nearly empty the next place is nearly always free.
+        let sparse = places / 4;
+        for n in 0..sparse {
             let who = whose(n);
             walk(self.size, &self.members[who], &mut self.next[who], &mut self.taken, &mut self.table);
+        }
+        for n in sparse..places - few {
+            let who = whose(n);
+            stride(self.size, &self.members[who], &mut self.next[who], &mut self.taken, &mut self.table);
         }
         let mut free: Vec<u32> = (0..self.size).filter(|at| !is_taken(&self.taken, *at)).collect();
         for n in places - few..places {
@@ -302,10 +308,36 @@ fn walk(size: u32, member: &Member, next: &mut u32, taken: &mut [u64; WORDS], ta
     *next = step(at, stride, size);
 }
 
+/// The same, four places at a time: how many are taken is not to be guessed, and a wrong guess of the CPU costs more.
+#[inline(always)]
+fn stride(size: u32, member: &Member, next: &mut u32, taken: &mut [u64; WORDS], table: &mut [u32]) {
+    let stride = member.way.stride;
+    let mut at = *next;
+    let free = loop {
+        let second = step(at, stride, size);
+        let third = step(second, stride, size);
+        let fourth = step(third, stride, size);
+        let bit = |at: u32| !(taken[at as usize >> 6 & (WORDS - 1)] >> (at & 63)) as u32 & 1;
+        let found = bit(at) | bit(second) << 1 | bit(third) << 2 | bit(fourth) << 3;
+        if found != 0 {
+            // At most three strides on, so less than four times around.
+            let passed = at + found.trailing_zeros() * stride;
+            let passed = passed.min(passed.wrapping_sub(2 * size));
+            break passed.min(passed.wrapping_sub(size));
+        }
+        at = step(fourth, stride, size);
+    };
+    taken[free as usize >> 6 & (WORDS - 1)] |= 1 << (free & 63);
+    table[free as usize] = member.id;
+    *next = step(free, stride, size);
+}
+
 #[inline(always)]
 const fn step(at: u32, stride: u32, size: u32) -> u32 {
     let next = at + stride;
-    if next >= size { next - size } else { next }
+    // Without a branch: what is below the size becomes huge.
+    let around = next.wrapping_sub(size);
+    if around < next { around } else { next }
 }
 
 /// The number with which `of` makes 1 modulo a prime.

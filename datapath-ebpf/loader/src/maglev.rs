@@ -1,11 +1,18 @@
 //! Maglev tables: a map whose values are maps, one for each service.
 //!
-//! A table is written whole and put in place at one instant: a program sees the old one or the new one. All tables have as
-//! many entries as the maps were made for; another number means other maps ([`crate::Datapath::open`] sees to it).
+//! A packet reads one place of a table, and a place is a word that is written at one instant: the packet meets the old backend or
+//! the new one. So a service's table is changed where it is. A service that had none gets one that is whole. All tables have
+//! as many entries as the maps were made for; another number means other maps ([`crate::Datapath::open`] sees to it).
+//!
+//! The kernel makes whoever puts a table into such a map or takes one out wait, some milliseconds, until no program can
+//! have the old one in its hands. Nobody here needs to know that instant (a program that reads a table of a moment ago finds
+//! backends of a moment ago), so a thread waits, and the caller goes on as soon as the change is in force.
 
 use std::{
     io,
-    os::fd::{AsFd, OwnedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    sync::{Arc, atomic::Ordering, mpsc},
+    thread,
 };
 
 use abi::{
@@ -20,10 +27,13 @@ use crate::{
     sys,
 };
 
+/// Threads that wait at once; beyond, the caller does.
+const WAITING_MAX: usize = 16;
+
 /// One of the two maps of Maglev tables.
 #[derive(Debug)]
 pub struct MaglevTables {
-    fd: OwnedFd,
+    fd: Arc<OwnedFd>,
     spec: &'static MapSpec,
     max_entries: u32,
     size: u32,
@@ -32,7 +42,7 @@ pub struct MaglevTables {
 impl MaglevTables {
     pub(crate) fn new(fd: OwnedFd, spec: &'static MapSpec, size: u32) -> Result<Self, MapError> {
         let info = sys::map_info(fd.as_fd()).map_err(|e| MapError::system(spec, Operation::Inspect, e))?;
-        Ok(Self { fd, spec, max_entries: info.max_entries, size })
+        Ok(Self { fd: Arc::new(fd), spec, max_entries: info.max_entries, size })
     }
 
     /// Entries of a table.
@@ -40,43 +50,68 @@ impl MaglevTables {
         self.size
     }
 
-    /// Puts a service's table in place of the one it had. `backends` are backend ids, [`Self::size`] of them.
+    /// Makes a service's table this one. `backends` are backend ids, [`Self::size`] of them.
     pub fn insert(&self, index: Port, backends: &[u32]) -> Result<(), MapError> {
-        let table = self.make(backends)?;
-        put(self.fd.as_fd(), index.as_bytes(), &table).map_err(|e| self.write_error(e))
+        self.insert_all(&[(index, backends)])
     }
 
-    /// Puts many services' tables in place, with one system call. The kernel waits after each call until no program can have
-    /// an old table in its hands; with many tables it waits once. Returns how many were written; on failure, how many
-    /// before the one that failed.
-    pub fn insert_all(&self, tables: &[(Port, &[u32])]) -> Result<usize, (usize, MapError)> {
-        if let [(index, backends)] = tables {
-            return self.insert(*index, backends).map(|()| 1).map_err(|e| (0, e));
-        }
-        let mut made = Vec::with_capacity(tables.len());
-        for (_, backends) in tables {
-            made.push(self.make(backends).map_err(|e| (0, e))?);
-        }
-        let keys: Vec<u8> = tables.iter().flat_map(|(index, _)| index.as_bytes().to_vec()).collect();
-        let fds = made.iter().map(|table| std::os::fd::AsRawFd::as_raw_fd(table).cast_unsigned());
-        let values: Vec<u8> = fds.flat_map(u32::to_ne_bytes).collect();
-        let count = u32::try_from(tables.len()).expect("as many as there are services at most");
-        match sys::map_update_batch(self.fd.as_fd(), &keys, &values, count) {
-            Ok(()) => Ok(tables.len()),
-            Err((_, e)) if batch::unsupported(&e) => {
-                for (at, ((index, _), table)) in tables.iter().zip(&made).enumerate() {
-                    put(self.fd.as_fd(), index.as_bytes(), table).map_err(|e| (at, self.write_error(e)))?;
-                }
-                Ok(tables.len())
+    /// Makes many services' tables these: what is there is changed in place, what is not is put there with one system call.
+    /// On failure some may be written.
+    pub fn insert_all(&self, tables: &[(Port, &[u32])]) -> Result<(), MapError> {
+        let mut new = Vec::new();
+        for (index, backends) in tables {
+            if !self.rewrite(*index, backends)? {
+                new.push((*index, self.make(backends)?));
             }
-            Err((done, e)) => Err((done as usize, self.write_error(e))),
+        }
+        let Some((last, table)) = new.last() else { return Ok(()) };
+        let (last, id) = (*last, sys::map_info(table.as_fd()).map_err(|e| self.write_error(e))?.id);
+        self.in_force(move |map| put_all(map, &new), |map| Ok(id_of(map, last)? == Some(id)))
+            .map_err(|e| self.write_error(e))
+    }
+
+    /// Changes the places of a service's table that are to be others; false: it has none.
+    fn rewrite(&self, index: Port, backends: &[u32]) -> Result<bool, MapError> {
+        let failed = |e| MapError::system(self.spec, Operation::Write, e);
+        if backends.len() != self.size as usize {
+            return Err(MapError::TableSize { map: self.spec.name, given: backends.len(), size: self.size });
+        }
+        let Some(table) = self.table(index).map_err(failed)? else { return Ok(false) };
+        let words = sys::Words::of(table.as_fd(), backends.len()).map_err(failed)?;
+        for (word, backend) in words.as_slice().iter().zip(backends) {
+            if word.load(Ordering::Relaxed) != *backend {
+                word.store(*backend, Ordering::Relaxed);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Carries out `change` and returns when it failed, or when `is_done` finds it in force. The last thing `change` does is what
+    /// `is_done` looks for.
+    fn in_force(
+        &self,
+        change: impl FnOnce(BorrowedFd<'_>) -> io::Result<()> + Send + 'static,
+        is_done: impl Fn(BorrowedFd<'_>) -> io::Result<bool>,
+    ) -> io::Result<()> {
+        if Arc::strong_count(&self.fd) > WAITING_MAX {
+            return change(self.fd.as_fd());
+        }
+        let (map, (done, result)) = (self.fd.clone(), mpsc::channel());
+        thread::Builder::new().name("maglev".into()).spawn(move || {
+            // Nobody listens any more when it was in force already.
+            let _gone = done.send(change(map.as_fd()));
+        })?;
+        loop {
+            match result.try_recv() {
+                Ok(result) => return result,
+                Err(mpsc::TryRecvError::Disconnected) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Err(mpsc::TryRecvError::Empty) if is_done(self.fd.as_fd())? => return Ok(()),
+                Err(mpsc::TryRecvError::Empty) => thread::yield_now(),
+            }
         }
     }
 
     fn make(&self, backends: &[u32]) -> Result<OwnedFd, MapError> {
-        if backends.len() != self.size as usize {
-            return Err(MapError::TableSize { map: self.spec.name, given: backends.len(), size: self.size });
-        }
         let table = inner(self.size).map_err(|source| MapError::Create {
             map: self.spec.name,
             max_entries: self.size,
@@ -97,48 +132,44 @@ impl MaglevTables {
     /// A service's table.
     pub fn get(&self, index: Port) -> Result<Option<Vec<u32>>, MapError> {
         let read = |e| MapError::system(self.spec, Operation::Read, e);
-        let mut id = 0_u32;
-        if !sys::map_lookup(self.fd.as_fd(), index.as_bytes(), id.as_mut_bytes()).map_err(read)? {
-            return Ok(None);
-        }
-        let table = match sys::map_by_id(id) {
-            // Replaced in between.
-            Err(e) if e.raw_os_error() == Some(libc::ENOENT) => return self.get(index),
-            other => other.map_err(read)?,
-        };
+        let Some(table) = self.table(index).map_err(read)? else { return Ok(None) };
         let mut backends = vec![0_u32; self.size as usize];
         sys::map_lookup(table.as_fd(), &0_u32.to_ne_bytes(), backends.as_mut_slice().as_mut_bytes()).map_err(read)?;
         Ok(Some(backends))
     }
 
-    /// Removes a service's table; says whether there was one.
-    pub fn remove(&self, index: Port) -> Result<bool, MapError> {
-        sys::map_delete(self.fd.as_fd(), index.as_bytes())
-            .map_err(|e| MapError::system(self.spec, Operation::Delete, e))
-    }
-
-    /// Removes many services' tables, those that are there, with as few waits as [`Self::insert_all`]. On failure, how many
-    /// were done before the one that failed.
-    pub fn remove_all(&self, indexes: &[Port]) -> Result<(), (usize, MapError)> {
-        let failed = |e| MapError::system(self.spec, Operation::Delete, e);
-        let mut done = 0;
-        while let Some(rest) = indexes.get(done..).filter(|rest| !rest.is_empty()) {
-            let keys: Vec<u8> = rest.iter().flat_map(|index| index.as_bytes().to_vec()).collect();
-            let count = u32::try_from(rest.len()).expect("as many as there are services at most");
-            match sys::map_delete_batch(self.fd.as_fd(), &keys, count) {
-                Ok(()) => return Ok(()),
-                // One is not there: go on behind it.
-                Err((before, e)) if e.raw_os_error() == Some(libc::ENOENT) => done += before as usize + 1,
-                Err((_, e)) if batch::unsupported(&e) => {
-                    for index in rest {
-                        self.remove(*index).map_err(|e| (done, e))?;
-                        done += 1;
-                    }
-                }
-                Err((before, e)) => return Err((done + before as usize, failed(e))),
+    fn table(&self, index: Port) -> io::Result<Option<OwnedFd>> {
+        loop {
+            let Some(id) = id_of(self.fd.as_fd(), index)? else { return Ok(None) };
+            match sys::map_by_id(id) {
+                // Replaced in between.
+                Err(e) if e.raw_os_error() == Some(libc::ENOENT) => {}
+                other => return other.map(Some),
             }
         }
-        Ok(())
+    }
+
+    /// Removes a service's table; says whether there was one.
+    pub fn remove(&self, index: Port) -> Result<bool, MapError> {
+        let failed = |e| MapError::system(self.spec, Operation::Delete, e);
+        let is_there = id_of(self.fd.as_fd(), index).map_err(failed)?.is_some();
+        self.remove_all(&[index])?;
+        Ok(is_there)
+    }
+
+    /// Removes many services' tables, those that are there. On failure some may be removed.
+    pub fn remove_all(&self, indexes: &[Port]) -> Result<(), MapError> {
+        let failed = |e| MapError::system(self.spec, Operation::Delete, e);
+        let mut there = Vec::with_capacity(indexes.len());
+        for index in indexes {
+            if id_of(self.fd.as_fd(), *index).map_err(failed)?.is_some() {
+                there.push(*index);
+            }
+        }
+        there.sort_unstable();
+        there.dedup();
+        let Some(last) = there.last().copied() else { return Ok(()) };
+        self.in_force(move |map| delete_all(map, &there), |map| Ok(id_of(map, last)?.is_none())).map_err(failed)
     }
 
     /// The services that have a table, by reverse NAT index.
@@ -151,8 +182,13 @@ impl MaglevTables {
 /// A table of `size` entries, all zero: also what the kernel takes as the pattern of all tables of a map.
 pub(crate) fn inner(size: u32) -> io::Result<OwnedFd> {
     let value_size = size.checked_mul(4).ok_or(io::ErrorKind::InvalidInput)?;
-    let shape =
-        sys::MapShape { kind: sys::map_type(MapKind::Array), key_size: 4, value_size, max_entries: 1, flags: 0 };
+    let shape = sys::MapShape {
+        kind: sys::map_type(MapKind::Array),
+        key_size: 4,
+        value_size,
+        max_entries: 1,
+        flags: sys::F_MMAPABLE,
+    };
     sys::map_create("cilium_maglev", &shape)
 }
 
@@ -171,9 +207,37 @@ pub(crate) fn copy(from: &OwnedFd, to: &OwnedFd, max_entries: u32, flags: u64) -
     Ok(copied)
 }
 
-fn put(map: std::os::fd::BorrowedFd<'_>, index: &[u8], table: &OwnedFd) -> io::Result<()> {
-    let fd = std::os::fd::AsRawFd::as_raw_fd(table).cast_unsigned();
-    sys::map_update(map, index, &fd.to_ne_bytes(), sys::ANY)
+/// Puts tables into a map, with one system call where the kernel knows it for such maps (6.1 does not).
+fn put_all(map: BorrowedFd<'_>, tables: &[(Port, OwnedFd)]) -> io::Result<()> {
+    let keys: Vec<u8> = tables.iter().flat_map(|(index, _)| index.as_bytes().to_vec()).collect();
+    let values: Vec<u8> =
+        tables.iter().flat_map(|(_, table)| table.as_raw_fd().cast_unsigned().to_ne_bytes()).collect();
+    let count = u32::try_from(tables.len()).expect("as many as there are services at most");
+    match sys::map_update_batch(map, &keys, &values, count) {
+        Err((_, e)) if batch::unsupported(&e) => keys
+            .chunks_exact(size_of::<Port>())
+            .zip(values.chunks_exact(size_of::<u32>()))
+            .try_for_each(|(key, value)| sys::map_update(map, key, value, sys::ANY)),
+        other => other.map_err(|(_, e)| e),
+    }
+}
+
+/// Takes tables that are there out of a map, likewise.
+fn delete_all(map: BorrowedFd<'_>, indexes: &[Port]) -> io::Result<()> {
+    let keys: Vec<u8> = indexes.iter().flat_map(|index| index.as_bytes().to_vec()).collect();
+    let count = u32::try_from(indexes.len()).expect("as many as there are services at most");
+    match sys::map_delete_batch(map, &keys, count) {
+        Err((_, e)) if batch::unsupported(&e) => {
+            indexes.iter().try_for_each(|index| sys::map_delete(map, index.as_bytes()).map(drop))
+        }
+        other => other.map_err(|(_, e)| e),
+    }
+}
+
+/// The kernel's number of a service's table.
+fn id_of(map: BorrowedFd<'_>, index: Port) -> io::Result<Option<u32>> {
+    let mut id = 0_u32;
+    Ok(sys::map_lookup(map, index.as_bytes(), id.as_mut_bytes())?.then_some(id))
 }
 
 fn ids(map: &OwnedFd, max_entries: u32) -> io::Result<Vec<(Port, u32)>> {

@@ -137,7 +137,7 @@ impl Maps {
         }
         let runtime: Table<u32, u64> = table!(RUNTIME_CONFIG);
         let maglev_size = runtime.get(&(Runtime::MaglevSize as u32))?.unwrap_or_default();
-        let maglev_size = u32::try_from(maglev_size).unwrap_or_default();
+        let maglev_size = u32::try_from(maglev_size & !abi::config::MAGLEV_IN_PLACE).unwrap_or_default();
         Ok(Self {
             runtime,
             lxc: table!(LXC),

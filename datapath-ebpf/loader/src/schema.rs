@@ -11,7 +11,7 @@ use std::{
 };
 
 use abi::{
-    config::Runtime,
+    config::{MAGLEV_IN_PLACE, Runtime},
     lb::MAGLEV_SIZES,
     maps::{self, MapKind, MapSpec},
 };
@@ -144,7 +144,7 @@ fn version_map(directory: &Path) -> Result<OwnedFd, MapError> {
     Ok(fd)
 }
 
-/// Sees to it that pinned maps of Maglev tables are made for tables of `size` entries. Those of another size lose their pin:
+/// Sees to it that pinned maps of Maglev tables are made for tables of `size` entries that can be changed in place. Others lose their pin:
 /// the kernel takes no table of another length into them, and the agent computes all tables anew. Programs that
 /// run keep the old map until they are replaced; connections keep their backend.
 fn tables_of_size(directory: &Path, runtime: &OwnedFd, size: u32) -> Result<(), MapError> {
@@ -156,7 +156,8 @@ fn tables_of_size(directory: &Path, runtime: &OwnedFd, size: u32) -> Result<(), 
     let mut found = 0_u64;
     sys::map_lookup(runtime.as_fd(), &index, zerocopy::IntoBytes::as_mut_bytes(&mut found))
         .map_err(|e| MapError::system(spec, Operation::Read, e))?;
-    if found == u64::from(size) {
+    let wanted = u64::from(size) | MAGLEV_IN_PLACE;
+    if found == wanted {
         return Ok(());
     }
     for spec in [&maps::LB4_MAGLEV, &maps::LB6_MAGLEV] {
@@ -165,7 +166,7 @@ fn tables_of_size(directory: &Path, runtime: &OwnedFd, size: u32) -> Result<(), 
             _ => {}
         }
     }
-    sys::map_update(runtime.as_fd(), &index, &u64::from(size).to_ne_bytes(), sys::ANY)
+    sys::map_update(runtime.as_fd(), &index, &wanted.to_ne_bytes(), sys::ANY)
         .map_err(|e| MapError::system(spec, Operation::Write, e))
 }
 

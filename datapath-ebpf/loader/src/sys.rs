@@ -15,8 +15,10 @@ use abi::maps::MapKind;
 use zerocopy::{FromBytes, Immutable, IntoBytes};
 
 mod link;
+mod words;
 
 pub use link::*;
+pub use words::{F_MMAPABLE, Words};
 
 /// bpf(2) command numbers (linux/bpf.h).
 mod cmd {

@@ -179,7 +179,7 @@ fn a_missing_directory_is_named() {
 }
 
 #[test]
-fn maglev_tables_are_put_in_place_whole_and_have_one_length() {
+fn maglev_tables_are_put_in_place_whole_then_changed_in_place_and_have_one_length() {
     let Some(fs) = Bpffs::mount() else { return };
     let pins = fs.directory("globals");
     let maps = Maps::prepare(&pins, &small()).expect("an empty bpffs");
@@ -204,4 +204,24 @@ fn maglev_tables_are_put_in_place_whole_and_have_one_length() {
     assert_eq!(more.lb4_maglev.get(one).expect("reading"), Some(table(8)));
     let reader = Maps::open_pinned(&pins, Access::ReadOnly).expect("for the command line");
     assert_eq!(reader.lb4_maglev.get(one).expect("reading"), Some(table(8)));
+    // Both maps name the same table, so a change of it where it is shows in both.
+    more.lb4_maglev.insert(one, &table(5)).expect("it is there");
+    assert_eq!(tables.get(one).expect("reading"), Some(table(5)));
+    // Many at once, some there and some not; then more threads wait for the kernel than are allowed to.
+    let many: Vec<Vec<u32>> = (0..40).map(table).collect();
+    let all: Vec<(Port, &[u32])> = many.iter().enumerate().map(|(n, it)| (Port::new(n as u16), &it[..])).collect();
+    more.lb4_maglev.insert_all(&all).expect("room");
+    let found = |n: u16| more.lb4_maglev.get(Port::new(n)).expect("reading");
+    assert!((0..40).all(|n| found(n) == Some(table(n.into()))));
+    for n in 0..40 {
+        assert!(more.lb4_maglev.remove(Port::new(n)).expect("it is there"), "table {n}");
+        assert_eq!(found(n), None, "what returned is in force");
+    }
+    // Maps whose tables cannot be changed in place, as they were made once, are made anew.
+    maps.set_runtime(Runtime::MaglevSize, tables.size().into()).expect("writing");
+    more.lb4_maglev.insert(one, &table(5)).expect("room");
+    let anew = Maps::prepare(&pins, &small()).expect("other maps");
+    assert_eq!(anew.lb4_maglev.indexes().expect("reading"), []);
+    anew.lb4_maglev.insert(one, &table(6)).expect("room");
+    assert_eq!(anew.lb4_maglev.get(one).expect("reading"), Some(table(6)));
 }

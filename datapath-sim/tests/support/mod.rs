@@ -187,6 +187,10 @@ impl World {
     }
 
     fn run(&mut self, ifindex: u32, packet: &[u8], hook: impl FnOnce(&mut Run<'_>) -> Verdict) -> Out {
+        self.run_at(ifindex, packet, false, hook)
+    }
+
+    fn run_at(&mut self, ifindex: u32, packet: &[u8], early: bool, hook: impl FnOnce(&mut Run<'_>) -> Verdict) -> Out {
         let now_ns = self.seconds * 1_000_000_000;
         let mut run = Run {
             maps: &mut self.maps,
@@ -197,7 +201,7 @@ impl World {
             cpu: 0,
             mark: 0,
             ways: &self.ways,
-            early: false,
+            early,
         };
         let verdict = hook(&mut run);
         Out { verdict, mark: run.mark, packet: run.packet }
@@ -214,6 +218,11 @@ impl World {
     /// The network sends to the node.
     pub fn receive(&mut self, packet: &[u8]) -> Out {
         self.run(2, packet, |run| datapath::from_netdev(run))
+    }
+
+    /// The same before the kernel has made a buffer of the packet.
+    pub fn early(&mut self, packet: &[u8]) -> Out {
+        self.run_at(2, packet, true, |run| datapath::early(run))
     }
 
     /// The host's stack sends a packet out to the network.

@@ -4,11 +4,13 @@
 //! one queue; its effects are carried out in order by [`world`]. A killed agent leaves everything as it was decided; a
 //! restarted one restores, computes, writes the difference and takes the programs over without a gap.
 
+pub mod cgroups;
 pub mod cleanup;
 pub mod config;
 pub mod delete_queue;
 pub mod events;
 pub mod health;
+pub mod healthz;
 pub mod host;
 pub mod lookup;
 pub mod monitor;

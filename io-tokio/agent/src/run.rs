@@ -30,7 +30,7 @@ use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
 use crate::world::{AgentWorld, Bpf, HealthPorts, Publisher};
-use crate::{health, process, publish, sockets, tasks};
+use crate::{health, healthz, process, publish, sockets, tasks};
 
 /// Inputs that may wait for the core.
 const INPUTS_MAX: usize = 4096;
@@ -294,7 +294,22 @@ async fn hear_events(
     }
     let hubble = shared.observer.clone().map(|observer| (observer, Decoder::new(shared.names.clone())));
     let kinds = settings.hubble.as_ref().map(|hubble| hubble.kinds.clone()).unwrap_or_default();
-    let outlets = Outlets { hubble, feed, metrics: shared.metrics.clone(), maps: datapath.maps().clone(), kinds };
+    let outlets = Outlets {
+        hubble,
+        cgroups: shared.names.cgroups().clone(),
+        feed,
+        metrics: shared.metrics.clone(),
+        maps: datapath.maps().clone(),
+        kinds,
+    };
+    if let (Some(root), Some(_)) = (settings.sockets.cgroup.clone(), &shared.observer) {
+        let names = shared.names.clone();
+        parts.supervise::<String>("pods of control groups", async move {
+            let pods = names.clone();
+            names.cgroups().look_up(root, move |ip| pods.is_endpoint(ip)).await;
+            Err("it ended".into())
+        });
+    }
     parts.supervise("the ring of events", reader.run());
     parts.supervise::<String>("events to Hubble", async move {
         hand_on(batches, outlets).await;
@@ -411,6 +426,10 @@ fn background(
         parts.supervise("the watch of services", tasks::services(watch, core.clone()));
     }
     parts.supervise("health-check node ports", health::serve(shared.health.subscribe()));
+    if let Some(address) = settings.healthz {
+        let (core, status) = (core.clone(), shared.status.clone());
+        parts.supervise("kube-proxy's health checks", healthz::serve(address, core, status, shared.stopped()));
+    }
     parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
     if let Some(address) = settings.prometheus {
         parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));

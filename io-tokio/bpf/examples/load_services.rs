@@ -126,6 +126,20 @@ fn run(maps: &Maps, title: &str, algorithm: Algorithm, kind: ServiceType, [count
         .collect();
     changes.sort_by_key(|(core, kernel, _)| *core + *kernel);
     report("one backend of one service replaced (median of 40)", changes[changes.len() / 2]);
+    let one = spec(count, backends, kind);
+    let mut pairs: Vec<_> = (0..10)
+        .flat_map(|_| {
+            let mut id = None;
+            let come = agent.change(|services| {
+                let planned = services.put(one.clone()).unwrap();
+                id = Some(planned.id);
+                vec![planned]
+            });
+            [come, agent.change(|services| vec![services.delete(id.unwrap()).unwrap()])]
+        })
+        .collect();
+    pairs.sort_by_key(|(core, kernel, _)| *core + *kernel);
+    report("one service added or deleted (median of 20)", pairs[pairs.len() / 2]);
     let ids: Vec<_> = agent.services.iter().map(|service| service.id).collect();
     report("all deleted", agent.change(|services| ids.iter().map(|id| services.delete(*id).unwrap()).collect()));
 }

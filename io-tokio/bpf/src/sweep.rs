@@ -4,7 +4,8 @@
 //! and a new pod free of its predecessor's connections. What is worth keeping is asked of the maps as they are at that
 //! moment and asked again right before an entry goes: packets and the agent write all the while.
 //!
-//! A backend that is terminating is still in the map, so its connections live. Translations (source NAT) live as long as the
+//! A backend that left one service and serves another keeps the other's connections only. One that is terminating is still in
+//! the map, so its connections live. Translations (source NAT) live as long as the
 //! connection they belong to; those of the node's own traffic belong to none and are left to eviction.
 
 use std::{
@@ -16,9 +17,10 @@ use abi::{
     Plain,
     be::{Addr4, Port, Wide6},
     ct::{CT_SERVICE, Connection, CtEntry4, CtEntry6, CtKey4, CtKey6},
+    lb::{BACKEND_ACTIVE, LbService, SCOPE_EXTERNAL, SCOPE_INTERNAL},
     nat::{SNAT_IN, SNAT_NEEDS_CT, SNAT_OUT, SnatEntry4, SnatEntry6, SnatKey4, SnatKey6},
 };
-use datapath::{End, Family, V4, V6};
+use datapath::{Balanced, End, Family, V4, V6};
 use gc::Share;
 use loader::{MapError, Maps, Table};
 
@@ -137,15 +139,43 @@ fn walk<K: Plain, V: Plain>(
 trait Tables<F: Family> {
     fn now(&self) -> u32;
     fn has_departed(&self, key: &F::CtKey) -> bool;
-    fn backend(&self, id: u32) -> Result<Option<End<F::Addr>>, MapError>;
+    /// Where a backend is, and its state.
+    fn backend(&self, id: u32) -> Result<Option<(End<F::Addr>, u8)>, MapError>;
     fn frontend(&self, index: Port) -> Result<Option<End<F::Addr>>, MapError>;
+    fn service(
+        &self,
+        frontend: &End<F::Addr>,
+        protocol: u8,
+        slot: u16,
+        scope: u8,
+    ) -> Result<Option<LbService>, MapError>;
+
+    /// The backends in the slots of a service: it is known by the number with which its frontend stands in them.
+    fn members(&self, index: Port, frontend: &End<F::Addr>) -> Result<Vec<u32>, MapError> {
+        let mut members = Vec::new();
+        for (protocol, scope) in PROTOCOLS.into_iter().flat_map(|protocol| SCOPES.map(|scope| (protocol, scope))) {
+            let Some(head) = self.service(frontend, protocol, 0, scope)?.filter(|head| head.rev_nat_index == index)
+            else {
+                continue;
+            };
+            for slot in 1..=head.count.saturating_add(head.qcount) {
+                members.extend(self.service(frontend, protocol, slot, scope)?.map(|slot| slot.backend_id));
+            }
+        }
+        Ok(members)
+    }
 }
+
+/// Protocols of services; 0: any.
+const PROTOCOLS: [u8; 4] = [TCP, 17, 132, 0];
+/// Whose traffic services are for.
+const SCOPES: [u8; 2] = [SCOPE_EXTERNAL, SCOPE_INTERNAL];
 
 fn connections<F: Family, T: Tables<F>>(tables: &T, table: &Table<F::CtKey, F::CtEntry>) -> Result<Found, MapError> {
     // Answers of the maps, so that a service with many connections is not asked for once for each. A known
     // answer only ever lets an entry live: whatever would go is asked about anew.
-    let mut backends: BTreeMap<u32, End<F::Addr>> = BTreeMap::new();
-    let mut services: BTreeSet<u16> = BTreeSet::new();
+    let mut backends: BTreeMap<u32, (End<F::Addr>, u8)> = BTreeMap::new();
+    let mut members: BTreeSet<(u16, u32)> = BTreeSet::new();
     walk(table, |key, entry| {
         let mut copy = *entry;
         let connection: Connection = *F::connection(&mut copy);
@@ -159,17 +189,25 @@ fn connections<F: Family, T: Tables<F>>(tables: &T, table: &Table<F::CtKey, F::C
             return Ok(Fate::Alive);
         }
         let (id, index, end) = (connection.backend_id, connection.rev_nat_index, F::nat(entry));
-        if backends.get(&id) != Some(&end) {
-            match tables.backend(id)? {
-                Some(serves) if serves == end => backends.insert(id, serves),
+        let state = match backends.get(&id) {
+            Some((known, state)) if *known == end => *state,
+            _ => match tables.backend(id)? {
+                Some((serves, state)) if serves == end => {
+                    backends.insert(id, (serves, state));
+                    state
+                }
                 _ => return Ok(Fate::Orphaned),
-            };
+            },
+        };
+        if members.contains(&(index.raw, id)) {
+            return Ok(Fate::Alive);
         }
-        if !services.contains(&index.raw) {
-            if tables.frontend(index)?.is_none() {
-                return Ok(Fate::Orphaned);
-            }
-            services.insert(index.raw);
+        let Some(frontend) = tables.frontend(index)? else { return Ok(Fate::Orphaned) };
+        let all = tables.members(index, &frontend)?;
+        members.extend(all.iter().map(|id| (index.raw, *id)));
+        // Others than active ones have no slot, and finish what they have.
+        if state == BACKEND_ACTIVE && !all.contains(&id) {
+            return Ok(Fate::Orphaned);
         }
         Ok(Fate::Alive)
     })
@@ -178,7 +216,7 @@ fn connections<F: Family, T: Tables<F>>(tables: &T, table: &Table<F::CtKey, F::C
 /// Declares what is asked of one family's maps.
 macro_rules! side {
     ($side:ident, $family:ty, $ct_key:ty, $ct_entry:ty, $snat_key:ty, $snat_entry:ty, $addr:ty, $ip:ty,
-     $backends:ident, $frontends:ident, $tcp:ident, $any:ident) => {
+     $services:ident, $backends:ident, $frontends:ident, $tcp:ident, $any:ident) => {
         struct $side<'a> {
             maps: &'a Maps,
             now: u32,
@@ -192,8 +230,17 @@ macro_rules! side {
             fn has_departed(&self, key: &$ct_key) -> bool {
                 !self.addresses.is_empty() && [key.a, key.b].into_iter().any(|addr| self.is_gone(addr))
             }
-            fn backend(&self, id: u32) -> Result<Option<End<$addr>>, MapError> {
-                Ok(self.maps.$backends.get(&id)?.map(|backend| <$family as Family>::backend(&backend).0))
+            fn backend(&self, id: u32) -> Result<Option<(End<$addr>, u8)>, MapError> {
+                Ok(self.maps.$backends.get(&id)?.map(|backend| <$family as Family>::backend(&backend)))
+            }
+            fn service(
+                &self,
+                frontend: &End<$addr>,
+                protocol: u8,
+                slot: u16,
+                scope: u8,
+            ) -> Result<Option<LbService>, MapError> {
+                self.maps.$services.get(&<$family as Balanced>::scoped_key(frontend, protocol, slot, scope))
             }
             fn frontend(&self, index: Port) -> Result<Option<End<$addr>>, MapError> {
                 Ok(self.maps.$frontends.get(&index)?.map(|entry| <$family as Family>::frontend(&entry)))
@@ -256,6 +303,7 @@ side!(
     SnatEntry4,
     Addr4,
     std::net::Ipv4Addr,
+    lb4_services,
     lb4_backends,
     lb4_reverse_nat,
     ct4,
@@ -270,6 +318,7 @@ side!(
     SnatEntry6,
     Wide6,
     std::net::Ipv6Addr,
+    lb6_services,
     lb6_backends,
     lb6_reverse_nat,
     ct6,

@@ -113,10 +113,10 @@ fn run(maps: &Maps, first: &MapWrite, writes: &[MapWrite], tables: &Tables) -> R
 
 fn remove_tables(map: &MaglevTables, indexes: impl Iterator<Item = Port>) -> Result<usize, (usize, MapError)> {
     let indexes: Vec<Port> = indexes.collect();
-    map.remove_all(&indexes).map(|()| indexes.len())
+    map.remove_all(&indexes).map(|()| indexes.len()).map_err(|e| (0, e))
 }
 
-/// Computes tables and puts them in place. One that is there already stays: an earlier life's need not be replaced by its like.
+/// Computes tables and makes the services' tables these.
 fn put_tables(
     map: &MaglevTables,
     tables: &Tables,
@@ -127,17 +127,11 @@ fn put_tables(
     let named: BTreeSet<TableId> = writes.iter().filter_map(|(_, id)| TableId::new(*id)).collect();
     let computed =
         compute(&named.into_iter().filter_map(|id| Some((id, tables.get(&id)?.as_ref()))).collect::<Vec<_>>());
-    let mut wanted = Vec::with_capacity(writes.len());
-    for (index, id) in &writes {
-        // The core says what is in a table before it names it; a table of which it did not is refused as too short.
-        let table = computed.get(id).map_or(&[][..], Vec::as_slice);
-        let there = map.get(*index).map_err(|e| (0, e))?;
-        if there.as_deref() != Some(table) {
-            wanted.push((*index, table));
-        }
-    }
-    // What of them was written before a failure is found to be there the next time.
-    map.insert_all(&wanted).map_err(|(_, e)| (0, e))?;
+    // The core says what is in a table before it names it; a table of which it did not is refused as too short.
+    let wanted: Vec<(Port, &[u32])> =
+        writes.iter().map(|(index, id)| (*index, computed.get(id).map_or(&[][..], Vec::as_slice))).collect();
+    // What of them was written before a failure is written again the next time.
+    map.insert_all(&wanted).map_err(|e| (0, e))?;
     Ok(writes.len())
 }
 

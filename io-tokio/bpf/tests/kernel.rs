@@ -1,6 +1,6 @@
 //! Writes against kernel maps. Needs root; prints `skipped: …` without.
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+use std::io::Write as _;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::CString,
@@ -16,7 +16,7 @@ use abi::{
     endpoint::{Device, EndpointInfo, EndpointKey},
     event::{DropNotify, DropRecord, NOTIFY_DROP, Prefix},
     ipcache::{IpcacheEntry, IpcacheKey},
-    lb::{BACKEND_ACTIVE, BACKEND_TERMINATING, LbBackend4, LbRevNat4},
+    lb::{BACKEND_ACTIVE, BACKEND_TERMINATING, LbBackend4, LbRevNat4, LbService},
     maps::MapKind,
     nat::{SNAT_IN, SNAT_NEEDS_CT, SNAT_OUT, SnatEntry4, SnatKey4},
     policy::{EGRESS, PolicyEntry, PolicyKey},
@@ -26,7 +26,7 @@ use bpf::{
     Attachments, EventReader,
     sweep::{Found, sweep},
 };
-use datapath::{End, Family, V4};
+use datapath::{Balanced, End, Family, V4};
 use loader::{Datapath, Direction, Interface, LoaderConfig, Maps, Outcome, Program, SkBuff};
 
 /// A bpffs mounted for one test.
@@ -40,7 +40,7 @@ impl Bpffs {
             Ok(()) => Some(Self(path)),
             Err(why) => {
                 assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
-                eprintln!("skipped: {why}");
+                let _shown = writeln!(std::io::stderr(), "skipped: {why}");
                 None
             }
         }
@@ -160,6 +160,15 @@ fn what_was_left_behind_is_removed_and_what_is_of_use_stays() {
     }
     let reverse = LbRevNat4 { address: frontend.addr, port: frontend.port, pad: 0 };
     maps.lb4_reverse_nat.insert(&Port::new(7), &reverse).expect("room");
+    for (slot, backend_id) in [(0, 0), (1, 1)] {
+        let key = V4::scoped_key(&frontend, 6, slot, 0);
+        let count = u16::from(slot == 0);
+        let value = LbService { backend_id, count, rev_nat_index: Port::new(7), ..LbService::default() };
+        maps.lb4_services.insert(&key, &value).expect("room");
+    }
+    // It serves another service, and left this one.
+    let left = LbBackend4 { address: end(6, 0).addr, port: Port::new(8080), ..LbBackend4::default() };
+    maps.lb4_backends.insert(&4, &left).expect("room");
     let connection = |backend_id, service, flags| Connection {
         lifetime: later,
         backend_id,
@@ -183,6 +192,7 @@ fn what_was_left_behind_is_removed_and_what_is_of_use_stays() {
     track(&at(5), &frontend, connection(3, 7, CT_SERVICE), &end(4, 8080), 0); // no such backend
     track(&at(6), &frontend, connection(1, 7, CT_SERVICE), &end(5, 8080), 0); // its number is another's now
     track(&at(7), &frontend, connection(1, 8, CT_SERVICE), &end(2, 8080), 0); // no such service
+    track(&at(8), &frontend, connection(4, 7, CT_SERVICE), &end(6, 8080), 0); // it left that service
     track(&end(66, 1), &end(9, 443), connection(0, 0, 0), &end(0, 0), 0); // its pod is gone
 
     let snat = |destination: &End<Addr4>, source: &End<Addr4>, flags, to: &End<Addr4>, service: u16, needs_ct, age| {
@@ -222,7 +232,7 @@ fn what_was_left_behind_is_removed_and_what_is_of_use_stays() {
 
     let gone = BTreeSet::from([IpAddr::from(Ipv4Addr::new(10, 0, 0, 66))]);
     let swept = sweep(&maps, now, &gone).expect("reading");
-    assert_eq!(swept.tcp[0], Found { alive: 4, orphaned: 3, departed: 1, ended: 0 });
+    assert_eq!(swept.tcp[0], Found { alive: 4, orphaned: 4, departed: 1, ended: 0 });
     assert_eq!(swept.nat[0], Found { alive: 5, orphaned: 4, departed: 1, ended: 0 });
     let keys = |entries: Vec<(CtKey4, CtEntry4)>| entries.into_iter().map(|(key, _)| key).collect::<BTreeSet<_>>();
     assert_eq!(keys(maps.ct4.entries().expect("reading")), BTreeSet::from(stays));
@@ -240,7 +250,7 @@ fn object() -> Option<PathBuf> {
     let path = std::env::var_os("CILIUM_BPF_OBJECT").map_or_else(|| target.join("bpf/cilium.o"), PathBuf::from);
     if !path.exists() {
         assert!(std::env::var_os("CI").is_none(), "CI must run this: no programs at {}", path.display());
-        eprintln!("skipped: no programs at {}: run `cargo xtask bpf`", path.display());
+        let _shown = writeln!(std::io::stderr(), "skipped: no programs at {}: run `cargo xtask bpf`", path.display());
         return None;
     }
     Some(path)
@@ -256,7 +266,7 @@ fn programs_run_at_once_and_become_links_in_a_quiet_moment() {
     let Some(object) = object() else { return };
     let Some(fs) = Bpffs::mount("attach") else { return };
     if !loader::has_tcx() {
-        eprintln!("skipped: this kernel has no TCX, so there is nothing to promote to");
+        let _shown = writeln!(std::io::stderr(), "skipped: this kernel has no TCX, so there is nothing to promote to");
         return;
     }
     // The promoting thread is started inside the namespace and so stays in it.

@@ -1,9 +1,12 @@
 //! Real traffic from outside to services, through every hook and forwarding mode: the stacks of client and backend judge
 //! checksums, connections and addresses. Needs root; prints `skipped: …` without.
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+mod choice;
+mod host;
+mod modes;
 mod net;
 mod node;
+mod odd;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -18,8 +21,8 @@ use std::net::SocketAddr;
 const LARGE: usize = 1 << 20;
 
 /// TCP of every size, many at once, and UDP, from the client to a service of `node`.
-fn converse(node: &Node, port: u16, v6: bool) {
-    let (to, client) = (Node::frontend(port, v6), &node.client);
+fn converse(node: &Node, to: SocketAddr) {
+    let client = &node.client;
     client.enter(|| {
         transfer(to, 1).unwrap_or_else(|e| panic!("one byte to {to}: {e}"));
         transfer(to, LARGE).unwrap_or_else(|e| panic!("{LARGE} bytes to {to}: {e}"));
@@ -61,7 +64,7 @@ fn a_pod_leaves_with_the_nodes_address() {
     for v6 in [false, true] {
         let to = SocketAddr::new(CLIENT.of(v6), 9090);
         let server = Server::start(&node.client, to);
-        node.pods[0].enter(|| {
+        node.host.pods[0].enter(|| {
             transfer(to, LARGE).unwrap_or_else(|e| panic!("{to}: {e}"));
             ask(to, b"question", PATIENCE).unwrap_or_else(|e| panic!("{to}: {e}"));
         });
@@ -72,12 +75,12 @@ fn a_pod_leaves_with_the_nodes_address() {
 
 #[test]
 fn snat_reaches_a_backend_of_another_node_and_back() {
-    for at in [At::Tc, At::XdpGeneric, At::XdpNative] {
-        let Some(node) = Node::new(at, |_| {}) else { return };
+    for at in At::ALL {
+        let Some(mut node) = Node::new(at, |_| {}) else { return };
         node.service(30_080, &[REMOTE], |_| {});
         for v6 in [false, true] {
             let server = serve(&node, REMOTE, v6);
-            converse(&node, 30_080, v6);
+            converse(&node, Node::frontend(30_080, v6));
             let peers = server.peers();
             assert!(peers.len() > 20, "{at:?}: the backend was asked");
             assert!(peers.iter().all(|ip| *ip != CLIENT.of(v6)), "{at:?}: the backend sees the node, not the client");
@@ -87,13 +90,13 @@ fn snat_reaches_a_backend_of_another_node_and_back() {
 
 #[test]
 fn a_backend_of_this_node_sees_the_client() {
-    for at in [At::Tc, At::XdpGeneric, At::XdpNative] {
+    for at in At::ALL {
         let Some(mut node) = Node::new(at, |_| {}) else { return };
         node.add_pod(1);
         node.service(30_081, &[pod(1)], |_| {});
         for v6 in [false, true] {
-            let server = Server::start(&node.pods[0], SocketAddr::new(pod(1).of(v6), 8080));
-            converse(&node, 30_081, v6);
+            let server = Server::start(&node.host.pods[0], SocketAddr::new(pod(1).of(v6), 8080));
+            converse(&node, Node::frontend(30_081, v6));
             let peers = server.peers();
             assert!(peers.len() > 20 && peers.iter().all(|ip| *ip == CLIENT.of(v6)), "{at:?}: {peers:?}");
         }
@@ -103,7 +106,7 @@ fn a_backend_of_this_node_sees_the_client() {
 #[test]
 fn a_service_without_backends_refuses() {
     for at in [At::Tc, At::XdpNative] {
-        let Some(node) = Node::new(at, |_| {}) else { return };
+        let Some(mut node) = Node::new(at, |_| {}) else { return };
         node.service(30_082, &[], |_| {});
         for v6 in [false, true] {
             let to = Node::frontend(30_082, v6);

@@ -35,6 +35,12 @@ impl Namespace {
         support::ip(&all);
     }
 
+    /// Gives a device one more address, of itself alone, if it has not got it; at once usable.
+    pub fn add_address(&self, ip: IpAddr, device: &str) {
+        let (family, bits) = if ip.is_ipv6() { ("-6", 128) } else { ("-4", 32) };
+        self.ip(&[family, "addr", "replace", &format!("{ip}/{bits}"), "dev", device, "nodad"]);
+    }
+
     /// Runs `body` on a thread inside.
     pub fn enter<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
         thread::scope(|scope| {
@@ -138,8 +144,12 @@ impl Server {
 
     /// Addresses from which it was spoken to since the last question.
     pub fn peers(&self) -> Vec<IpAddr> {
-        let mut peers = self.peers.lock().expect("nobody panics with it");
-        std::mem::take(&mut *peers).into_iter().map(|peer| peer.ip()).collect()
+        self.ends().into_iter().map(|peer| peer.ip()).collect()
+    }
+
+    /// The same with their ports.
+    pub fn ends(&self) -> Vec<SocketAddr> {
+        std::mem::take(&mut *self.peers.lock().expect("nobody panics with it"))
     }
 }
 

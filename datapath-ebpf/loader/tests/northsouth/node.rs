@@ -1,23 +1,24 @@
 //! A node with two network devices: a client behind one, another node with a backend behind the other, pods of its own.
+//!
+//! ```text
+//! client ─ eth0 ──── ext0 ─ node ─ ext1 ──── eth0 ─ other node ─ pod
+//!        └ eth1 ──────────────────────────── eth1 ┘              (answers of backends that go to the client directly)
+//! ```
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use abi::{
-    be::Port,
-    config::{
-        DEFAULT_LIFETIMES, LB_AFFINITY, LB_NODE_PORT, LB_SOURCE_RANGES, NODE_ALLOW_LOCALHOST, NODE_HOST_ROUTING,
-        NODE_TRACK_FRAGMENTS, NodeConfig, Runtime,
-    },
-    endpoint::{Device, ENDPOINT_HOST, EndpointInfo, EndpointKey},
-    ipcache::{IpcacheEntry, IpcacheKey},
-    lb::{
-        LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4, LbRevNat6, LbService, SERVICE_NODE_PORT, SERVICE_ROUTABLE,
-    },
+    config::{NodeConfig, Runtime},
+    write::MapWrite,
 };
-use loader::{Datapath, Direction, Interface, LoaderConfig, Maps, Program, XdpChoice};
+use lb::{
+    Algorithm, Attributes, Backend, L4Addr, Planned, ServiceId, ServiceSpec, ServiceType, Services, Transport, maglev,
+};
+use loader::Maps;
 
 use crate::{
-    net::{Namespace, like_a_wire, mac},
+    host::{self, Host, Setup},
+    net::{Namespace, like_a_wire},
     support,
 };
 
@@ -27,6 +28,10 @@ pub enum At {
     Tc,
     XdpNative,
     XdpGeneric,
+}
+
+impl At {
+    pub const ALL: [Self; 3] = [Self::Tc, Self::XdpGeneric, Self::XdpNative];
 }
 
 /// Addresses by family.
@@ -45,172 +50,160 @@ const fn v6(net: u16, host: u16) -> Ipv6Addr {
 
 pub const NODE: Addr = Addr(Ipv4Addr::new(192, 168, 50, 1), v6(0xfd50, 1));
 pub const CLIENT: Addr = Addr(Ipv4Addr::new(192, 168, 50, 2), v6(0xfd50, 2));
-const NODE_TO_OTHER: Addr = Addr(Ipv4Addr::new(192, 168, 60, 1), v6(0xfd60, 1));
-const OTHER: Addr = Addr(Ipv4Addr::new(192, 168, 60, 2), v6(0xfd60, 2));
-/// A pod of the other node: an address on its loopback device.
-pub const REMOTE: Addr = Addr(Ipv4Addr::new(10, 8, 0, 7), v6(0xfd08, 7));
+pub const NODE_TO_OTHER: Addr = Addr(Ipv4Addr::new(192, 168, 60, 1), v6(0xfd60, 1));
+pub const OTHER: Addr = Addr(Ipv4Addr::new(192, 168, 60, 2), v6(0xfd60, 2));
+const OTHER_TO_CLIENT: Addr = Addr(Ipv4Addr::new(192, 168, 70, 1), v6(0xfd70, 1));
+const CLIENT_TO_OTHER: Addr = Addr(Ipv4Addr::new(192, 168, 70, 2), v6(0xfd70, 2));
+/// A pod of the other node: an address on its loopback device, unless the other node has a datapath of its own.
+pub const REMOTE: Addr = remote(7);
 const ROUTER: Addr = Addr(Ipv4Addr::new(10, 9, 0, 254), v6(0xfd09, 0xfe));
+const OTHER_ROUTER: Addr = Addr(Ipv4Addr::new(10, 8, 0, 254), v6(0xfd08, 0xfe));
+
+/// An address that somebody leads to the node: a load balancer's or an external one.
+pub const LED_HERE: Addr = Addr(Ipv4Addr::new(203, 0, 113, 9), v6(0xfd99, 9));
 
 /// Address of pod `n` of this node.
-pub fn pod(n: u8) -> Addr {
-    Addr(Ipv4Addr::new(10, 9, 0, n), v6(0xfd09, n.into()))
+pub const fn pod(n: u8) -> Addr {
+    Addr(Ipv4Addr::new(10, 9, 0, n), v6(0xfd09, n as u16))
+}
+
+/// Address of pod `n` of the other node.
+pub const fn remote(n: u8) -> Addr {
+    Addr(Ipv4Addr::new(10, 8, 0, n), v6(0xfd08, n as u16))
 }
 
 /// In this order: programs and pins go before what they are attached to.
 pub struct Node {
-    pub datapath: Datapath,
+    pub host: Host,
+    /// The datapath of the other node.
+    pub remote: Option<Host>,
     pub client: Namespace,
     pub other: Namespace,
-    pub pods: Vec<Namespace>,
-    _fs: support::Bpffs,
+    services: Services,
+    at: At,
 }
 
 impl Node {
     /// A node in a namespace of its own (the calling thread moves there), or `None`, said aloud.
     pub fn new(at: At, change: impl FnOnce(&mut NodeConfig)) -> Option<Self> {
-        let (fs, object) = (support::Bpffs::mount()?, support::object()?);
+        Self::sized(at, change, &[])
+    }
+
+    /// The same, with maps of these sizes.
+    pub fn sized(at: At, change: impl FnOnce(&mut NodeConfig), sizes: &[(&str, u32)]) -> Option<Self> {
+        if let Err(why) = loader::check_kernel() {
+            support::skip(&why.to_string());
+            return None;
+        }
         // SAFETY: unshare(2) takes no pointers; only the calling thread moves.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
         support::ip(&["link", "set", "lo", "up"]);
-        for (path, value) in [
-            ("net/ipv4/ip_forward", "1"),
-            ("net/ipv6/conf/all/forwarding", "1"),
-            ("net/ipv4/conf/all/rp_filter", "0"),
-            ("net/ipv4/conf/default/rp_filter", "0"),
-            ("net/ipv6/conf/default/accept_dad", "0"),
-        ] {
-            std::fs::write(format!("/proc/sys/{path}"), value).expect("we are root in this namespace");
-        }
+        forwards();
         let client = neighbour("client", "ext0", NODE, CLIENT);
         let other = neighbour("other", "ext1", NODE_TO_OTHER, OTHER);
+        direct_way(&client, &other);
         for v6 in [false, true] {
-            let family = if v6 { "-6" } else { "-4" };
-            let bits = if v6 { 128 } else { 32 };
-            other.ip(&[family, "addr", "add", &format!("{}/{bits}", REMOTE.of(v6)), "dev", "lo"]);
-            let remote = format!("{}/{bits}", REMOTE.of(v6));
-            support::ip(&[family, "route", "add", &remote, "via", &OTHER.of(v6).to_string()]);
+            let (family, net) = if v6 { ("-6", "fd08::/64") } else { ("-4", "10.8.0.0/24") };
+            other.add_address(REMOTE.of(v6), "lo");
+            support::ip(&[family, "route", "add", net, "via", &OTHER.of(v6).to_string()]);
         }
-        let mut config = LoaderConfig::new(object, node_config());
-        change(&mut config.node);
-        config.bpffs = fs.path().to_owned();
-        config.map_sizes = support::small();
-        let datapath = Datapath::open(&config).expect("the programs load");
-        for device in ["ext0", "ext1"] {
-            let interface = Interface::by_name(device).expect("it was made");
-            datapath.attach(Program::FromNetdev, &interface, Direction::Ingress).expect("attaching");
-            datapath.attach(Program::ToNetdev, &interface, Direction::Egress).expect("attaching");
-            let choice = match at {
-                At::Tc => continue,
-                At::XdpNative => XdpChoice::Native,
-                At::XdpGeneric => XdpChoice::Generic,
-            };
-            datapath.attach_xdp(&interface, choice).expect("attaching");
-        }
-        let node = Self { datapath, client, other, pods: vec![], _fs: fs };
-        node.host();
-        Some(node)
+        let mut config = host::config(ROUTER, NODE_TO_OTHER);
+        change(&mut config);
+        let addresses = [ROUTER, NODE, NODE_TO_OTHER];
+        let host = Host::open(None, &Setup { at, devices: &["ext0", "ext1"], addresses: &addresses, config, sizes })?;
+        Some(Self { host, remote: None, client, other, services: services(Algorithm::Random), at })
+    }
+
+    /// Gives the other node a datapath of its own, and [`REMOTE`] as a pod.
+    pub fn with_other_node(mut self, change: impl FnOnce(&mut NodeConfig)) -> Self {
+        self.other.enter(|| {
+            forwards();
+            for v6 in [false, true] {
+                let (family, bits) = if v6 { ("-6", 128) } else { ("-4", 32) };
+                support::ip(&[family, "addr", "del", &format!("{}/{bits}", REMOTE.of(v6)), "dev", "lo"]);
+            }
+        });
+        let mut config = host::config(OTHER_ROUTER, OTHER);
+        change(&mut config);
+        let addresses = [OTHER_ROUTER, OTHER, OTHER_TO_CLIENT];
+        let setup = Setup { at: self.at, devices: &["eth0", "eth1"], addresses: &addresses, config, sizes: &[] };
+        let mut remote = Host::open(Some(&self.other), &setup).expect("as the first one");
+        remote.add_pod(REMOTE);
+        self.remote = Some(remote);
+        self
+    }
+
+    /// Chooses backends by Maglev tables.
+    pub fn with_maglev(mut self) -> Self {
+        let (size, seed) = (maglev::TableSize::default(), maglev::Seed::default());
+        self.services = services(Algorithm::Maglev { size, seed });
+        self
+    }
+
+    /// Lets services choose their mode.
+    pub fn by_service(&mut self) {
+        let config = lb::Config { forwarding_by_service: true, ..self.services.config().clone() };
+        self.services = Services::new(config);
     }
 
     pub fn maps(&self) -> &Maps {
-        self.datapath.maps()
+        self.host.maps()
     }
 
-    fn host(&self) {
-        let info = EndpointInfo { flags: ENDPOINT_HOST, identity: 1, ..EndpointInfo::default() };
-        for addr in [ROUTER, NODE, NODE_TO_OTHER] {
-            for v6 in [false, true] {
-                self.maps().lxc.insert(&EndpointKey::new(addr.of(v6)), &info).expect("room");
-            }
-        }
-        self.maps().set_runtime(Runtime::PolicyRevision, 1).expect("it is there");
-        self.maps().set_runtime(Runtime::LbRevision, 1).expect("it is there");
-    }
-
-    /// Makes pod `n`, tells the maps, attaches the programs.
+    /// Makes pod `n`.
     pub fn add_pod(&mut self, n: u8) {
-        let netns = Namespace::new(&format!("p{n}"));
-        let (host_side, pod_side) = (format!("lxc{n}"), format!("tmp{n}"));
-        support::ip(&["link", "add", &host_side, "type", "veth", "peer", "name", &pod_side]);
-        support::ip(&["link", "set", &pod_side, "netns", &netns.name]);
-        support::ip(&["link", "set", &host_side, "up"]);
-        netns.ip(&["link", "set", &pod_side, "name", "eth0"]);
-        netns.ip(&["link", "set", "lo", "up"]);
-        netns.ip(&["link", "set", "eth0", "up"]);
-        let interface = Interface::by_name(&host_side).expect("it was made");
-        let (own, node) = (mac(&["-n", &netns.name], "eth0"), mac(&[], &host_side));
-        let id = 1000 + u32::from(n);
-        let (ip, maps) = (pod(n), self.datapath.maps());
-        let entry = IpcacheEntry { identity: id, class: id, ..IpcacheEntry::default() };
-        maps.ipcache.insert(&IpcacheKey::v4(ip.0.into(), 32), &entry).expect("room");
-        maps.ipcache.insert(&IpcacheKey::v6(ip.1.into(), 128), &entry).expect("room");
-        for v6 in [false, true] {
-            let (family, bits) = if v6 { ("-6", 128) } else { ("-4", 32) };
-            netns.ip(&[family, "addr", "add", &format!("{}/{bits}", ip.of(v6)), "dev", "eth0", "nodad"]);
-            let router = ROUTER.of(v6).to_string();
-            netns.ip(&[family, "route", "add", &router, "dev", "eth0"]);
-            netns.ip(&[family, "route", "add", "default", "via", &router, "dev", "eth0"]);
-            support::ip(&[family, "route", "add", &format!("{}/{bits}", ip.of(v6)), "dev", &host_side]);
-            let info = EndpointInfo {
-                ifindex: interface.index,
-                lxc_id: n.into(),
-                identity: id,
-                mac: own,
-                node_mac: node,
-                ..EndpointInfo::default()
-            };
-            maps.lxc.insert(&EndpointKey::new(ip.of(v6)), &info).expect("room");
-        }
-        let device = Device {
-            identity: id,
-            policy: n.into(),
-            lxc_id: n.into(),
-            ipv4: ip.0.into(),
-            ipv6: ip.1.into(),
-            mac: own,
-            node_mac: node,
-            ..Device::default()
-        };
-        maps.devices.insert(&interface.index, &device).expect("room");
-        self.datapath.attach(Program::FromContainer, &interface, Direction::Ingress).expect("attaching");
-        self.datapath.attach(Program::ToContainer, &interface, Direction::Egress).expect("attaching");
-        self.pods.push(netns);
+        self.host.add_pod(pod(n));
     }
 
-    /// A node port on `NODE`, both families and transports, with the given backends, all at port 8080.
-    pub fn service(&self, port: u16, backends: &[Addr], change: impl FnOnce(&mut LbService)) {
-        let maps = self.maps();
-        let rev = Port::new(port);
-        let mut frontend = LbService {
-            count: backends.len() as u16,
-            rev_nat_index: rev,
-            flags: SERVICE_NODE_PORT | SERVICE_ROUTABLE,
-            ..LbService::default()
-        };
-        change(&mut frontend);
-        let dport = Port::new(port);
-        let key4 = LbKey4 { address: NODE.0.into(), dport, ..LbKey4::default() };
-        let key6 = LbKey6 { address: NODE.1.into(), dport, ..LbKey6::default() };
-        maps.lb4_reverse_nat.insert(&rev, &LbRevNat4 { address: NODE.0.into(), port: dport, pad: 0 }).expect("room");
-        maps.lb6_reverse_nat.insert(&rev, &LbRevNat6 { address: NODE.1.into(), port: dport, pad: 0 }).expect("room");
-        for (at, backend) in backends.iter().enumerate() {
-            let id = u32::from(port) << 8 | at as u32;
-            let port = Port::new(8080);
-            let (four, six) = (LbBackend4::default(), LbBackend6::default());
-            maps.lb4_backends.insert(&id, &LbBackend4 { address: backend.0.into(), port, ..four }).expect("room");
-            maps.lb6_backends.insert(&id, &LbBackend6 { address: backend.1.into(), port, ..six }).expect("room");
-            let slot = LbService { backend_id: id, rev_nat_index: rev, ..LbService::default() };
-            for proto in [6, 17] {
-                let backend_slot = at as u16 + 1;
-                maps.lb4_services.insert(&LbKey4 { backend_slot, proto, ..key4 }, &slot).expect("room");
-                maps.lb6_services.insert(&LbKey6 { backend_slot, proto, ..key6 }, &slot).expect("room");
+    /// Puts a service in place, as the agent does; what is known of its connections is checked anew.
+    pub fn put(&mut self, spec: ServiceSpec) -> ServiceId {
+        let planned = self.services.put(spec).expect("valid");
+        let id = planned.id;
+        self.write(&planned);
+        id
+    }
+
+    fn write(&self, planned: &Planned) {
+        for one in &planned.writes {
+            let table = |id| {
+                let recipe = planned.tables.iter().find(|(known, _)| known.as_u64() == id);
+                recipe.expect("core says what is in it").1.table()
+            };
+            match one {
+                MapWrite::Maglev4(index, Some(named)) => {
+                    self.maps().lb4_maglev.insert(*index, &table(named.id)).expect("room");
+                }
+                MapWrite::Maglev6(index, Some(named)) => {
+                    self.maps().lb6_maglev.insert(*index, &table(named.id)).expect("room");
+                }
+                other => support::write(self.maps(), other),
             }
         }
-        for proto in [6, 17] {
-            maps.lb4_services.insert(&LbKey4 { proto, ..key4 }, &frontend).expect("room");
-            maps.lb6_services.insert(&LbKey6 { proto, ..key6 }, &frontend).expect("room");
+        let revision = self.maps().runtime(Runtime::LbRevision).expect("it is there");
+        self.maps().set_runtime(Runtime::LbRevision, revision + 1).expect("it is there");
+    }
+
+    /// A node port on [`NODE`], both families and transports, with the given backends, all at port 8080.
+    pub fn service(&mut self, port: u16, backends: &[Addr], change: impl Fn(&mut ServiceSpec)) {
+        self.service_at(NODE, port, backends, |spec| {
+            spec.attributes.kind = ServiceType::NodePort;
+            change(spec);
+        });
+    }
+
+    /// The same at an address of any kind.
+    pub fn service_at(&mut self, at: Addr, port: u16, backends: &[Addr], change: impl Fn(&mut ServiceSpec)) {
+        for v6 in [false, true] {
+            for protocol in [Transport::Tcp, Transport::Udp] {
+                let backend = |addr: &Addr| Backend::new(L4Addr { ip: addr.of(v6), port: 8080, protocol });
+                let mut spec = ServiceSpec {
+                    attributes: Attributes { kind: ServiceType::LoadBalancer, ..Attributes::default() },
+                    ..ServiceSpec::new(L4Addr { ip: at.of(v6), port, protocol }, backends.iter().map(backend).collect())
+                };
+                change(&mut spec);
+                self.put(spec);
+            }
         }
-        let revision = maps.runtime(Runtime::LbRevision).expect("it is there");
-        maps.set_runtime(Runtime::LbRevision, revision + 1).expect("it is there");
     }
 
     /// The frontend of a service.
@@ -219,25 +212,21 @@ impl Node {
     }
 }
 
-fn node_config() -> NodeConfig {
-    NodeConfig {
-        router_ipv4: ROUTER.0.into(),
-        router_ipv6: ROUTER.1.into(),
-        flags: NODE_TRACK_FRAGMENTS | NODE_HOST_ROUTING | NODE_ALLOW_LOCALHOST,
-        world_ipv4: 9,
-        world_ipv6: 10,
-        mtu: 1500,
-        monitor_aggregation: 3,
-        report_interval: 5,
-        report_tcp_flags: 0xff,
-        capture_len: 128,
-        lifetimes: DEFAULT_LIFETIMES,
-        lb_flags: LB_NODE_PORT | LB_AFFINITY | LB_SOURCE_RANGES,
-        nat_port_min: 32768,
-        nat_port_max: 65535,
-        snat_ipv4: NODE_TO_OTHER.0.into(),
-        snat_ipv6: NODE_TO_OTHER.1.into(),
-        ..NodeConfig::default()
+fn services(algorithm: Algorithm) -> Services {
+    let node = lb::Node { name: "node".into(), ..lb::Node::default() };
+    Services::new(lb::Config { node, algorithm, ..lb::Config::default() })
+}
+
+/// Makes the calling thread's namespace one that forwards.
+fn forwards() {
+    for (path, value) in [
+        ("net/ipv4/ip_forward", "1"),
+        ("net/ipv6/conf/all/forwarding", "1"),
+        ("net/ipv4/conf/all/rp_filter", "0"),
+        ("net/ipv4/conf/default/rp_filter", "0"),
+        ("net/ipv6/conf/default/accept_dad", "0"),
+    ] {
+        std::fs::write(format!("/proc/sys/{path}"), value).expect("we are root in this namespace");
     }
 }
 
@@ -256,4 +245,21 @@ fn neighbour(name: &str, device: &str, here: Addr, there: Addr) -> Namespace {
     netns.enter(|| like_a_wire("eth0"));
     like_a_wire(device);
     netns
+}
+
+/// The way from the other node to the client past this one. The client's own way out stays.
+fn direct_way(client: &Namespace, other: &Namespace) {
+    client.ip(&["link", "add", "eth1", "type", "veth", "peer", "name", "eth1", "netns", &other.name]);
+    for (netns, own) in [(client, CLIENT_TO_OTHER), (other, OTHER_TO_CLIENT)] {
+        netns.enter(|| std::fs::write("/proc/sys/net/ipv4/conf/all/rp_filter", "0").expect("we are root in it"));
+        netns.ip(&["link", "set", "eth1", "up"]);
+        for (v6, family, bits) in [(false, "-4", 24), (true, "-6", 64)] {
+            netns.ip(&[family, "addr", "add", &format!("{}/{bits}", own.of(v6)), "dev", "eth1", "nodad"]);
+        }
+        netns.enter(|| like_a_wire("eth1"));
+    }
+    for (v6, family, bits) in [(false, "-4", 32), (true, "-6", 128)] {
+        let client = format!("{}/{bits}", CLIENT.of(v6));
+        other.ip(&[family, "route", "add", &client, "via", &CLIENT_TO_OTHER.of(v6).to_string()]);
+    }
 }
