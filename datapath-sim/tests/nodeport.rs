@@ -353,6 +353,32 @@ fn a_new_flow_is_opened_before_there_is_a_buffer_and_goes_on_there() {
 }
 
 #[test]
+fn ports_at_which_the_host_itself_speaks_are_left_to_it() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[REMOTE]);
+        let (from, frontend, backend) = ((client(v6), PORT), (vip(v6), 80), (pod(REMOTE, v6), 8080));
+        node.ways.bind(node_address(v6), PORT, wire::protocol::TCP);
+        let port = left(&node.receive(&tcp(from, frontend, SYN)), BACK).sport;
+        assert_ne!(port, PORT, "a socket of the host is there");
+        // An answer to the host's own is nobody else's.
+        node.receive(&tcp(backend, (node_address(v6), PORT), SYN_ACK)).passed();
+        // And the other way round: what the host opens later from a port that is taken leaves from another.
+        let info = EndpointInfo { flags: ENDPOINT_HOST, identity: 1, ..EndpointInfo::default() };
+        node.maps.lxc.update(EndpointKey::new(node_address(v6)), info, Update::Any).expect("room");
+        let own = (node_address(v6), port);
+        for flags in [SYN, ACK] {
+            let (src, dst) = node.depart(&tcp(own, backend, flags)).passed().ends();
+            assert_eq!((src.0, dst), (own.0, backend));
+            assert_ne!(src.1, port, "that one stands for a client");
+            let answer = node.receive(&tcp(backend, src, if flags == SYN { SYN_ACK } else { ACK })).passed();
+            assert_eq!(answer.ends(), (backend, own));
+        }
+        let seen = left(&node.receive(&tcp(backend, own, SYN_ACK)), FRONT);
+        assert_eq!(seen.ends(), (frontend, from), "the client's answers still come");
+    }
+}
+
+#[test]
 fn what_was_asked_within_a_second_is_not_asked_again_and_afterwards_it_is() {
     for v6 in [false, true] {
         let mut node = outside(0, &[REMOTE]);

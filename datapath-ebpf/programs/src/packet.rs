@@ -22,7 +22,7 @@ use aya_ebpf::bindings::{
 };
 use aya_ebpf::helpers::generated as helpers;
 use datapath::{
-    Balanced, Env, Hop, Kept, KnownWay, NodeFields, NodeportEnv, Notification, Room, V4, V6, checksum, config,
+    Balanced, End, Env, Hop, Kept, KnownWay, NodeFields, NodeportEnv, Notification, Room, V4, V6, checksum, config,
 };
 
 use crate::linear::{Context, place};
@@ -76,6 +76,11 @@ impl Packet {
             return Some(());
         }
         self.store(offset, &checksum::apply(after, own, udp))
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.skb.cast()
     }
 
     /// The packet a program was called for.

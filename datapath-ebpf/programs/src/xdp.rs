@@ -14,7 +14,7 @@ use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Balanced, Env, Hop, Kept, KnownWay, NodeportEnv, Notification, Room, V4, V6, Wish, config};
+use datapath::{Balanced, End, Env, Hop, Kept, KnownWay, NodeportEnv, Notification, Room, V4, V6, Wish, config};
 
 use crate::linear::{self, Context, place};
 use crate::maps;
@@ -37,6 +37,11 @@ impl Frame {
     #[inline(always)]
     pub fn new(xdp: *mut xdp_md) -> Self {
         Self { xdp }
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.xdp.cast()
     }
 
     /// Moves the start of the packet by `by` bytes.

@@ -7,7 +7,7 @@ use super::family::Balanced;
 use super::snat::Wish;
 use super::ways::KnownWay;
 use crate::env::{Env, FamilyMaps};
-use crate::family::{V4, V6};
+use crate::family::{End, V4, V6};
 
 /// The world of one packet at a hook of a network device.
 pub trait NodeportEnv: Env + NodeportMaps<V4> + NodeportMaps<V6> {
@@ -18,6 +18,9 @@ pub trait NodeportEnv: Env + NodeportMaps<V4> + NodeportMaps<V6> {
     /// Asks the routing and neighbour tables for the way of a packet of `len` bytes (from the IP header on) that came in at
     /// this hook's device and now goes from `src` to `dst`.
     fn next_hop<F: Balanced>(&mut self, src: &F::Addr, dst: &F::Addr, protocol: u8, len: u32) -> Hop;
+
+    /// Whether the host has a socket, other than one that listens, which a packet from `remote` to `local` would reach.
+    fn has_socket<F: Balanced>(&mut self, local: &End<F::Addr>, remote: &End<F::Addr>, protocol: u8) -> bool;
 
     /// Memory of this CPU for ways found before, by place, below [`super::ways::WAYS`].
     fn known_way(&mut self, place: u32) -> Option<&mut KnownWay>;

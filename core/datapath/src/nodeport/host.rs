@@ -8,8 +8,8 @@ use abi::nat::SNAT_OUT;
 
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
-use super::maps;
-use crate::conntrack::Moment;
+use super::{maps, masquerade, snat};
+use crate::conntrack::{self, Moment};
 use crate::family::End;
 use crate::nat;
 use crate::parse::Flow;
@@ -34,17 +34,27 @@ pub fn remember<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     }
 }
 
-/// A packet of the host leaves: if it answers a client of a frontend, from there.
+/// A packet of the host leaves: if it answers a client of a frontend, from there; if it opens a connection from a port that stands for
+/// a client to the same far end, from another.
 #[inline(always)]
 pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &mut Flow<F>,
 ) -> Result<(), DropReason> {
     let key = F::snat_key(&flow.src, &flow.dst, flow.protocol(), SNAT_OUT);
-    let Some(entry) = maps::snat::<F, E>(env, &key) else { return Ok(()) };
-    let (frontend, index) = F::snat_target(entry);
+    if let Some(entry) = maps::snat::<F, E>(env, &key) {
+        let (source, _) = F::snat_target(entry);
+        return nat::rewrite(env, flow, nat::Which::Source, &source);
+    }
+    let opens = !flow.is_tcp() || conntrack::opens(flow.tcp_flags());
+    if !opens || !snat::is_allocated::<F, E>(env, &flow.src) {
+        return Ok(());
+    }
+    let (_, index) = snat::standing_for::<F, E>(env, &flow.dst, &flow.src, flow.protocol());
     if index.raw == 0 {
         return Ok(());
     }
-    nat::rewrite(env, flow, nat::Which::Source, &frontend)
+    let now = Moment::of_services(env);
+    let own = flow.src.addr;
+    masquerade::exchange(env, flow, &own, 0, &now)
 }

@@ -63,7 +63,8 @@ pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Res
     if conntrack::state_of::<F, E>(env, &key, &flow, &now) == reason::REPLY {
         return Ok(Verdict::PASS);
     }
-    masquerade(env, &mut flow, &now)?;
+    let address = F::masquerade_address(env.node());
+    exchange(env, &mut flow, &address, SNAT_NEEDS_CT, &now)?;
     Ok(Verdict::PASS)
 }
 
@@ -98,14 +99,16 @@ fn is_excluded<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &E, dst: &F::
     !config::balances(node, LB_TUNNEL) && policy::peer::<F, E>(env, dst).identity == IDENTITY_REMOTE_NODE
 }
 
-/// Gives a packet of a pod the node's address and an allocated port.
+/// Gives a packet this address of the node as its source, and an allocated port.
 #[inline(always)]
-fn masquerade<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+pub fn exchange<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &mut Flow<F>,
+    address: &F::Addr,
+    needs_ct: u64,
     now: &Moment,
 ) -> Result<(), DropReason> {
-    let address = F::masquerade_address(env.node());
+    let address = *address;
     let out = F::snat_key(&flow.src, &flow.dst, flow.protocol(), SNAT_OUT);
     let known = match maps::snat::<F, E>(env, &out) {
         Some(entry) => F::snat_target(entry).0,
@@ -115,7 +118,7 @@ fn masquerade<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if known.addr != address {
         port = snat::grant(
             env,
-            &Wish::<F> {
+            &mut Wish::<F> {
                 address,
                 client: flow.src.addr,
                 backend: flow.dst.addr,
@@ -125,11 +128,11 @@ fn masquerade<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
                 backend_port: flow.dst.port,
                 index: abi::be::Port::from_raw(0),
                 protocol: flow.protocol(),
-                needs_ct: SNAT_NEEDS_CT as u8,
+                needs_ct: needs_ct as u8,
             },
         )?;
         let to = End { addr: address, port };
-        let entry = F::snat_entry(&to, abi::be::Port::from_raw(0), SNAT_NEEDS_CT, now.seconds);
+        let entry = F::snat_entry(&to, abi::be::Port::from_raw(0), needs_ct, now.seconds);
         if maps::snat_new::<F, E>(env, &out, &entry).is_none() {
             let back = F::snat_key(&End { addr: flow.dst.addr, port: flow.dst.port }, &to, flow.protocol(), SNAT_IN);
             maps::snat_forget::<F, E>(env, &back);

@@ -86,15 +86,14 @@ impl Engine {
         for run in dirty.gained.chunk_by(|a, b| a.0 == b.0) {
             let (id, gained) = (run[0].0, &terms[at..at + run.len()]);
             at += run.len();
-            if let Some(state) = self.facts.identities.get_mut(&id) {
-                // Identities of one class have the same label answers.
-                let (labels, peers) = cells.entry((state.class, gained)).or_default();
-                state.answers = labels.get_or_insert_with(|| union(&state.answers, gained)).clone();
-                if !dirty.anew.contains(&Peer::Identity(id)) {
-                    peers.insert(Peer::Identity(id));
-                }
+            let Some(state) = self.facts.identities.get_mut(&id) else { continue };
+            // Identities of one class have the same label answers.
+            let (labels, peers) = cells.entry((state.class, gained)).or_default();
+            state.answers = labels.get_or_insert_with(|| union(&state.answers, gained)).clone();
+            if !dirty.anew.contains(&Peer::Identity(id)) {
+                peers.insert(Peer::Identity(id));
             }
-            for prefix in self.facts.prefixes_of(id) {
+            for prefix in self.facts.prefixes.list(state.prefixes) {
                 let peer = Peer::Prefix(prefix);
                 match self.facts.prefixes.state(prefix).class {
                     Some(class) if !dirty.anew.contains(&peer) => {

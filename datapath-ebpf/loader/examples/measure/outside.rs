@@ -19,9 +19,6 @@ const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 2);
 const BACKEND: Ipv4Addr = Ipv4Addr::new(192, 168, 60, 2);
 const DSR_PORT: u16 = 30_080;
 const SNAT_PORT: u16 = 30_081;
-/// Its backend is behind the device at which the packets come in.
-const ONE_ARM_PORT: u16 = 30_082;
-const ONE_ARM: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 3);
 /// Backends of a service, at as many ports: to one alone there are no more connections than ports to allocate.
 const BACKENDS: u16 = 128;
 /// Rounds of a row of new flows: each takes longer.
@@ -42,9 +39,8 @@ struct Row {
     xdp: bool,
 }
 
-const ROWS: [Row; 9] = [
+const ROWS: [Row; 8] = [
     Row { name: "XDP IPIP DSR, established", port: DSR_PORT, flags: ACK, mask: 0, grows: true, xdp: true },
-    Row { name: "XDP IPIP DSR, one device", port: ONE_ARM_PORT, flags: ACK, mask: 0, grows: true, xdp: true },
     Row { name: "XDP IPIP DSR, 64k flows", port: DSR_PORT, flags: ACK, mask: 0xffff, grows: true, xdp: true },
     Row { name: "XDP IPIP DSR, new, LRU full", port: DSR_PORT, flags: SYN, mask: u32::MAX, grows: true, xdp: true },
     Row { name: "XDP SNAT, established", port: SNAT_PORT, flags: ACK, mask: 0, grows: false, xdp: true },
@@ -103,19 +99,14 @@ fn config() -> NodeConfig {
 }
 
 fn fill(maps: &Maps) -> Result<(), loader::MapError> {
-    let all = [
-        (DSR_PORT, BACKEND, SERVICE_FORWARD_DSR),
-        (SNAT_PORT, BACKEND, 0),
-        (ONE_ARM_PORT, ONE_ARM, SERVICE_FORWARD_DSR),
-    ];
-    for (port, to, flags2) in all {
+    for (port, flags2) in [(DSR_PORT, SERVICE_FORWARD_DSR), (SNAT_PORT, 0)] {
         let rev = Port::new(port);
         let slot = LbService { rev_nat_index: rev, ..LbService::default() };
         let service = LbService { count: BACKENDS, flags: SERVICE_ROUTABLE, flags2, ..slot };
         let key = LbKey4 { address: NODE.into(), dport: Port::new(port), proto: 6, ..LbKey4::default() };
         for n in 0..BACKENDS {
             let id = u32::from(port) << 8 | u32::from(n);
-            let backend = LbBackend4 { address: to.into(), port: Port::new(8080 + n), ..LbBackend4::default() };
+            let backend = LbBackend4 { address: BACKEND.into(), port: Port::new(8080 + n), ..LbBackend4::default() };
             maps.lb4_backends.insert(&id, &backend)?;
             let backend_slot = n + 1;
             maps.lb4_services.insert(&LbKey4 { backend_slot, ..key }, &LbService { backend_id: id, ..slot })?;

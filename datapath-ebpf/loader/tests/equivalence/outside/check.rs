@@ -15,7 +15,7 @@ use super::{
 use crate::{
     arms::{Answer, hex},
     generate::{Hook, Stimulus},
-    packets::{self, FIN, RST, SYN, TCP},
+    packets::{self, FIN, RST, SYN, TCP, UDP},
 };
 
 /// Whom a client's connection was given to.
@@ -59,10 +59,12 @@ pub struct Checker {
 
 impl Checker {
     /// Forgets what is known of a connection that was taken out of the maps.
-    pub fn forget(&mut self, client: (std::net::IpAddr, u16)) {
-        self.given.retain(|tuple, _| tuple.src != client);
-        for way in self.local.iter_mut().filter(|(tuple, _)| tuple.src == client) {
-            *way.1 = Way::Unsure;
+    pub fn forget(&mut self, connection: Tuple) {
+        for tuple in [connection, connection.back()] {
+            self.given.remove(&tuple);
+            if let Some(way) = self.local.get_mut(&tuple) {
+                *way = Way::Unsure;
+            }
         }
     }
 
@@ -261,6 +263,8 @@ impl Checker {
         if !self.is_direct(service, sent) {
             let ours = NODE.is(seen.src.0) && seen.src.1 >= 32_768;
             self.holds("SNAT hides the client behind an allocated port", ours, stimulus, answer);
+            let free = sent.tuple.protocol != UDP || !(40_000..40_004).contains(&seen.src.1);
+            self.holds("ports of the host's sockets are left to it", free, stimulus, answer);
             let mine = *self.stands.entry(seen.back()).or_insert(sent.tuple) == sent.tuple;
             self.holds("no two clients share a port", mine, stimulus, answer);
             return;
@@ -347,7 +351,13 @@ impl Checker {
         if inner(&answer.packet).is_some() {
             return;
         }
-        let changed = about != before || packets::addresses(&stimulus.packet) != packets::addresses(&answer.packet);
+        // What it was about, as it came, must be known here: damaged packets and fragments make connections too.
+        let known_here = self.masqueraded.contains_key(&before.back())
+            || self.stands.contains_key(&before.back())
+            || self.given.contains_key(&before.back())
+            || matches!(self.local.get(&before), Some(Way::Frontend(_)));
+        let changed = known_here
+            && (about != before || packets::addresses(&stimulus.packet) != packets::addresses(&answer.packet));
         let delivered = answer.action == Action::RedirectPeer as u32 || went;
         if changed && delivered && (CLIENTS.iter().any(|c| c.is(to)) || PODS.iter().any(|p| p.is(to))) {
             // A connection may have gone on to another pod, which then hears of what the one before has sent.

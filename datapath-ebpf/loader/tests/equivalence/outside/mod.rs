@@ -26,6 +26,7 @@ use crate::{
 };
 use check::Checker;
 use generate::{Generator, HOOKS};
+use view::Tuple;
 use world::{MAGLEV_SIZE, World};
 
 /// Size of the maps that remember connections: more than ever there are.
@@ -39,12 +40,14 @@ struct Bench {
     rng: Rng,
     report: Report,
     checker: Checker,
+    /// Of the host, as long as the bench lives.
+    sockets: Vec<std::net::UdpSocket>,
 }
 
 /// A node in `mode`; `None`, said aloud, where that is impossible.
 fn bench(seed: u64, mode: u32) -> Option<(support::Bpffs, Bench)> {
     let (object, fs) = (support::object()?, support::Bpffs::mount()?);
-    let (devices, ways) = world::network();
+    let (devices, ways, sockets) = world::network();
     let world = World::new(devices);
     let config = world.config(mode);
     let mut loader = LoaderConfig::new(object, config);
@@ -56,6 +59,7 @@ fn bench(seed: u64, mode: u32) -> Option<(support::Bpffs, Bench)> {
     let datapath = Datapath::open(&loader).unwrap_or_else(|e| panic!("{e}"));
     assert!(datapath.xdp_id().is_some(), "the XDP program loads");
     let mut bench = Bench::new(seed, world, datapath, config, ways);
+    bench.sockets = sockets;
     bench.checker.mode = mode;
     Some((fs, bench))
 }
@@ -72,6 +76,7 @@ impl Bench {
             rng: Rng::new(seed ^ 0x5eed),
             report: Report::default(),
             checker: Checker::default(),
+            sockets: Vec::new(),
             world,
         };
         let writes = bench.world.writes();
@@ -171,9 +176,8 @@ impl Bench {
                 for key in keys.iter().filter(|_| self.rng.chance(2)) {
                     self.kernel.maps().$map.remove(key).expect("writing");
                     self.native.maps.$map.delete(key).expect("it is there");
-                    let ends: [(std::net::IpAddr, u16); 2] =
-                        [(key.a.ip(), key.a_port.host()), (key.b.ip(), key.b_port.host())];
-                    ends.into_iter().for_each(|end| self.checker.forget(end));
+                    let (src, dst) = ((key.a.ip(), key.a_port.host()), (key.b.ip(), key.b_port.host()));
+                    self.checker.forget(Tuple { src, dst, protocol: key.protocol });
                 }
             )* };
         }

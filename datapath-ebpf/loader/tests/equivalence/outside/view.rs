@@ -105,7 +105,7 @@ pub fn quoted(packet: &[u8]) -> Option<Tuple> {
 pub fn told(packet: &[u8]) -> Option<(IpAddr, u16)> {
     match packet.get(12..14)? {
         [0x08, 0x00] => match packet.get(34..42)? {
-            [0x9a, 8, p0, p1, d, c, b, a] if packet[L3] & 15 == 7 => {
+            [0x9a, 8, p0, p1, d, c, b, a] if packet[L3] & 15 >= 7 => {
                 Some((IpAddr::from([*a, *b, *c, *d]), u16::from_le_bytes([*p0, *p1])))
             }
             _ => None,

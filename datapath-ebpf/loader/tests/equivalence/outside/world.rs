@@ -117,8 +117,8 @@ pub struct World {
     lb_revision: u64,
 }
 
-/// Makes the devices, routes and neighbours in a network namespace of this thread's own, and says the same to the native arm.
-pub fn network() -> (Devices, Ways) {
+/// Makes the devices, routes, neighbours and some sockets of the host in a network namespace of this thread's own, and says the same to the native arm.
+pub fn network() -> (Devices, Ways, Vec<std::net::UdpSocket>) {
     support::in_new_network_namespace();
     for (path, value) in
         [("ipv4/ip_forward", "1"), ("ipv6/conf/all/forwarding", "1"), ("ipv6/conf/default/accept_dad", "0")]
@@ -158,7 +158,13 @@ pub fn network() -> (Devices, Ways) {
         }
         ways.add(host(CLIENTS[3], ipv6), Way { ifindex: devices.front, macs: None, mtu: 1500 });
     }
-    (devices, ways)
+    let mut sockets = Vec::new();
+    for (at, port) in [NODE.of(false), NODE.of(true)].into_iter().flat_map(|ip| (40_000..40_004).map(move |p| (ip, p)))
+    {
+        sockets.push(std::net::UdpSocket::bind((at, port)).expect("the address is ours"));
+        ways.bind(at, port, UDP);
+    }
+    (devices, ways, sockets)
 }
 
 fn base(at: Both, ipv6: bool) -> String {
