@@ -6,6 +6,7 @@
 
 #![allow(missing_docs, reason = "a benchmark's parts are its own")]
 
+use cilium_benches::counting::{Counting, count};
 use criterion::{BatchSize, Criterion, criterion_group};
 use policy::{
     Config, Delta, EndpointFacts, Engine, ObjectKey, ObjectKind, PolicyObject, Refused,
@@ -15,35 +16,13 @@ use policy::{
     },
 };
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     hint::black_box,
-    sync::atomic::{AtomicUsize, Ordering},
     time::{Duration, Instant},
 };
 use types::{
     Cidr, EndpointId, Label, Labels, NumericIdentity, Protocol,
     selector::{Requirement, Selector, SelectorKey},
 };
-
-struct Counting;
-
-static ALLOCATED: AtomicUsize = AtomicUsize::new(0);
-static LIVE: AtomicUsize = AtomicUsize::new(0);
-
-// SAFETY: every call is handed to the system allocator unchanged; the counters do not touch the memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATED.fetch_add(layout.size(), Ordering::Relaxed);
-        LIVE.fetch_add(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -295,12 +274,9 @@ impl Row<'_> {
 
 /// Time, megabytes allocated, megabytes kept.
 fn measure(work: impl FnOnce() -> String) -> (Duration, f64, f64, String) {
-    let (allocated, live) = (ALLOCATED.load(Ordering::Relaxed), LIVE.load(Ordering::Relaxed));
     let start = Instant::now();
-    let note = work();
-    let time = start.elapsed();
-    let allocated = (ALLOCATED.load(Ordering::Relaxed) - allocated) as f64 / 1e6;
-    (time, allocated, (LIVE.load(Ordering::Relaxed) as f64 - live as f64) / 1e6, note)
+    let ((note, time), used) = count(|| (work(), start.elapsed()));
+    (time, used.allocated as f64 / 1e6, used.kept as f64 / 1e6, note)
 }
 
 fn sizes(engine: &Engine) -> String {

@@ -28,7 +28,7 @@ pub enum Interface {
     Pod,
     /// `cilium_host`: `from_host`.
     Host,
-    /// The way to other nodes and the world: `from_netdev`.
+    /// The way to other nodes and the world: `early` where it is accelerated, `from_netdev`, `to_netdev`.
     Uplink,
 }
 
@@ -85,6 +85,14 @@ pub struct Host {
     ways: Ways,
     mtu: BTreeMap<u32, u32>,
     attached: BTreeSet<u32>,
+    accelerated: BTreeSet<u32>,
+}
+
+/// A packet between hooks, with the mark it carries.
+#[derive(Debug)]
+struct Packet {
+    bytes: Vec<u8>,
+    mark: u32,
 }
 
 impl Host {
@@ -98,6 +106,7 @@ impl Host {
             ways: Ways::default(),
             mtu: BTreeMap::new(),
             attached: BTreeSet::new(),
+            accelerated: BTreeSet::new(),
         }
     }
 
@@ -109,6 +118,7 @@ impl Host {
     pub fn remove_interface(&mut self, ifindex: u32) {
         self.interfaces.remove(&ifindex);
         self.attached.remove(&ifindex);
+        self.accelerated.remove(&ifindex);
         self.ways.forget(ifindex);
     }
     /// The interfaces that exist.
@@ -127,6 +137,14 @@ impl Host {
     pub fn detach(&mut self, ifindex: u32) {
         self.attached.remove(&ifindex);
     }
+    /// Attaches the program that meets packets before there is a buffer to an uplink; `false` when there is no such uplink.
+    pub fn accelerate(&mut self, ifindex: u32) -> bool {
+        let there = self.interfaces.get(&ifindex) == Some(&Interface::Uplink);
+        if there {
+            self.accelerated.insert(ifindex);
+        }
+        there
+    }
     /// Whether the programs of an interface are attached.
     pub fn is_attached(&self, ifindex: u32) -> bool {
         self.attached.contains(&ifindex)
@@ -135,6 +153,11 @@ impl Host {
     pub fn add_route(&mut self, prefix: types::Cidr, ifindex: u32) {
         let mtu = self.mtu.get(&ifindex).copied().unwrap_or(MTU);
         self.ways.add(prefix, Way { ifindex, macs: None, mtu });
+    }
+    /// The same by a neighbour that is known: its address, then the interface's own.
+    pub fn add_route_by(&mut self, prefix: types::Cidr, ifindex: u32, macs: ([u8; 6], [u8; 6])) {
+        let mtu = self.mtu.get(&ifindex).copied().unwrap_or(MTU);
+        self.ways.add(prefix, Way { ifindex, macs: Some(macs), mtu });
     }
     /// Sets the MTU of an interface, for routes added from now on.
     pub fn set_mtu(&mut self, ifindex: u32, mtu: u32) {
@@ -147,22 +170,23 @@ impl Host {
     }
     /// A packet arrives at an uplink.
     pub fn from_network(&mut self, now_ns: u64, ifindex: u32, packet: Vec<u8>) -> Fate {
-        self.carry(now_ns, Step::Ingress(ifindex), packet)
+        self.carry(now_ns, Step::Early(ifindex), packet)
     }
     /// The host itself sends a packet.
     pub fn from_host(&mut self, now_ns: u64, packet: Vec<u8>) -> Fate {
         self.carry(now_ns, Step::Send, packet)
     }
 
-    fn carry(&mut self, now_ns: u64, start: Step, mut packet: Vec<u8>) -> Fate {
-        let mut step = start;
+    fn carry(&mut self, now_ns: u64, start: Step, bytes: Vec<u8>) -> Fate {
+        let (mut step, mut packet) = (start, Packet { bytes, mark: 0 });
         for _ in 0..HOPS_MAX {
             step = match step {
                 Step::Done(fate) => return fate,
+                Step::Early(ifindex) => self.early(now_ns, ifindex, &mut packet),
                 Step::Ingress(ifindex) => self.ingress(now_ns, ifindex, &mut packet),
                 Step::Egress(ifindex) => self.egress(now_ns, ifindex, &mut packet),
-                Step::Stack => self.stack(&mut packet, Hop::Forwarded),
-                Step::Send => self.stack(&mut packet, Hop::Own),
+                Step::Stack => self.stack(&mut packet.bytes, Hop::Forwarded),
+                Step::Send => self.stack(&mut packet.bytes, Hop::Own),
             };
         }
         match step {
@@ -171,35 +195,51 @@ impl Host {
         }
     }
 
-    fn ingress(&mut self, now_ns: u64, ifindex: u32, packet: &mut Vec<u8>) -> Step {
+    fn early(&mut self, now_ns: u64, ifindex: u32, packet: &mut Packet) -> Step {
+        if !self.accelerated.contains(&ifindex) {
+            return Step::Ingress(ifindex);
+        }
+        let verdict = self.run(now_ns, ifindex, packet, true, |run| datapath::early(run));
+        match verdict.action {
+            // Out of the device itself: no hook of its stack sees the packet any more.
+            Action::Redirect if self.interfaces.get(&verdict.argument) == Some(&Interface::Uplink) => {
+                Step::Done(Fate::Network(verdict.argument, packet.bytes.clone()))
+            }
+            Action::Redirect => Step::Done(Fate::Lost(Lost::NoInterface(verdict.argument))),
+            _ => self.act(verdict, packet, Step::Ingress(ifindex)),
+        }
+    }
+
+    fn ingress(&mut self, now_ns: u64, ifindex: u32, packet: &mut Packet) -> Step {
         let Some(kind) = self.interfaces.get(&ifindex).copied() else {
             return Step::Done(Fate::Lost(Lost::NoInterface(ifindex)));
         };
         let verdict = match kind {
             Interface::Pod if self.attached.contains(&ifindex) => {
-                self.run(now_ns, ifindex, packet, |run| datapath::from_pod(run))
+                self.run(now_ns, ifindex, packet, false, |run| datapath::from_pod(run))
             }
             Interface::Uplink if self.attached.contains(&ifindex) => {
-                self.run(now_ns, ifindex, packet, |run| datapath::from_netdev(run))
+                self.run(now_ns, ifindex, packet, false, |run| datapath::from_netdev(run))
             }
             _ => Verdict::PASS,
         };
         self.act(verdict, packet, Step::Stack)
     }
 
-    fn egress(&mut self, now_ns: u64, ifindex: u32, packet: &mut Vec<u8>) -> Step {
+    fn egress(&mut self, now_ns: u64, ifindex: u32, packet: &mut Packet) -> Step {
         let Some(kind) = self.interfaces.get(&ifindex).copied() else {
             return Step::Done(Fate::Lost(Lost::NoInterface(ifindex)));
         };
         let attached = self.attached.contains(&ifindex);
         let verdict = match kind {
-            Interface::Pod if attached => self.run(now_ns, ifindex, packet, |run| datapath::to_pod(run)),
-            Interface::Host if attached => self.run(now_ns, ifindex, packet, |run| datapath::from_host(run)),
+            Interface::Pod if attached => self.run(now_ns, ifindex, packet, false, |run| datapath::to_pod(run)),
+            Interface::Host if attached => self.run(now_ns, ifindex, packet, false, |run| datapath::from_host(run)),
+            Interface::Uplink if attached => self.run(now_ns, ifindex, packet, false, |run| datapath::to_netdev(run)),
             _ => Verdict::PASS,
         };
         let out = match kind {
-            Interface::Pod => Step::Done(Fate::Pod(ifindex, packet.clone())),
-            Interface::Uplink => Step::Done(Fate::Network(ifindex, packet.clone())),
+            Interface::Pod => Step::Done(Fate::Pod(ifindex, packet.bytes.clone())),
+            Interface::Uplink => Step::Done(Fate::Network(ifindex, packet.bytes.clone())),
             Interface::Host => Step::Done(Fate::Lost(Lost::NoRoute)),
         };
         self.act(verdict, packet, out)
@@ -210,10 +250,11 @@ impl Host {
         &mut self,
         now_ns: u64,
         ifindex: u32,
-        packet: &mut Vec<u8>,
+        packet: &mut Packet,
+        early: bool,
         hook: impl FnOnce(&mut Run<'_>) -> Verdict,
     ) -> Verdict {
-        let taken = core::mem::take(packet);
+        let taken = core::mem::take(&mut packet.bytes);
         let mut run = Run {
             maps: &mut self.maps,
             config: &self.config,
@@ -221,24 +262,24 @@ impl Host {
             ifindex,
             now_ns,
             cpu: 0,
-            mark: 0,
+            mark: packet.mark,
             ways: &self.ways,
-            early: false,
+            early,
         };
         let verdict = hook(&mut run);
-        *packet = run.packet;
+        (packet.bytes, packet.mark) = (run.packet, run.mark);
         verdict
     }
 
     /// Carries a verdict out; `pass` is what happens to a packet that may go on.
-    fn act(&self, verdict: Verdict, packet: &[u8], pass: Step) -> Step {
+    fn act(&self, verdict: Verdict, packet: &Packet, pass: Step) -> Step {
         match verdict.action {
             Action::Pass => pass,
             Action::Drop => Step::Done(Fate::Dropped(DropCode(verdict.argument))),
             Action::RedirectPeer if !self.interfaces.contains_key(&verdict.argument) => {
                 Step::Done(Fate::Lost(Lost::NoInterface(verdict.argument)))
             }
-            Action::RedirectPeer => Step::Done(Fate::Pod(verdict.argument, packet.to_vec())),
+            Action::RedirectPeer => Step::Done(Fate::Pod(verdict.argument, packet.bytes.clone())),
             Action::Redirect | Action::RedirectNeighbour => Step::Egress(verdict.argument),
             Action::Proxy => Step::Done(Fate::Lost(Lost::NoProxy)),
             // The chains of `datapath::stages` never end so.
@@ -273,6 +314,7 @@ enum Hop {
 /// The next thing that happens to a packet.
 #[derive(Debug)]
 enum Step {
+    Early(u32),
     Ingress(u32),
     Egress(u32),
     Stack,

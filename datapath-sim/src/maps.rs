@@ -62,6 +62,8 @@ pub struct Maps {
     pub events: Ring,
     /// What one stage of the pipeline leaves for the next: the programs' own memory, no map of [`abi::maps`].
     pub kept: datapath::Kept,
+    /// Ways found before: the programs' own memory too.
+    pub known_ways: Vec<datapath::KnownWay>,
 }
 
 impl Maps {
@@ -108,6 +110,7 @@ impl Maps {
             runtime: vec![0; RUNTIME_CONFIG_ENTRIES as usize],
             events: Ring::new(size_of(&maps::EVENTS)),
             kept: datapath::Kept::default(),
+            known_ways: vec![datapath::KnownWay::default(); datapath::WAYS as usize],
         }
     }
 

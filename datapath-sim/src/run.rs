@@ -16,7 +16,9 @@ use abi::lb::{
 };
 use abi::metrics::{MetricsKey, MetricsValue};
 use abi::policy::{PolicyEntry, PolicyKey};
-use datapath::{Balanced, Env, FamilyMaps, Hop, Kept, NodeportEnv, NodeportMaps, Notification, Room, V4, V6, Wish};
+use datapath::{
+    Balanced, End, Env, FamilyMaps, Hop, Kept, KnownWay, NodeportEnv, NodeportMaps, Notification, Room, V4, V6, Wish,
+};
 use zerocopy::IntoBytes;
 
 use crate::map::Update;
@@ -128,13 +130,13 @@ impl NodeportEnv for Run<'_> {
     }
 
     fn next_hop<F: Balanced>(&mut self, _src: &F::Addr, dst: &F::Addr, _protocol: u8, len: u32) -> Hop {
-        let [a, b, c, d] = F::words(dst);
-        let ip = if F::IPV6 {
-            IpAddr::V6(Addr6 { words: [a, b, c, d] }.into())
-        } else {
-            IpAddr::V4(Addr4::from_raw(a).into())
-        };
-        self.ways.next_hop(ip, len)
+        self.ways.next_hop(ip::<F>(dst), len)
+    }
+    fn has_socket<F: Balanced>(&mut self, local: &End<F::Addr>, _remote: &End<F::Addr>, protocol: u8) -> bool {
+        self.ways.has_socket(ip::<F>(&local.addr), local.port.host(), protocol)
+    }
+    fn known_way(&mut self, place: u32) -> Option<&mut KnownWay> {
+        self.maps.known_ways.get_mut(place as usize)
     }
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {
         let at = match room {
@@ -173,6 +175,11 @@ impl NodeportEnv for Run<'_> {
     fn now_ns(&self) -> u64 {
         self.now_ns
     }
+}
+
+fn ip<F: Balanced>(addr: &F::Addr) -> IpAddr {
+    let [a, b, c, d] = F::words(addr);
+    if F::IPV6 { IpAddr::V6(Addr6 { words: [a, b, c, d] }.into()) } else { IpAddr::V4(Addr4::from_raw(a).into()) }
 }
 
 /// The north-south maps of one family behind the trait.

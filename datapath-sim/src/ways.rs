@@ -1,4 +1,4 @@
-//! The routing and neighbour tables, as packet programs ask them.
+//! The routing and neighbour tables, and the host's sockets, as packet programs ask them.
 
 use std::net::IpAddr;
 
@@ -8,6 +8,8 @@ use datapath::{Hop, hop};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ways {
     routes: Vec<(types::Cidr, Way)>,
+    /// Bound, and not listening: address, port, protocol.
+    sockets: std::collections::BTreeSet<(IpAddr, u16, u8)>,
 }
 
 /// Where a route leads.
@@ -27,6 +29,16 @@ impl Ways {
         self.routes.retain(|(known, _)| *known != prefix);
         self.routes.push((prefix, way));
         self.routes.sort_by_key(|(prefix, _)| core::cmp::Reverse(prefix.bits()));
+    }
+
+    /// The host opens a socket at a port of its own.
+    pub fn bind(&mut self, address: IpAddr, port: u16, protocol: u8) {
+        self.sockets.insert((address, port, protocol));
+    }
+
+    /// Whether a packet to there would reach a socket that does not listen.
+    pub fn has_socket(&self, address: IpAddr, port: u16, protocol: u8) -> bool {
+        self.sockets.contains(&(address, port, protocol))
     }
 
     /// Forgets all ways out of an interface.
@@ -49,6 +61,7 @@ impl Ways {
             return Hop { ifindex: way.ifindex, ..Hop::none(hop::NO_NEIGHBOUR) };
         };
         let word = u32::from_ne_bytes;
-        Hop { code: hop::OK, ifindex: way.ifindex, macs: [word([a, b, c, d]), word([e, f, g, h]), word([i, j, k, l])] }
+        let macs = [word([a, b, c, d]), word([e, f, g, h]), word([i, j, k, l])];
+        Hop { code: hop::OK, ifindex: way.ifindex, macs, mtu: if len == 0 { 0 } else { way.mtu } }
     }
 }

@@ -8,6 +8,7 @@ use abi::be::Port;
 use abi::config::{
     LB_AFFINITY, LB_DSR, LB_DSR_IPIP, LB_MASQUERADE_IPV4, LB_MASQUERADE_IPV6, LB_NODE_PORT, LB_SOURCE_RANGES,
 };
+use abi::endpoint::{ENDPOINT_HOST, EndpointInfo, EndpointKey};
 use abi::lb::{
     BACKEND_ACTIVE, LbKey4, LbKey6, LbService, LbSourceRange4, LbSourceRange6, SERVICE_ROUTABLE, SERVICE_SOURCE_RANGE,
 };
@@ -276,6 +277,119 @@ fn errors_about_translated_packets_reach_those_who_sent_them() {
         let seen = left(&node.receive(&unreachable(client(v6), vip(v6), &answered)), BACK);
         assert_eq!((seen.src, seen.dst), (node_address(v6), pod(REMOTE, v6)));
         assert_eq!(quoted(&seen.data, v6), ((pod(REMOTE, v6), 8080), (node_address(v6), PORT)));
+    }
+}
+
+#[test]
+fn errors_of_pods_name_the_frontend_and_errors_to_them_their_own_packets() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[2]);
+        let (from, frontend, backend) = ((client(v6), PORT), (vip(v6), 80), (pod(2, v6), 8080));
+        let arrived = node.receive(&udp(from, frontend));
+        arrived.delivered(2);
+        // The pod refuses: its client hears it of the frontend, about its own packet.
+        let seen = left(&node.send(2, &unreachable(backend.0, from.0, &arrived.packet)), FRONT);
+        assert_eq!((seen.src, seen.dst), (frontend.0, from.0));
+        assert_eq!(quoted(&seen.data, v6), (from, frontend));
+        // The client refuses the answer: the pod hears it about its own packet.
+        let answered = node.send(2, &udp(backend, from)).packet;
+        let seen = node.receive(&unreachable(from.0, frontend.0, &answered)).delivered(2);
+        assert_eq!((seen.src, seen.dst), (from.0, backend.0));
+        assert_eq!(quoted(&seen.data, v6), (backend, from));
+    }
+}
+
+#[test]
+fn a_backend_of_the_host_answers_from_the_frontend() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[REMOTE]);
+        let info = EndpointInfo { flags: ENDPOINT_HOST, identity: 1, ..EndpointInfo::default() };
+        node.maps.lxc.update(EndpointKey::new(pod(REMOTE, v6)), info, Update::Any).expect("room");
+        let (from, frontend, backend) = ((client(v6), PORT), (vip(v6), 80), (pod(REMOTE, v6), 8080));
+        let arrived = node.receive(&tcp(from, frontend, SYN));
+        assert_eq!(arrived.passed().ends(), (from, backend), "on to the stack");
+        assert_eq!(node.depart(&tcp(backend, from, SYN_ACK)).passed().ends(), (frontend, from));
+        let refusal = node.depart(&unreachable(backend.0, from.0, &arrived.packet)).passed();
+        assert_eq!((refusal.src, refusal.dst), (frontend.0, from.0));
+        assert_eq!(quoted(&refusal.data, v6), (from, frontend));
+        // What the host says by itself stays as it is.
+        let own = (backend.0, 22);
+        assert_eq!(node.depart(&tcp(own, from, SYN_ACK)).passed().ends(), (own, from));
+    }
+}
+
+#[test]
+fn an_error_about_an_answer_reaches_a_backend_that_was_sent_whole_packets_in_the_same_way() {
+    for v6 in [false, true] {
+        let mut node = outside(LB_DSR | LB_DSR_IPIP, &[REMOTE]);
+        let (from, frontend) = ((client(v6), PORT), (vip(v6), 80));
+        node.receive(&udp(from, frontend));
+        let error = unreachable(from.0, frontend.0, &udp(frontend, from));
+        let out = node.receive(&error);
+        assert_eq!(out.verdict, Verdict::redirect(BACK));
+        assert_eq!(addresses(&out.packet, v6), (node_address(v6), pod(REMOTE, v6)));
+        assert_eq!(out.packet[14 + if v6 { 40 } else { 20 }..], error[14..], "as it came");
+    }
+}
+
+#[test]
+fn a_new_flow_is_opened_before_there_is_a_buffer_and_goes_on_there() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[REMOTE]);
+        let (from, frontend, backend) = ((client(v6), PORT), (vip(v6), 80), (pod(REMOTE, v6), 8080));
+        for flags in [SYN, ACK] {
+            let seen = left(&node.early(&tcp(from, frontend, flags)), BACK);
+            assert_eq!(seen.ends(), ((node_address(v6), PORT), backend));
+        }
+        let seen = left(&node.early(&tcp(backend, (node_address(v6), PORT), SYN_ACK)), FRONT);
+        assert_eq!(seen.ends(), (frontend, from));
+        // tc finds the same connection.
+        let seen = left(&node.receive(&tcp(from, frontend, ACK)), BACK);
+        assert_eq!(seen.ends(), ((node_address(v6), PORT), backend));
+        // Nobody behind it: the later hook tells the client.
+        let mut node = outside(0, &[]);
+        node.early(&tcp(from, frontend, SYN)).passed();
+    }
+}
+
+#[test]
+fn ports_at_which_the_host_itself_speaks_are_left_to_it() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[REMOTE]);
+        let (from, frontend, backend) = ((client(v6), PORT), (vip(v6), 80), (pod(REMOTE, v6), 8080));
+        node.ways.bind(node_address(v6), PORT, wire::protocol::TCP);
+        let port = left(&node.receive(&tcp(from, frontend, SYN)), BACK).sport;
+        assert_ne!(port, PORT, "a socket of the host is there");
+        // An answer to the host's own is nobody else's.
+        node.receive(&tcp(backend, (node_address(v6), PORT), SYN_ACK)).passed();
+        // And the other way round: what the host opens later from a port that is taken leaves from another.
+        let info = EndpointInfo { flags: ENDPOINT_HOST, identity: 1, ..EndpointInfo::default() };
+        node.maps.lxc.update(EndpointKey::new(node_address(v6)), info, Update::Any).expect("room");
+        let own = (node_address(v6), port);
+        for flags in [SYN, ACK] {
+            let (src, dst) = node.depart(&tcp(own, backend, flags)).passed().ends();
+            assert_eq!((src.0, dst), (own.0, backend));
+            assert_ne!(src.1, port, "that one stands for a client");
+            let answer = node.receive(&tcp(backend, src, if flags == SYN { SYN_ACK } else { ACK })).passed();
+            assert_eq!(answer.ends(), (backend, own));
+        }
+        let seen = left(&node.receive(&tcp(backend, own, SYN_ACK)), FRONT);
+        assert_eq!(seen.ends(), (frontend, from), "the client's answers still come");
+    }
+}
+
+#[test]
+fn what_was_asked_within_a_second_is_not_asked_again_and_afterwards_it_is() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[REMOTE]);
+        let (from, frontend) = ((client(v6), PORT), (vip(v6), 80));
+        left(&node.receive(&tcp(from, frontend, SYN)), BACK);
+        let bits = if v6 { 128 } else { 32 };
+        let to = types::Cidr::new(pod(REMOTE, v6), bits).expect("a whole address");
+        node.ways.add(to, Way { ifindex: 7, macs: Some(([7; 6], [0x10; 6])), mtu: 1500 });
+        left(&node.receive(&tcp(from, frontend, ACK)), BACK);
+        node.seconds += 1;
+        left(&node.receive(&tcp(from, frontend, ACK)), 7);
     }
 }
 

@@ -3,7 +3,11 @@
 mod support;
 
 use abi::be::Port;
-use abi::lb::{BACKEND_ACTIVE, BACKEND_TERMINATING, SERVICE_LOOPBACK_IPV4, SERVICE_LOOPBACK_IPV6};
+use abi::config::LB_AFFINITY;
+use abi::lb::{
+    BACKEND_ACTIVE, BACKEND_TERMINATING, LbAffinityMatch, LbKey4, LbKey6, LbService, SERVICE_AFFINITY,
+    SERVICE_LOOPBACK_IPV4, SERVICE_LOOPBACK_IPV6, SERVICE_TWO_SCOPES,
+};
 use datapath::DropReason;
 use datapath_sim::map::Update;
 use std::net::IpAddr;
@@ -194,4 +198,82 @@ fn sctp_is_translated_only_where_the_port_stays() {
     let out = node.send(1, &packet);
     assert_eq!(out.verdict, datapath::Verdict::redirect_peer(ifindex(2)));
     assert_eq!(out.packet[34..], packet[34..], "nothing that its checksum covers has changed");
+}
+
+/// Changes the service itself, in both families.
+fn change(node: &mut World, with: impl Fn(&mut LbService)) {
+    let dport = Port::new(80);
+    let key4 = LbKey4 { address: VIP4.into(), dport, ..LbKey4::default() };
+    let key6 = LbKey6 { address: VIP6.into(), dport, ..LbKey6::default() };
+    with(node.maps.lb4_services.lookup_mut(&key4).expect("it is there"));
+    with(node.maps.lb6_services.lookup_mut(&key6).expect("it is there"));
+    node.revise_services();
+}
+
+/// Through which pod a new connection from `port` goes.
+#[track_caller]
+fn backend_of(node: &mut World, v6: bool, port: u16, flags: u8) -> u32 {
+    let out = node.send(1, &tcp((pod(1, v6), port), (vip(v6), 80), flags));
+    assert_eq!(out.verdict.action, datapath::Action::RedirectPeer);
+    out.verdict.argument
+}
+
+#[test]
+fn a_client_with_affinity_keeps_its_backend_while_it_uses_it() {
+    for v6 in [false, true] {
+        let mut node = World::new();
+        node.config.lb_flags = LB_AFFINITY;
+        node.service(&[2, 3], BACKEND_ACTIVE);
+        change(&mut node, |service| (service.flags, service.backend_id) = (SERVICE_AFFINITY, 10));
+        for id in [502, 503] {
+            let key = LbAffinityMatch { backend_id: id, rev_nat_index: Port::new(7), pad: 0 };
+            node.maps.lb_affinity_match.update(key, 1, Update::Any).expect("room");
+        }
+        let first = backend_of(&mut node, v6, 1000, SYN);
+        assert!((1001..1050).all(|port| backend_of(&mut node, v6, port, SYN) == first), "all to one");
+        // Packets of a connection keep it alive too.
+        node.seconds += 8;
+        assert_eq!(backend_of(&mut node, v6, 1000, ACK), first);
+        node.seconds += 8;
+        assert!((1050..1100).all(|port| backend_of(&mut node, v6, port, SYN) == first), "still");
+        // Unused for as long as it lasts, it is forgotten.
+        let fresh: std::collections::BTreeSet<u32> = (1100..1130)
+            .map(|port| {
+                node.seconds += 10;
+                backend_of(&mut node, v6, port, SYN)
+            })
+            .collect();
+        assert_eq!(fresh.len(), 2, "each is chosen anew");
+        // A backend that serves the service no more is not kept.
+        let last = backend_of(&mut node, v6, 2000, SYN);
+        let (gone, other) = if last == ifindex(2) { (502, 3) } else { (503, 2) };
+        let key = LbAffinityMatch { backend_id: gone, rev_nat_index: Port::new(7), pad: 0 };
+        node.maps.lb_affinity_match.delete(&key).expect("it is there");
+        let all: Vec<u32> = (2001..2040).map(|port| backend_of(&mut node, v6, port, SYN)).collect();
+        assert!(all.contains(&ifindex(other)), "it is chosen anew");
+    }
+}
+
+#[test]
+fn a_service_with_two_scopes_serves_pods_by_the_internal_one() {
+    for v6 in [false, true] {
+        let mut node = World::new();
+        node.service(&[2, 3], BACKEND_ACTIVE);
+        change(&mut node, |service| service.flags2 = SERVICE_TWO_SCOPES);
+        // Without an entry for the inside it is no service there.
+        let to = ((pod(1, v6), PORT), (vip(v6), 80));
+        assert_eq!(node.send(1, &tcp(to.0, to.1, SYN)).passed().ends(), to);
+        let (rev_nat_index, dport) = (Port::new(7), Port::new(80));
+        for (slot, value) in [
+            (1, LbService { backend_id: 503, rev_nat_index, ..LbService::default() }),
+            (0, LbService { count: 1, rev_nat_index, flags2: SERVICE_TWO_SCOPES, ..LbService::default() }),
+        ] {
+            let inside4 = LbKey4 { address: VIP4.into(), dport, backend_slot: slot, scope: 1, ..LbKey4::default() };
+            let inside6 = LbKey6 { address: VIP6.into(), dport, backend_slot: slot, scope: 1, ..LbKey6::default() };
+            node.maps.lb4_services.update(inside4, value, Update::Any).expect("room");
+            node.maps.lb6_services.update(inside6, value, Update::Any).expect("room");
+        }
+        node.revise_services();
+        assert!((3000..3030).all(|port| backend_of(&mut node, v6, port, SYN) == ifindex(3)), "only by this one");
+    }
 }

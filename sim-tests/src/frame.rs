@@ -87,17 +87,26 @@ impl Seen {
         let ip = packet.get(ETHERNET..).ok_or(Malformed::Shape)?;
         let (src, dst, protocol, transport) = match packet.get(12..14) {
             Some([8, 0]) => {
-                let header = ip.get(..20).filter(|header| header[0] == 0x45).ok_or(Malformed::Shape)?;
+                // Options tell a node of a frontend; ends do not look at them.
+                let length =
+                    ip.first().filter(|first| **first >> 4 == 4).map_or(0, |first| usize::from(first & 15) * 4);
+                let header = ip.get(..length).filter(|header| header.len() >= 20).ok_or(Malformed::Shape)?;
                 if fold(header, 0) != 0xffff {
                     return Err(Malformed::HeaderChecksum);
                 }
                 let addr = |at: usize| IpAddr::from(<[u8; 4]>::try_from(&header[at..at + 4]).expect("four bytes"));
-                (addr(12), addr(16), header[9], &ip[20..])
+                (addr(12), addr(16), header[9], &ip[length..])
             }
             Some([0x86, 0xdd]) => {
                 let header = ip.get(..40).ok_or(Malformed::Shape)?;
                 let addr = |at: usize| IpAddr::from(<[u8; 16]>::try_from(&header[at..at + 16]).expect("sixteen bytes"));
-                (addr(8), addr(24), header[6], &ip[40..])
+                // A destination options header does the same.
+                let behind = match header[6] {
+                    60 => 8 + usize::from(*ip.get(41).ok_or(Malformed::Shape)?) * 8,
+                    _ => 0,
+                };
+                let protocol = if behind == 0 { header[6] } else { ip[40] };
+                (addr(8), addr(24), protocol, ip.get(40 + behind..).ok_or(Malformed::Shape)?)
             }
             _ => return Err(Malformed::Shape),
         };

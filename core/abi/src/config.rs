@@ -20,6 +20,8 @@ pub enum Runtime {
     /// Entries of the Maglev tables for which the pinned `cilium_lb{4,6}_maglev` were made (low 32 bits), and
     /// [`MAGLEV_IN_PLACE`]; 0: they were not made yet.
     MaglevSize = 5,
+    /// Not 0: `cilium_lb{4,6}_services_v2` has, or had, services of any protocol. Set before the first of them is written.
+    AnyProtocol = 6,
 }
 
 /// The Maglev tables are memory that user space maps and changes in place.

@@ -72,5 +72,9 @@ stages! {
     Complain = "cil_complain";
 }
 
-/// Entries of `cilium_calls`.
+/// The stages that exist for packets without a buffer too, and the names of their programs there. They are in `cilium_calls_xdp`
+/// under the same numbers: an array takes programs of one type only.
+pub const EARLY: [(Stage, &str); 2] = [(Stage::Open4, "cil_xdp_open4"), (Stage::Open6, "cil_xdp_open6")];
+
+/// Entries of `cilium_calls` and `cilium_calls_xdp`.
 pub const CALLS_ENTRIES: u32 = 64;

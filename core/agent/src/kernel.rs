@@ -9,6 +9,7 @@ use alloc::vec::Vec;
 use core::net::IpAddr;
 
 use abi::be::Port;
+use abi::config::Runtime;
 use abi::ipcache::{IpcacheEntry, IpcacheKey};
 use abi::policy::{POLICY_DENY, PolicyEntry, PolicyKey};
 use abi::write::{MapWrite, WriteError};
@@ -87,6 +88,15 @@ const fn table_of(write: &MapWrite) -> Option<TableId> {
     }
 }
 
+/// Whether a service of any protocol is written.
+const fn is_of_any_protocol(write: &MapWrite) -> bool {
+    match write {
+        MapWrite::Service4(key, Some(_)) => key.proto == 0,
+        MapWrite::Service6(key, Some(_)) => key.proto == 0,
+        _ => false,
+    }
+}
+
 impl Kernel {
     pub(crate) fn new(config: &Config, ops: OpIds, there: impl IntoIterator<Item = MapWrite>) -> Self {
         let pace =
@@ -98,6 +108,10 @@ impl Kernel {
     }
 
     pub(crate) fn put(&mut self, write: MapWrite) {
+        if is_of_any_protocol(&write) {
+            // Never taken back: a packet more looked up costs little, one that misses its service does not reach it.
+            self.sequence.put(Element(MapWrite::Runtime(Runtime::AnyProtocol as u32, Some(1))));
+        }
         let policy = matches!(write, MapWrite::Policy(..));
         let before = self.sequence.wanted().len();
         let queued = self.sequence.put(Element(write));

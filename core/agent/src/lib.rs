@@ -31,7 +31,6 @@ mod query;
 mod reconcile;
 mod restore;
 mod services;
-mod unenforced;
 
 pub use agent::{Agent, Phase};
 pub use config::{AllowLocalhost, Audit, Backoff, Config, ConfigError, Enforcement, FamilyConfig, MapSizes};
@@ -40,4 +39,5 @@ pub use input::{
     AddressOwner, AnswerWhen, ConfigChange, CreateEndpoint, EndpointRequest, Failure, Input, IpamRequest, PolicyFile,
     PolicyFiles, PolicyRequest, Replace, Request, RequestId, ServiceRequest, Snapshot,
 };
+pub use policies::parse_options;
 pub use query::{IdentityInfo, IpInfo, Status};

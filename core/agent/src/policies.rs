@@ -10,10 +10,10 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 
 use machine::{Effects, Instant};
-use policy::rule::{Peer, PeerRule, Peers};
+use policy::abilities::{self, Abilities, Unable};
 use policy::{ObjectKey, ObjectKind, PolicyObject, parse};
 use serde_json::Value;
-use types::{Cidr, Labels};
+use types::Labels;
 
 use crate::agent::Agent;
 use crate::effect::{AgentEvent, Effect, Refusal, Response, StateFile};
@@ -173,6 +173,7 @@ impl Agent {
             },
             value => [value].into(),
         };
+        let abilities = self.abilities();
         let mut found = Vec::new();
         for (index, value) in pieces.into_iter().enumerate() {
             let objects = parse::parse_value(&value, &options).map_err(|mut errors| {
@@ -180,8 +181,9 @@ impl Agent {
                 refusal(&errors)
             })?;
             for mut object in objects {
-                self.check_families(&object)?;
-                crate::unenforced::check(&mut object)?;
+                object
+                    .notices
+                    .extend(abilities::check(&object.rules, &abilities).map_err(|all| unable(&object, &all))?);
                 if object.key.kind == ObjectKind::Rules {
                     // Bare rules have no name; what they say is their name, so that saying it twice is saying it once.
                     object.key.name = format!("{}#{:016x}", object.key.name, fnv(&value.to_string())).into();
@@ -192,28 +194,19 @@ impl Agent {
         Ok(found)
     }
 
-    /// A rule that speaks of addresses of a family that is off would silently do nothing.
-    fn check_families(&self, object: &PolicyObject) -> Result<(), Refusal> {
-        let off = |cidr: &Cidr| match cidr.is_ipv4() {
-            true => self.config.ipv4.is_none(),
-            false => self.config.ipv6.is_none(),
-        };
-        for rule in &object.rules {
-            for (direction, rules) in [("ingress", &rule.ingress), ("egress", &rule.egress)] {
-                for peer_rule in rules {
-                    if let Some(cidr) = cidrs(peer_rule).find(|cidr| off(cidr)) {
-                        let family = if cidr.is_ipv4() { "IPv4" } else { "IPv6" };
-                        return Err(Refusal::Policy {
-                            path: format!("{}: {}.{direction}[{}]", object.key, rule.place, peer_rule.index),
-                            why: format!(
-                                "{cidr} is {family}, which is not enabled on this node; remove the prefix or enable {family}"
-                            ),
-                        });
-                    }
-                }
-            }
+    /// What this agent puts into effect: nobody tells it of groups, services or names yet, and the node's own traffic is
+    /// not judged.
+    #[must_use]
+    pub fn abilities(&self) -> Abilities {
+        Abilities {
+            ipv4: self.config.ipv4.is_some(),
+            ipv6: self.config.ipv6.is_some(),
+            cidr_groups: false,
+            services: false,
+            dns_names: false,
+            port_names: false,
+            host_firewall: false,
         }
-        Ok(())
     }
 
     /// Reads documents as if they were imported, and changes nothing.
@@ -274,8 +267,9 @@ impl Agent {
     }
 }
 
-/// What this agent can enforce: no L7 proxy in this form. A prefix with host bits is asked back: it says two things.
-fn parse_options() -> parse::Options {
+/// How this agent reads: it has no L7 proxy. A prefix with host bits is asked back: it says two things.
+#[must_use]
+pub fn parse_options() -> parse::Options {
     parse::Options { l7_proxy: false, host_bits: parse::HostBits::Refuse, ..parse::Options::default() }
 }
 
@@ -285,15 +279,10 @@ fn refusal(errors: &[policy::DocError]) -> Refusal {
     Refusal::Policy { path, why: lines.join("\n") }
 }
 
-fn cidrs(rule: &PeerRule) -> impl Iterator<Item = Cidr> + '_ {
-    let peers: &[Peer] = match &rule.peers {
-        Peers::Listed(list) => list,
-        Peers::Unstated => &[],
-    };
-    peers.iter().filter_map(|peer| match peer {
-        Peer::Cidr(rule) => Some(rule.cidr),
-        _ => None,
-    })
+fn unable(object: &PolicyObject, all: &[Unable]) -> Refusal {
+    let path = all.first().map(|first| format!("{}: {}", object.key, first.path)).unwrap_or_default();
+    let why: Vec<String> = all.iter().map(|each| each.why.to_string()).collect();
+    Refusal::Policy { path, why: why.join("; ") }
 }
 
 fn fnv(text: &str) -> u64 {

@@ -4,6 +4,7 @@ mod world;
 
 use std::collections::BTreeMap;
 
+use abi::config::Runtime;
 use abi::write::MapWrite;
 use agent_core::{AgentEvent, Config, Failure, Input, PolicyFile, PolicyFiles, Request, ServiceRequest};
 use lb::maglev::{Seed, TableSize};
@@ -114,6 +115,31 @@ fn a_restart_writes_again_what_nobody_could_compare_and_nothing_else() {
     let kept = world.live().service_at(&api.frontend).expect("it was kept");
     assert_eq!(kept.attributes.affinity_seconds, 7);
     assert_eq!(world.live().services().count(), 6);
+}
+
+/// The programs look for services of any protocol only once they are told that there are some.
+#[test]
+fn services_of_any_protocol_are_announced_before_they_are_written() {
+    let announced = |world: &World| {
+        let flag = MapWrite::Runtime(Runtime::AnyProtocol as u32, Some(1));
+        world.writes.iter().position(|write| *write == flag)
+    };
+    let put = |world: &mut World, ip: &str, protocol| {
+        let frontend = lb::L4Addr { ip: world::ip(ip), port: 53, protocol };
+        let spec = lb::ServiceSpec::new(frontend, Vec::new());
+        world.answer(Request::Service(ServiceRequest::Put(Box::new(spec)))).expect("valid");
+    };
+    let mut world = World::new(config());
+    put(&mut world, "10.96.0.8", lb::Transport::Udp);
+    assert_eq!(announced(&world), None);
+    put(&mut world, "10.96.0.9", lb::Transport::Any);
+    let of_any = |write: &MapWrite| matches!(write, MapWrite::Service4(key, Some(_)) if key.proto == 0);
+    let written = world.writes.iter().position(of_any).expect("it is written");
+    assert!(announced(&world).is_some_and(|at| at < written), "{:?}", world.writes);
+    // What an earlier life announced holds for what it wrote.
+    world.restart(|_| {});
+    let flag = MapWrite::Runtime(Runtime::AnyProtocol as u32, Some(1));
+    assert_eq!(world.maps.get(&flag.deletion()), Some(&flag));
 }
 
 #[test]

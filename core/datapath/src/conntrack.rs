@@ -150,6 +150,13 @@ pub struct Moment {
 }
 
 impl Moment {
+    /// Now, where no policy is asked.
+    #[inline(always)]
+    pub fn of_services<E: Env>(env: &E) -> Self {
+        let lb = env.runtime(abi::config::Runtime::LbRevision) as u32;
+        Self { seconds: env.now_seconds(), policy: 0, lb }
+    }
+
     /// Now.
     #[inline(always)]
     pub fn read<E: Env>(env: &E) -> Self {

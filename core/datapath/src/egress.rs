@@ -18,8 +18,10 @@ use crate::lb::{self, Target};
 use crate::maps;
 use crate::nat;
 use crate::nodeport::Origin;
+use crate::nodeport::env::{NodeportEnv, NodeportMaps};
+use crate::nodeport::family::Balanced;
 use crate::parse::{self, Flow, Network};
-use crate::policy::{self, Local};
+use crate::policy::{self, Local, Peer};
 use crate::side::{self, Side};
 use crate::stages;
 use crate::verdict::{DropReason, Verdict};
@@ -41,7 +43,7 @@ pub fn source_is_valid<F: Family>(local: &Local, own: &F::Addr, src: &F::Addr) -
 
 /// Carries a packet with network header `network` from the pod `local`. `kept` is what the first stage has found.
 #[inline(always)]
-pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
+pub fn forward<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     local: &Local,
     kept: &Kept,
@@ -89,10 +91,11 @@ pub fn forward<F: Family, E: Env + FamilyMaps<F>>(
         }
     }
     flow.forget(env);
-    let way = known_way(env, &flow, &key, &mut found);
+    let peer = unknown_peer(env, &flow, &found);
+    let way = known_way(env, &flow, &key, &mut found, &peer);
     let way = env.forget(way as u64) as u32;
     found.forget(env);
-    let proxy = police(env, local, &flow, &key, &found, report, &now)?;
+    let proxy = police(env, local, &flow, &key, &found, &peer, report, &now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }
@@ -122,7 +125,7 @@ fn to_client<F: Family, E: Env>(
 
 /// Whether the service map must be asked: the connection is new, is a service's, or was last checked before services moved.
 #[inline(always)]
-fn may_be_service<F: Family, E: Env + FamilyMaps<F>>(
+fn may_be_service<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     key: &F::CtKey,
@@ -147,25 +150,33 @@ fn may_be_service<F: Family, E: Env + FamilyMaps<F>>(
     false
 }
 
+/// Who is at the far end of a connection that is to be judged. Of any other nothing is asked.
+#[inline(always)]
+fn unknown_peer<F: Family, E: Env>(env: &E, flow: &Flow<F>, found: &Found<F>) -> Peer {
+    if !found.is_new() && !found.policy_stale() {
+        return Peer { identity: found.peer_identity(), class: 0 };
+    }
+    policy::peer::<F, E>(env, &flow.dst.addr)
+}
+
 /// Polices the packet at the sender's side. Returns the proxy to redirect to, 0: none.
 #[inline(always)]
+#[allow(clippy::too_many_arguments, reason = "inlined; a struct of references would live on the program's stack")]
 fn police<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     local: &Local,
     flow: &Flow<F>,
     key: &F::CtKey,
     found: &Found<F>,
+    peer: &Peer,
     report: &mut Report,
     now: &Moment,
 ) -> Result<u16, DropReason> {
-    report.set_dst_identity(found.peer_identity());
+    report.set_dst_identity(peer.identity);
     if !found.is_new() && !found.policy_stale() {
         return Ok(found.proxy_port().raw);
     }
-    let peer = policy::peer::<F, E>(env, &flow.dst.addr);
-    report.set_dst_identity(peer.identity);
-    let proxy =
-        side::settle(env, &Side { local, peer: &peer, flow, key, origin: &Origin::none() }, found, report, now)?;
+    let proxy = side::settle(env, &Side { local, peer, flow, key, origin: &Origin::none() }, found, report, now)?;
     Ok(proxy.raw)
 }
 
@@ -184,18 +195,23 @@ fn way<F: Family, E: Env>(env: &E, flow: &Flow<F>) -> u32 {
     }
 }
 
-/// The way, asked for only where the connection does not know it. Of a destination that is not on this node the entry keeps
-/// that until the connection is reported next; should a pod of this node get that address meanwhile, the host's
-/// stack finds it, and `to_pod` polices.
+/// The way, asked for only where neither the connection nor who is at its far end tells it. Of a destination that is not on this node
+/// the entry keeps that until the connection is reported next; should a pod of this node get that address meanwhile,
+/// or not be in the ipcache yet, the host's stack finds it, and `to_pod` polices.
 #[inline(always)]
 fn known_way<F: Family, E: Env + FamilyMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     key: &F::CtKey,
     found: &mut Found<F>,
+    peer: &Peer,
 ) -> u32 {
     let known_far = found.has(CT_FAR_AWAY);
     if known_far && !found.report() {
+        return FAR_AWAY;
+    }
+    if found.is_new() && policy::is_outside::<F, E>(env, peer.identity) {
+        *found = found.with_far_away();
         return FAR_AWAY;
     }
     let way = way::<F, E>(env, flow);
@@ -252,13 +268,23 @@ pub fn forward_error<F: Family, E: Env + FamilyMaps<F>>(
     let related = icmp::related(env, flow, local, true, now)?;
     if related.known {
         report.set_dst_identity(related.peer_identity);
+        if related.through != 0 && !related.to_backend {
+            let mut origin = Origin::<F> { flags: CT_DSR, frontend: related.backend };
+            if related.through & CT_DSR == 0 {
+                origin = Origin::service(related.rev_nat);
+            }
+            report.set_outcome(Outcome::at(point::TO_NETWORK, reason::RELATED, true));
+            Kept::of(flow, report, now).through(&origin).leave(env)?;
+            return Ok(Verdict::go_on(stages::of::<F>().to_client));
+        }
         icmp::translate(env, flow, &related, true)?;
         let way = way::<F, E>(env, flow);
         return route(env, local, flow, report, now, Route { way, state: reason::RELATED, news: true });
     }
     let key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
     let found = Found::nothing();
-    let proxy = police(env, local, flow, &key, &found, report, now)?;
+    let peer = policy::peer::<F, E>(env, &flow.dst.addr);
+    let proxy = police(env, local, flow, &key, &found, &peer, report, now)?;
     if proxy != 0 {
         return Ok(Verdict::proxy(proxy));
     }

@@ -5,7 +5,7 @@
 //! An error never opens a connection and never keeps one alive.
 
 use abi::be::Port;
-use abi::ct::{CT_INBOUND, CT_LB_LOOPBACK, CT_SERVICE};
+use abi::ct::{CT_DSR, CT_INBOUND, CT_LB_LOOPBACK, CT_NODE_PORT, CT_SERVICE};
 use abi::lb::{RATE_ICMPV6, RateBucket, RateKey};
 use core::mem::offset_of;
 use wire::header;
@@ -32,6 +32,9 @@ pub struct Related<F: Family> {
     pub known: bool,
     /// The end of the quoted packet that is to be translated back, and into what. Index 0: none.
     pub rev_nat: Port,
+    /// [`CT_NODE_PORT`] and [`CT_DSR`] of the connection: the far end reached the pod through a frontend, with the reverse NAT index
+    /// `rev_nat` or, with the latter, at `backend`.
+    pub through: u16,
     /// The quoted packet was sent to a service's client (its source is the frontend); otherwise its destination is a backend.
     pub to_backend: bool,
     /// Backend to put in the frontend's place, when `to_backend`.
@@ -98,6 +101,7 @@ pub fn related<F: Family, E: Env + FamilyMaps<F>>(
     let mut related = Related::<F> {
         known: false,
         rev_nat: Port::from_raw(0),
+        through: 0,
         to_backend: false,
         backend: quoted.sender,
         quoted_remote: quoted.sender,
@@ -124,6 +128,7 @@ pub fn related<F: Family, E: Env + FamilyMaps<F>>(
     related.known = true;
     related.peer_identity = connection.peer_identity;
     related.rev_nat = connection.rev_nat_index;
+    related.through = connection.flags & (CT_NODE_PORT | CT_DSR);
     related.to_backend = connection.flags & CT_SERVICE != 0;
     related.backend = nat;
     if connection.policy_revision != now.policy && !related.to_backend {
@@ -156,7 +161,7 @@ pub fn translate<F: Family, E: Env + FamilyMaps<F>>(
 ) -> Result<(), DropReason> {
     let new = if related.to_backend && outbound {
         related.backend
-    } else if !related.to_backend && related.rev_nat.raw != 0 && !outbound {
+    } else if !related.to_backend && related.rev_nat.raw != 0 && related.through == 0 && !outbound {
         let Some(entry) = maps::reverse_nat::<F, E>(env, related.rev_nat) else { return Ok(()) };
         F::frontend(entry)
     } else {

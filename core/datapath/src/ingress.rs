@@ -52,7 +52,8 @@ pub fn admit<F: Family, E: Env + FamilyMaps<F>>(
     if found.has(CT_SERVICE | CT_LB_LOOPBACK) {
         return Err(DropReason::InvalidSource);
     }
-    if origin.flags != 0 && !found.is_new() {
+    // A connection that the pod opened itself does not come by a service, whatever the packet did.
+    if origin.flags != 0 && found.state() == reason::ESTABLISHED {
         origin.mark::<E>(env, flow, &key, &found);
     }
     let mut proxy = found.proxy_port();

@@ -5,12 +5,15 @@
 //! read once, at the start of the next stage. One shape serves both address families and all stages.
 
 use abi::be::Port;
+use abi::lb::LbService;
 
 use crate::conntrack::Moment;
 use crate::env::Env;
 use crate::events::Report;
 use crate::family::{End, Family};
 use crate::nodeport::Origin;
+use crate::nodeport::select::Slots;
+use crate::nodeport::service::Wanted;
 use crate::parse::Flow;
 use crate::policy::{Local, Peer};
 use crate::verdict::DropReason;
@@ -144,6 +147,36 @@ impl Kept {
             origin: origin.frontend.port.raw as u32 | (origin.flags as u32) << 16,
             frontend: F::widen(&origin.frontend.addr),
             ..self
+        }
+    }
+
+    /// Keeps what a connection that opens is to be given, in the places of identity, class, number and origin.
+    #[inline(always)]
+    pub fn wanting(self, wanted: &Wanted) -> Self {
+        let Wanted { service, slots, absent } = *wanted;
+        Self {
+            identity: service.backend_id,
+            class: service.count as u32 | (service.rev_nat_index.raw as u32) << 16,
+            number: service.flags as u32 | (service.flags2 as u32) << 8 | (service.qcount as u32) << 16,
+            origin: slots.protocol as u32 | (slots.scope as u32) << 8 | (absent as u32) << 16,
+            ..self
+        }
+    }
+
+    /// What a connection that opens is to be given, of [`Self::wanting`].
+    #[inline(always)]
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            service: LbService {
+                backend_id: self.identity,
+                count: self.class as u16,
+                rev_nat_index: Port::from_raw((self.class >> 16) as u16),
+                flags: self.number as u8,
+                flags2: (self.number >> 8) as u8,
+                qcount: (self.number >> 16) as u16,
+            },
+            slots: Slots { protocol: self.origin as u8, scope: (self.origin >> 8) as u8 },
+            absent: self.origin & 1 << 16 != 0,
         }
     }
 

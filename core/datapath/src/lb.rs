@@ -3,17 +3,21 @@
 //! A service entry in the connection map, keyed by client and frontend, holds the backend once chosen. It is believed
 //! until the load-balancer revision moves, then checked: a backend that is gone, or that finishes up while the
 //! client opens a new connection, is replaced. The choice is the flow's hash modulo the number of backends:
-//! as even as a random draw, and the same in the kernel and the simulator.
+//! as even as a random draw, and the same in the kernel and the simulator. A client with session affinity keeps its backend, and a
+//! service with two scopes is asked for its internal one.
 
 use abi::be::Port;
-use abi::ct::CT_SERVICE;
-use abi::lb::{BACKEND_ACTIVE, BACKEND_TERMINATING, LbService};
+use abi::config::Runtime;
+use abi::ct::{CT_AFFINITY, CT_SERVICE};
+use abi::lb::{BACKEND_ACTIVE, LbService, SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_TWO_SCOPES};
 
-use crate::config;
 use crate::conntrack::{self, Found, Moment};
 use crate::env::{Env, FamilyMaps};
 use crate::family::{End, Family};
 use crate::maps;
+use crate::nodeport::env::{NodeportEnv, NodeportMaps};
+use crate::nodeport::family::Balanced;
+use crate::nodeport::select::{self, Slots};
 use crate::parse::Flow;
 use crate::verdict::DropReason;
 
@@ -40,25 +44,37 @@ impl<F: Family> Target<F> {
     }
 }
 
-/// The service behind a frontend, if it is one: of this protocol, or of any.
+/// The service behind a frontend as clients in the cluster see it, and where its slots are: of this protocol, or of any. The
+/// second look-up is made only where such services are: most packets go to no service and would pay for it.
 #[inline(always)]
-fn service<F: Family, E: Env + FamilyMaps<F>>(env: &E, frontend: &End<F::Addr>, protocol: u8) -> Option<LbService> {
-    if let Some(service) = maps::service::<F, E>(env, &F::lb_key(frontend, protocol, 0)) {
-        return Some(*service);
+fn service<F: Balanced, E: Env + FamilyMaps<F>>(
+    env: &E,
+    frontend: &End<F::Addr>,
+    protocol: u8,
+) -> Option<(LbService, Slots)> {
+    let mut of = protocol;
+    let mut found = maps::service::<F, E>(env, &F::lb_key(frontend, protocol, 0)).copied();
+    if found.is_none() && env.runtime(Runtime::AnyProtocol) != 0 {
+        of = 0;
+        found = maps::service::<F, E>(env, &F::lb_key(frontend, 0, 0)).copied();
     }
-    maps::service::<F, E>(env, &F::lb_key(frontend, 0, 0)).copied()
+    let service = found?;
+    if service.flags2 & SERVICE_TWO_SCOPES == 0 {
+        return Some((service, Slots { protocol: of, scope: SCOPE_EXTERNAL }));
+    }
+    let inner = maps::service::<F, E>(env, &F::scoped_key(frontend, of, 0, SCOPE_INTERNAL))?;
+    Some((*inner, Slots { protocol: of, scope: SCOPE_INTERNAL }))
 }
 
 /// Whether `flow` goes to a service.
 #[inline(always)]
-pub fn is_service<F: Family, E: Env + FamilyMaps<F>>(env: &E, flow: &Flow<F>) -> bool {
-    maps::service::<F, E>(env, &F::lb_key(&flow.dst, flow.protocol(), 0)).is_some()
-        || maps::service::<F, E>(env, &F::lb_key(&flow.dst, 0, 0)).is_some()
+pub fn is_service<F: Balanced, E: Env + FamilyMaps<F>>(env: &E, flow: &Flow<F>) -> bool {
+    service::<F, E>(env, &flow.dst, flow.protocol()).is_some()
 }
 
 /// Resolves the destination of a packet from a client. `found` is what the connection map knows about client and destination.
 #[inline(always)]
-pub fn resolve<F: Family, E: Env + FamilyMaps<F>>(
+pub fn resolve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     key: &F::CtKey,
@@ -66,58 +82,52 @@ pub fn resolve<F: Family, E: Env + FamilyMaps<F>>(
     now: &Moment,
 ) -> Result<Target<F>, DropReason> {
     let known = found.has(CT_SERVICE);
-    if known && !found.lb_stale() {
+    if known && found.has(CT_AFFINITY) {
+        select::refresh::<F, E>(env, &flow.src.addr, found.rev_nat(), now);
+    }
+    // Whoever opens anew may have to go elsewhere than what goes on, for which the entry was checked.
+    let opens = flow.is_tcp() && conntrack::opens(flow.tcp_flags());
+    if known && !found.lb_stale() && !opens {
         return Ok(Target { service: true, backend: found.nat, rev_nat: found.rev_nat() });
     }
-    let Some(service) = service::<F, E>(env, &flow.dst, flow.protocol()) else { return Ok(Target::none()) };
-    if known && service.rev_nat_index == found.rev_nat() && still_serves::<F, E>(env, flow, found) {
+    let Some((service, slots)) = service::<F, E>(env, &flow.dst, flow.protocol()) else { return Ok(Target::none()) };
+    if known
+        && service.rev_nat_index == found.rev_nat()
+        && still_serves::<F, E>(env, flow, found.backend_id(), &found.nat)
+    {
         if let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), key) {
             F::connection(entry).lb_revision = now.lb;
         }
         return Ok(Target { service: true, backend: found.nat, rev_nat: found.rev_nat() });
     }
-    choose(env, flow, key, &service, now)
+    choose(env, flow, key, &service, slots, now)
 }
 
-/// Whether the remembered backend may go on serving this connection.
+/// Whether the remembered backend may go on serving this connection: it exists, and takes what is new or has what is not.
 #[inline(always)]
-fn still_serves<F: Family, E: Env + FamilyMaps<F>>(env: &E, flow: &Flow<F>, found: &Found<F>) -> bool {
-    let Some(backend) = maps::backend::<F, E>(env, found.backend_id()) else { return false };
+pub fn still_serves<F: Family, E: Env + FamilyMaps<F>>(env: &E, flow: &Flow<F>, id: u32, at: &End<F::Addr>) -> bool {
+    let Some(backend) = maps::backend::<F, E>(env, id) else { return false };
     let (end, state) = F::backend(backend);
-    if end != found.nat {
-        return false;
-    }
-    state == BACKEND_ACTIVE || (state == BACKEND_TERMINATING && !(flow.is_tcp() && conntrack::opens(flow.tcp_flags())))
+    end == *at && (state == BACKEND_ACTIVE || !(flow.is_tcp() && conntrack::opens(flow.tcp_flags())))
 }
 
 /// Chooses a backend and remembers it.
 #[inline(always)]
-fn choose<F: Family, E: Env + FamilyMaps<F>>(
+fn choose<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     key: &F::CtKey,
     service: &LbService,
+    slots: Slots,
     now: &Moment,
 ) -> Result<Target<F>, DropReason> {
-    let count = service.count as u32;
-    if count == 0 {
-        return Err(DropReason::NoBackend);
-    }
-    let slot = (flow.hash(config::seed(env.node())) % count) as u16 + 1;
-    let id = match maps::service::<F, E>(env, &F::lb_key(&flow.dst, flow.protocol(), slot)) {
-        Some(slot) => slot.backend_id,
-        None => match maps::service::<F, E>(env, &F::lb_key(&flow.dst, 0, slot)) {
-            Some(slot) => slot.backend_id,
-            None => return Err(DropReason::NoBackend),
-        },
-    };
-    let Some(backend) = maps::backend::<F, E>(env, id) else { return Err(DropReason::NoBackend) };
-    let (end, _) = F::backend(backend);
-    let mut connection = conntrack::opening(env, flow, CT_SERVICE, now);
-    connection.backend_id = id;
+    let chosen = select::backend(env, flow, service, slots, false, now)?;
+    let affinity = if select::has_affinity(env, service) { CT_AFFINITY } else { 0 };
+    let mut connection = conntrack::opening(env, flow, CT_SERVICE | affinity, now);
+    connection.backend_id = chosen.id;
     connection.rev_nat_index = service.rev_nat_index;
-    if maps::track::<F, E>(env, flow.is_tcp(), key, &F::ct_entry(connection, &end)).is_none() {
+    if maps::track::<F, E>(env, flow.is_tcp(), key, &F::ct_entry(connection, &chosen.end)).is_none() {
         return Err(DropReason::ConnectionTableFull);
     }
-    Ok(Target { service: true, backend: end, rev_nat: service.rev_nat_index })
+    Ok(Target { service: true, backend: chosen.end, rev_nat: service.rev_nat_index })
 }

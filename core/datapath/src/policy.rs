@@ -64,13 +64,19 @@ pub fn peer<F: Family, E: Env>(env: &E, addr: &F::Addr) -> Peer {
     }
 }
 
+/// Whether `identity` is the world's or that of a part of it: nobody of the cluster, as far as the ipcache knows.
+#[inline(always)]
+pub fn is_outside<F: Family, E: Env>(env: &E, identity: u32) -> bool {
+    identity == F::world(env) || identity & LOCAL_SCOPE != 0
+}
+
 /// Who is behind `addr`, which belongs to a pod of this node with this `identity`.
 ///
 /// While the ipcache does not know the pod yet, a prefix of the world around it must not lend it its class.
 #[inline(always)]
 pub fn local_peer<F: Family, E: Env>(env: &E, addr: &F::Addr, identity: u32) -> Peer {
     let peer = peer::<F, E>(env, addr);
-    if peer.identity == F::world(env) || peer.identity & LOCAL_SCOPE != 0 {
+    if is_outside::<F, E>(env, peer.identity) {
         return Peer { identity, class: 0 };
     }
     Peer { identity, class: peer.class }

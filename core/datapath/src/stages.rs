@@ -43,13 +43,32 @@ pub fn run<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
         Stage::ToPod6 => to_pod_with::<V6, E>(env),
         Stage::Net4 => net::<V4, E>(env),
         Stage::Net6 => net::<V6, E>(env),
-        Stage::Open4 => open::<V4, E>(env, Stage::Net4),
-        Stage::Open6 => open::<V6, E>(env, Stage::Net6),
+        Stage::Open4 => open::<V4, E>(env),
+        Stage::Open6 => open::<V6, E>(env),
         Stage::Return4 => to_client::<V4, E>(env),
         Stage::Return6 => to_client::<V6, E>(env),
         Stage::Out4 => out::<V4, E>(env),
         Stage::Out6 => out::<V6, E>(env),
         Stage::Complain => complain(env),
+    }
+}
+
+/// Runs one of the stages that exist where there is no buffer yet (`abi::stage::EARLY`). The others leave the packet to tc.
+#[inline(always)]
+pub fn run_early<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
+    match stage {
+        Stage::Open4 => nodeport::hooks::open_early::<V4, E>(env),
+        Stage::Open6 => nodeport::hooks::open_early::<V6, E>(env),
+        _ => Verdict::PASS,
+    }
+}
+
+/// All of `cil_xdp_entry`.
+pub fn early<E: NodeportEnv>(env: &mut E) -> Verdict {
+    let first = nodeport::hooks::early(env);
+    match Stage::of(first.argument) {
+        Some(stage) if first.action == Action::Continue => run_early(env, stage),
+        _ => first,
     }
 }
 
@@ -160,7 +179,7 @@ fn about<F: Family>(ingress: bool) -> Report {
 
 /// From a pod, which is kept.
 #[inline(always)]
-fn pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
+fn pod<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     let Some(kept) = env.kept().copied() else { return hooks::missed(env) };
     let mut report = about::<F>(false);
     report.set_answered();
@@ -169,7 +188,7 @@ fn pod<F: Family, E: Env + FamilyMaps<F>>(env: &mut E) -> Verdict {
 }
 
 #[inline(always)]
-fn leave_pod<F: Family, E: Env + FamilyMaps<F>>(
+fn leave_pod<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     kept: &Kept,
     report: &mut Report,
@@ -241,13 +260,12 @@ fn net<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     finish(env, &mut report, handled)
 }
 
-/// From the network to a service whose way is not made yet; then back to the stage that needed it.
+/// From the network to a service whose way is not made yet.
 #[inline(always)]
-fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, back: Stage) -> Verdict {
+fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     resume(env, |env, kept, report| {
         report.set_answered();
-        nodeport::service::establish::<F, E>(env, &kept.flow(), &kept.moment())?;
-        Ok(Verdict::go_on(back))
+        nodeport::hooks::open::<F, E>(env, kept, report)
     })
 }
 
@@ -261,7 +279,7 @@ fn out<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
 /// From a pod to a client of a service outside, whose frontend is kept.
 #[inline(always)]
 fn to_client<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
-    resume(env, |env, kept, _| nodeport::answer::<F, E>(env, &mut kept.flow(), &kept.origin()))
+    resume(env, |env, kept, _| nodeport::answer::<F, E>(env, &mut kept.flow(), &kept.origin(), &kept.moment()))
 }
 
 /// To a pod of this node, whose interface is kept.

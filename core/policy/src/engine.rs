@@ -21,8 +21,10 @@ mod explain;
 mod facts;
 mod flatten;
 mod implied;
+mod moves;
 mod peers;
 mod policies;
+mod prefixes;
 mod query;
 mod settle;
 mod tables;
@@ -210,8 +212,6 @@ pub struct Engine {
     unfiled: Vec<RuleId>,
     /// Terms held for named ports, by name.
     named_terms: BTreeMap<Box<str>, Vec<terms::TermId>>,
-    /// The identity each prefix shows in the ipcache.
-    written: BTreeMap<Cidr, NumericIdentity>,
     groups: BTreeMap<Box<str>, Vec<Cidr>>,
     services: BTreeMap<(Box<str>, Box<str>), ServiceFacts>,
     revision: Revision,
@@ -247,7 +247,6 @@ impl Engine {
             redirects: Vec::new(),
             unfiled: Vec::new(),
             named_terms: BTreeMap::new(),
-            written: BTreeMap::new(),
             groups: BTreeMap::new(),
             services: BTreeMap::new(),
             revision: Revision(1),
@@ -408,7 +407,7 @@ impl Engine {
         identity: NumericIdentity,
         named_ports: &[NamedPort],
     ) -> Result<Delta, Refused> {
-        if !self.facts.prefixes.contains_key(&prefix) && self.facts.prefixes.len() >= self.config.prefixes_max {
+        if self.facts.prefixes.id(&prefix).is_none() && self.facts.prefixes.len() >= self.config.prefixes_max {
             return Err(Refused::Full { bound: "prefixes_max", max: self.config.prefixes_max });
         }
         Ok(self.commit_address(prefix, identity, named_ports))

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 extern crate alloc;
 
+pub mod abilities;
 pub mod delta;
 pub mod engine;
 pub mod lint;

@@ -15,6 +15,7 @@ mod k8s;
 mod l7;
 mod peers;
 mod ports;
+mod regex;
 mod selectors;
 
 use crate::rule::{ObjectKind, PolicyObject, Rule};

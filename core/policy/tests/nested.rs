@@ -124,5 +124,9 @@ fn an_explanation_knows_the_rules_that_were_left_out() {
         .considered
         .iter()
         .find(|c| matches!(&c.rule, policy::RuleName::Rule { object, .. } if &*object.name == "narrow"));
-    assert_eq!(narrow.map(|c| c.fit), Some(Fit::Overruled), "{why:?}");
+    assert_eq!(narrow.map(|c| c.fit), Some(Fit::SaidByWider), "{why:?}");
+    engine.upsert_object(object("deny", "egressDeny: [{toCIDR: [10.1.2.0/24]}]")).unwrap();
+    let why = engine.explain(web(), &question).unwrap();
+    assert_eq!(why.verdict, Verdict::Deny);
+    assert!(why.considered.iter().filter(|c| c.fit == Fit::Overruled).count() == 2, "{why:?}");
 }

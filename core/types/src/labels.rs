@@ -385,11 +385,17 @@ impl Labels {
 
 impl FromIterator<Label> for Labels {
     fn from_iter<I: IntoIterator<Item = Label>>(labels: I) -> Self {
-        let mut set = Self::default();
-        for label in labels {
-            set.insert(label);
-        }
-        set
+        let mut all: Vec<Label> = labels.into_iter().collect();
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        // Of two with one key the later one counts.
+        all.dedup_by(|later, kept| {
+            let same = later.key == kept.key;
+            if same {
+                core::mem::swap(later, kept);
+            }
+            same
+        });
+        Self(all)
     }
 }
 

@@ -1,4 +1,5 @@
-//! The array in which programs find the stages they go on in, one for each load of the programs (a generation).
+//! The arrays in which programs find the stages they go on in, one of tc and one of XDP for each load of the programs (a
+//! generation).
 //!
 //! The kernel empties an array of programs when user space lets go of it, whoever still calls through it. So each is
 //! pinned, as `<bpffs>/cilium/calls/<id of the array>`, and filled before any of its programs is attached: a packet that entered
@@ -13,42 +14,57 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use abi::stage::Stage;
+use abi::stage::{EARLY, Stage};
 use aya::{Ebpf, maps::ProgramArray, programs::Program as AyaProgram};
 
 use crate::{
     error::{LoadError, MapError},
     program::Program,
     sys,
+    xdp::XDP_ENTRY,
 };
 
 /// The array's name in the object file.
 pub(crate) const CALLS: &str = "cilium_calls";
+/// That of the array of XDP.
+pub(crate) const CALLS_XDP: &str = "cilium_calls_xdp";
 
 /// Where arrays of programs are pinned under a BPF file system.
 pub fn calls_directory(bpffs: &Path) -> PathBuf {
     bpffs.join("cilium/calls")
 }
 
-/// Puts every stage's program, which must be loaded, into the array, and pins that. Returns the array's id.
+/// Puts every stage's program, which must be loaded, into the array of tc, and pins that. Returns the array's id.
 pub(crate) fn establish(ebpf: &mut Ebpf, directory: &Path) -> Result<u32, LoadError> {
+    let stages: Vec<_> = Stage::ALL.iter().map(|stage| (*stage, stage.name())).collect();
+    fill(ebpf, directory, CALLS, &stages)
+}
+
+/// The same for the array of XDP.
+pub(crate) fn establish_early(ebpf: &mut Ebpf, directory: &Path) -> Result<u32, LoadError> {
+    fill(ebpf, directory, CALLS_XDP, &EARLY)
+}
+
+fn fill(ebpf: &mut Ebpf, directory: &Path, name: &str, stages: &[(Stage, &str)]) -> Result<u32, LoadError> {
     let aya = |step: String| move |source: aya::EbpfError| LoadError::Aya { step, source: Box::new(source) };
     let mut programs = Vec::new();
-    for stage in Stage::ALL {
-        let Some(AyaProgram::SchedClassifier(program)) = ebpf.program(stage.name()) else {
-            return Err(LoadError::Object { problem: format!("the program {} is not in it", stage.name()) });
+    for (stage, program) in stages {
+        let fd = match ebpf.program(program) {
+            Some(AyaProgram::SchedClassifier(program)) => program.fd(),
+            Some(AyaProgram::Xdp(program)) => program.fd(),
+            _ => return Err(LoadError::Object { problem: format!("the program {program} is not in it") }),
         };
-        let fd = program.fd().and_then(|fd| Ok(fd.try_clone()?));
-        programs.push((*stage, fd.map_err(|e| aya(stage.name().to_owned())(e.into()))?));
+        let fd = fd.and_then(|fd| Ok(fd.try_clone()?));
+        programs.push((*stage, fd.map_err(|e| aya((*program).to_owned())(e.into()))?));
     }
-    let Some(map) = ebpf.map_mut(CALLS) else {
-        return Err(LoadError::Object { problem: format!("the map {CALLS} is not in it") });
+    let Some(map) = ebpf.map_mut(name) else {
+        return Err(LoadError::Object { problem: format!("the map {name} is not in it") });
     };
-    let mut array = ProgramArray::try_from(map).map_err(|e| aya(CALLS.to_owned())(e.into()))?;
+    let mut array = ProgramArray::try_from(map).map_err(|e| aya(name.to_owned())(e.into()))?;
     for (stage, program) in &programs {
-        array.set(*stage as u32, program, 0).map_err(|e| aya(format!("{} into {CALLS}", stage.name()))(e.into()))?;
+        array.set(*stage as u32, program, 0).map_err(|e| aya(format!("{} into {name}", stage.name()))(e.into()))?;
     }
-    let fd = descriptor(ebpf)?;
+    let fd = descriptor(ebpf, name)?;
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source: io::Error| LoadError::Directory { path, source }
@@ -62,21 +78,21 @@ pub(crate) fn establish(ebpf: &mut Ebpf, directory: &Path) -> Result<u32, LoadEr
     Ok(id)
 }
 
-fn descriptor(ebpf: &Ebpf) -> Result<BorrowedFd<'_>, LoadError> {
-    match ebpf.map(CALLS) {
+fn descriptor<'a>(ebpf: &'a Ebpf, name: &str) -> Result<BorrowedFd<'a>, LoadError> {
+    match ebpf.map(name) {
         Some(aya::maps::Map::ProgramArray(map)) => Ok(map.fd().as_fd()),
-        _ => Err(LoadError::Object { problem: format!("the map {CALLS} is not an array of programs") }),
+        _ => Err(LoadError::Object { problem: format!("the map {name} is not an array of programs") }),
     }
 }
 
 /// Removes the pins of generations, other than `ours`, by whose programs no packet can come in any more. Returns how many.
-pub(crate) fn retire(directory: &Path, ours: u32) -> Result<usize, MapError> {
+pub(crate) fn retire(directory: &Path, ours: &[u32]) -> Result<usize, MapError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source: io::Error| MapError::Pin { path, source }
     };
     let pinned = pinned(directory).map_err(failed(directory))?;
-    let mut old: Vec<(u32, PathBuf)> = pinned.into_iter().filter(|(id, _)| *id != ours).collect();
+    let mut old: Vec<(u32, PathBuf)> = pinned.into_iter().filter(|(id, _)| !ours.contains(id)).collect();
     if old.is_empty() {
         return Ok(0);
     }
@@ -134,7 +150,8 @@ fn in_use() -> io::Result<Vec<u32>> {
         last = id;
         match sys::prog_maps(id) {
             Ok((name, maps)) => {
-                if Program::ALL.iter().any(|program| program.kernel_name().as_bytes() == name) {
+                let hooks = Program::ALL.iter().map(|program| program.kernel_name()).chain([XDP_ENTRY]);
+                if hooks.into_iter().any(|hook| hook.as_bytes() == name) {
                     used.extend(maps);
                 }
             }

@@ -11,7 +11,7 @@ use std::{
 use abi::{
     config::{LB_DSR_GENEVE, LB_DSR_XLATE_BACKEND, NODE_HOST_ROUTING, NodeConfig},
     lb::MAGLEV_SIZE_DEFAULT,
-    stage::Stage,
+    stage::{EARLY, Stage},
 };
 use aya::{
     Ebpf, EbpfLoader,
@@ -113,8 +113,8 @@ pub struct Datapath {
     attacher: Attacher,
     links: PathBuf,
     calls: PathBuf,
-    /// Id of the array in which these programs find their stages.
-    generation: u32,
+    /// Ids of the arrays in which these programs find their stages.
+    generation: Vec<u32>,
 }
 
 impl Datapath {
@@ -148,9 +148,9 @@ impl Datapath {
         let mut ebpf = loaded?;
         let sockets = if config.sockets { sock::load_all(&mut ebpf)? } else { BTreeMap::new() };
         let programs = descriptors(&ebpf)?;
-        let xdp = load_xdp(&mut ebpf);
         let calls = calls_directory(&config.bpffs);
-        let generation = calls::establish(&mut ebpf, &calls)?;
+        let mut generation = vec![calls::establish(&mut ebpf, &calls)?];
+        let xdp = load_xdp(&mut ebpf, &calls, &mut generation);
         let attacher = Attacher::new(hook, links.clone());
         Ok(Self {
             ebpf: Mutex::new(ebpf),
@@ -295,7 +295,7 @@ impl Datapath {
     /// because their size changed, and lets go of the stages of generations whose programs are at no device any more.
     /// Returns how many entries.
     pub fn settle(&self) -> Result<usize, MapError> {
-        calls::retire(&self.calls, self.generation)?;
+        calls::retire(&self.calls, &self.generation)?;
         let mut copied = 0;
         let mut all = self.moved.lock().unwrap_or_else(PoisonError::into_inner);
         for moved in all.iter() {
@@ -337,6 +337,11 @@ impl Datapath {
             Some(aya::programs::Program::Xdp(program)) => test_run::run_xdp(program, packet, ifindex, repeat),
             _ => Err(TestRunError::NoXdp),
         }
+    }
+
+    /// The kernel's id of the XDP program, if it is loaded.
+    pub fn xdp_id(&self) -> Option<u32> {
+        sys::prog_info_of(self.xdp.as_ref().ok()?.as_fd()).ok().map(|info| info.id)
     }
 
     /// What the kernel says of each loaded program.
@@ -493,13 +498,19 @@ fn descriptors(ebpf: &Ebpf) -> Result<BTreeMap<Program, OwnedFd>, LoadError> {
     Ok(out)
 }
 
-/// Loads the XDP program. It only makes faster what tc does as well, so a kernel that refuses it is no reason to go without the
-/// rest: [`Datapath::attach_xdp`] says why it is not there.
-fn load_xdp(ebpf: &mut Ebpf) -> Result<OwnedFd, LoadError> {
-    let Some(aya::programs::Program::Xdp(program)) = ebpf.program_mut(xdp::XDP_ENTRY) else {
+/// Loads the XDP program and its stages. It only makes faster what tc does as well, so a kernel that refuses it is no reason to
+/// go without the rest: [`Datapath::attach_xdp`] says why it is not there.
+fn load_xdp(ebpf: &mut Ebpf, calls: &Path, generation: &mut Vec<u32>) -> Result<OwnedFd, LoadError> {
+    for name in EARLY.iter().map(|(_, name)| *name).chain([xdp::XDP_ENTRY]) {
+        let Some(aya::programs::Program::Xdp(program)) = ebpf.program_mut(name) else {
+            return Err(LoadError::Object { problem: format!("the program {name} is not in it") });
+        };
+        patiently(name, || program.load())?;
+    }
+    generation.push(calls::establish_early(ebpf, calls)?);
+    let Some(aya::programs::Program::Xdp(program)) = ebpf.program(xdp::XDP_ENTRY) else {
         return Err(LoadError::Object { problem: format!("the program {} is not in it", xdp::XDP_ENTRY) });
     };
-    patiently(xdp::XDP_ENTRY, || program.load())?;
     let failed =
         |source: ProgramError| LoadError::Aya { step: xdp::XDP_ENTRY.to_owned(), source: Box::new(source.into()) };
     program.fd().map_err(failed)?.as_fd().try_clone_to_owned().map_err(|e| failed(e.into()))

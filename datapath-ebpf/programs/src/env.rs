@@ -78,6 +78,16 @@ pub(crate) use maps_and_time;
 macro_rules! nodeport_maps {
     () => {
         #[inline(always)]
+        fn has_socket<F: Balanced>(&mut self, local: &End<F::Addr>, remote: &End<F::Addr>, protocol: u8) -> bool {
+            crate::route::has_socket::<F>(self.context(), local, remote, protocol)
+        }
+
+        #[inline(always)]
+        fn known_way(&mut self, place: u32) -> Option<&mut KnownWay> {
+            maps::KNOWN_WAYS.get_mut(&place)
+        }
+
+        #[inline(always)]
         fn serves(&self, key: &LbAffinityMatch) -> bool {
             maps::LB_AFFINITY_MATCH.get(key).is_some()
         }

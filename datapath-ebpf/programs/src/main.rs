@@ -9,6 +9,7 @@
 #![allow(internal_features)]
 
 mod env;
+mod linear;
 mod maglev;
 mod map;
 mod maps;
@@ -18,10 +19,11 @@ mod sock;
 mod words;
 mod xdp;
 
-use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT, xdp_action};
+use aya_ebpf::bindings::{__sk_buff, TC_ACT_OK, TC_ACT_SHOT, xdp_action, xdp_md};
 use aya_ebpf::helpers::generated as helpers;
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use datapath::nodeport::hooks as hooks_of_devices;
 use datapath::{Action, Stage, Verdict, hooks, stages};
 
 use crate::packet::Packet;
@@ -122,13 +124,40 @@ stages! {
 #[xdp]
 #[inline(always)]
 fn cil_xdp_entry(ctx: XdpContext) -> u32 {
-    let verdict = datapath::early(&mut Frame::new(ctx.ctx));
+    act_early(ctx.ctx, hooks_of_devices::early(&mut Frame::new(ctx.ctx)))
+}
+
+/// Stage [`Stage::Open4`] of such a packet.
+#[xdp]
+#[inline(always)]
+fn cil_xdp_open4(ctx: XdpContext) -> u32 {
+    act_early(ctx.ctx, stages::run_early(&mut Frame::new(ctx.ctx), Stage::Open4))
+}
+
+/// Stage [`Stage::Open6`] of such a packet.
+#[xdp]
+#[inline(always)]
+fn cil_xdp_open6(ctx: XdpContext) -> u32 {
+    act_early(ctx.ctx, stages::run_early(&mut Frame::new(ctx.ctx), Stage::Open6))
+}
+
+/// Carries a verdict out. A stage that is not there leaves the packet to tc: nothing has been changed yet.
+#[inline(always)]
+fn act_early(xdp: *mut xdp_md, verdict: Verdict) -> u32 {
     // SAFETY: a field of the context, and a helper without pointers.
     unsafe {
         match verdict.action {
             Action::Drop => xdp_action::XDP_DROP,
-            Action::Redirect if verdict.argument == (*ctx.ctx).ingress_ifindex => xdp_action::XDP_TX,
+            Action::Redirect if verdict.argument == (*xdp).ingress_ifindex => xdp_action::XDP_TX,
             Action::Redirect => helpers::bpf_redirect(verdict.argument, 0) as u32,
+            Action::Continue => {
+                match Stage::of(verdict.argument) {
+                    Some(Stage::Open4) => maps::CALLS_XDP.go_on::<{ Stage::Open4 as u32 }>(xdp.cast()),
+                    Some(Stage::Open6) => maps::CALLS_XDP.go_on::<{ Stage::Open6 as u32 }>(xdp.cast()),
+                    _ => {}
+                }
+                xdp_action::XDP_PASS
+            }
             // The pipeline has no other verdict at this hook.
             _ => xdp_action::XDP_PASS,
         }

@@ -15,7 +15,7 @@ use abi::metrics::{EVENTS_LOST, MetricsValue};
 use abi::nat::{SnatEntry4, SnatEntry6, SnatKey4, SnatKey6};
 use abi::policy::{PolicyEntry, PolicyKey};
 use abi::stage::CALLS_ENTRIES;
-use datapath::Kept;
+use datapath::{Kept, KnownWay, WAYS};
 
 use crate::maglev::Maglev;
 use crate::map::{Array, Calls, Hash, LpmTrie, LruHash, PerCpuArray, RingBuf};
@@ -85,6 +85,16 @@ pub static KEPT: PerCpuArray<Kept, 1> = PerCpuArray::new();
 #[unsafe(link_section = ".maps")]
 #[unsafe(export_name = "cilium_wish")]
 pub static WISH: PerCpuArray<[u64; 8], 1> = PerCpuArray::new();
+
+/// Memory of this CPU for ways found before. Not shared with user space.
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_ways")]
+pub static KNOWN_WAYS: PerCpuArray<KnownWay, { WAYS as usize }> = PerCpuArray::new();
+
+/// The programs of the stages of packets without a buffer, as [`CALLS`].
+#[unsafe(link_section = ".maps")]
+#[unsafe(export_name = "cilium_calls_xdp")]
+pub static CALLS_XDP: Calls<{ CALLS_ENTRIES as usize }> = Calls::new();
 
 /// The programs of the stages, by number. The loader fills it before a packet meets any of these programs.
 #[unsafe(link_section = ".maps")]

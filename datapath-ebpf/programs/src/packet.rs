@@ -21,64 +21,24 @@ use aya_ebpf::bindings::{
     BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
 };
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Balanced, Env, Hop, Kept, NodeFields, NodeportEnv, Notification, Room, V4, V6, checksum, config};
+use datapath::{
+    Balanced, End, Env, Hop, Kept, KnownWay, NodeFields, NodeportEnv, Notification, Room, V4, V6, checksum, config,
+};
 
+use crate::linear::{Context, place};
 use crate::maps;
 use crate::route;
 use crate::words::{self, OnStack};
 use crate::xdp::{cil_find_port4, cil_find_port6};
 
-/// Offset of `data` in `__sk_buff`.
-const DATA: i32 = 76;
-/// Offset of `data_end` in `__sk_buff`.
-const DATA_END: i32 = 80;
-/// Direct access reaches this far; what lies further is read by helper. All offsets the pipeline uses often are below.
-const REACH: u32 = 0x1ff;
+impl Context for __sk_buff {
+    const DATA: i32 = 76;
+    const DATA_END: i32 = 80;
+}
 
 /// A packet at a tc hook.
 pub struct Packet {
     skb: *mut __sk_buff,
-}
-
-/// Loads a packet pointer from the context. In assembly, so that LLVM can neither narrow it to the 32 bits the
-/// field seems to have nor move it to where the verifier has lost it.
-#[inline(always)]
-fn pointer<const OFFSET: i32>(skb: *mut __sk_buff) -> usize {
-    let pointer: usize;
-    // SAFETY: reads a field of the context; the verifier turns it into a packet pointer.
-    unsafe {
-        asm!("{0} = *(u32 *)({1} + {2})", out(reg) pointer, in(reg) skb, const OFFSET, options(pure, readonly, nostack));
-    }
-    pointer
-}
-
-/// Where `T` lies at `offset` if it lies wholly in the linear part.
-///
-/// At an offset known only at run time, pointer and end are formed by one instruction each from a masked
-/// offset: LLVM would otherwise rewrite the comparison into one that tells the verifier nothing.
-#[inline(always)]
-fn place<T>(skb: *mut __sk_buff, offset: u32) -> Option<*mut T> {
-    let (data, end) = (pointer::<DATA>(skb), pointer::<DATA_END>(skb));
-    if core::intrinsics::is_val_statically_known(offset) {
-        let at = data + offset as usize;
-        return if at + size_of::<T>() > end { None } else { Some(at as *mut T) };
-    }
-    if offset > REACH {
-        return None;
-    }
-    let mut bounded = offset as usize;
-    let mut at = data;
-    // SAFETY: arithmetic on registers only.
-    unsafe {
-        asm!("{0} &= {1}", inout(reg) bounded, const REACH, options(pure, nomem, nostack));
-        asm!("{0} += {1}", inout(reg) at, in(reg) bounded, options(pure, nomem, nostack));
-    }
-    let mut after = at;
-    // SAFETY: arithmetic on registers only.
-    unsafe {
-        asm!("{0} += {1}", inout(reg) after, const size_of::<T>(), options(pure, nomem, nostack));
-    }
-    if after > end { None } else { Some(at as *mut T) }
 }
 
 /// The sum modulo 65535, which is how checksums are compared.
@@ -116,6 +76,11 @@ impl Packet {
             return Some(());
         }
         self.store(offset, &checksum::apply(after, own, udp))
+    }
+
+    #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.skb.cast()
     }
 
     /// The packet a program was called for.
@@ -160,7 +125,7 @@ impl Env for Packet {
 
     #[inline(always)]
     fn load<T: Plain>(&self, offset: u32) -> Option<T> {
-        if let Some(at) = place::<T>(self.skb, offset) {
+        if let Some(at) = place::<T, _>(self.skb, offset) {
             // SAFETY: inside the packet. Machines on which these programs run load words from any address.
             return Some(unsafe { words::read(at) });
         }
@@ -175,7 +140,7 @@ impl Env for Packet {
 
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: u32, value: &T) -> Option<()> {
-        if let Some(at) = place::<T>(self.skb, offset) {
+        if let Some(at) = place::<T, _>(self.skb, offset) {
             // SAFETY: inside the packet.
             unsafe { words::copy(value, at) };
             return Some(());

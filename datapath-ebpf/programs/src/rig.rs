@@ -11,10 +11,10 @@ use core::cell::UnsafeCell;
 
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated as helpers;
-use aya_ebpf::macros::{classifier, map};
+use aya_ebpf::macros::{classifier, map, xdp};
 use aya_ebpf::maps::lpm_trie::{Key, LpmTrie};
 use aya_ebpf::maps::{Array, HashMap, LruHashMap, ProgramArray};
-use aya_ebpf::programs::TcContext;
+use aya_ebpf::programs::{TcContext, XdpContext};
 
 /// Words of the packet that are restored.
 const WORDS: usize = 16;
@@ -86,6 +86,62 @@ pub fn rig(ctx: TcContext) -> i32 {
     -3
 }
 
+/// Words of a packet without a buffer that are restored: all of the shortest frame.
+const XDP_WORDS: usize = 8;
+
+#[map]
+static RIG_TARGET_XDP: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// The same at the hook of packets without a buffer. What was put before the packet is taken away again.
+#[xdp]
+pub fn rig_xdp(ctx: XdpContext) -> u32 {
+    let xdp = ctx.ctx;
+    let Some(template) = RIG_TEMPLATE.get(0) else { return 0 };
+    // SAFETY: fields of the context; packet bytes after the check against their end.
+    unsafe {
+        let extra = ((*xdp).data_end - (*xdp).data) as i32 - (XDP_WORDS * 8) as i32;
+        if extra != 0 && helpers::bpf_xdp_adjust_head(xdp, extra) != 0 {
+            return 0;
+        }
+        let (data, end) = ((*xdp).data as usize, (*xdp).data_end as usize);
+        if data + XDP_WORDS * 8 > end {
+            return 0;
+        }
+        let words = data as *mut u64;
+        let mut word = 0;
+        while word < XDP_WORDS {
+            core::ptr::write_volatile(words.add(word), template.words[word]);
+            word += 1;
+        }
+        if template.mask != 0 {
+            let runs = RUNS.0.get();
+            *runs = (*runs).wrapping_add(1);
+            let number = ((*runs).wrapping_add(template.start)) & template.mask;
+            // IPv4: the source port, and above that the low half of the source address.
+            let port = (1024 + (number & 0x3fff) as u16).to_be();
+            core::ptr::write_volatile((data + 34) as *mut u16, port);
+            if template.mask > 0x3fff {
+                core::ptr::write_volatile((data + 28) as *mut u16, ((number >> 14) as u16).to_be());
+            }
+        }
+        let _ = RIG_TARGET_XDP.tail_call(&ctx, 0);
+    }
+    0
+}
+
+/// The target against which that rig's own cost is measured.
+#[xdp]
+pub fn rig_xdp_none(_ctx: XdpContext) -> u32 {
+    2
+}
+
+/// The same with 20 bytes put before the packet, which the rig takes away again.
+#[xdp]
+pub fn rig_xdp_grow(ctx: XdpContext) -> u32 {
+    // SAFETY: the packet is not touched afterwards.
+    unsafe { helpers::bpf_xdp_adjust_head(ctx.ctx, -20) as u32 }
+}
+
 /// The target against which the rig's own cost is measured.
 #[classifier]
 pub fn rig_nothing(_ctx: TcContext) -> i32 {
@@ -95,6 +151,10 @@ pub fn rig_nothing(_ctx: TcContext) -> i32 {
 /// What a look-up costs here, for comparing machines: a map as large as a connection map.
 #[map]
 static RIG_LRU: LruHashMap<[u32; 4], [u32; 12]> = LruHashMap::with_max_entries(524_288, 0);
+
+/// The same, to be full.
+#[map]
+static RIG_LRU_FULL: LruHashMap<[u32; 4], [u32; 12]> = LruHashMap::with_max_entries(524_288, 0);
 
 #[map]
 static RIG_HASH: HashMap<[u32; 4], [u32; 12]> = HashMap::with_max_entries(65_535, 1);
@@ -120,6 +180,15 @@ macro_rules! eight_times {
 eight_times!(rig_call, {
     // SAFETY: changes nothing but what a packet is redirected to.
     unsafe { helpers::bpf_redirect(1, 0) as i32 }
+});
+eight_times!(rig_lru_new, {
+    // SAFETY: one CPU measures.
+    let number = unsafe {
+        let runs = RUNS.0.get();
+        *runs = (*runs).wrapping_add(1);
+        *runs
+    };
+    RIG_LRU_FULL.insert([number, 2, 0, 0], [0; 12], 0).is_ok() as i32
 });
 eight_times!(rig_hash, unsafe { RIG_HASH.get(&[1, 0, 0, 0]) }.is_some() as i32);
 eight_times!(rig_lru, unsafe { RIG_LRU.get(&[1, 0, 0, 0]) }.is_some() as i32);

@@ -4,7 +4,7 @@ use core::ffi::c_void;
 use core::ptr;
 
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Balanced, Hop};
+use datapath::{Balanced, End, Hop};
 
 use crate::map::PerCpuArray;
 
@@ -48,6 +48,53 @@ pub fn next_hop<F: Balanced>(
     // SAFETY: inside the sixteen words. Source comes before destination there, in a packet it is the other way round.
     unsafe {
         let (out, a, b, c) = (*lookup.add(2), *lookup.add(13), *lookup.add(14), *lookup.add(15));
-        Hop { code: code as u32, ifindex: out, macs: [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16] }
+        let macs = [b >> 16 | c << 16, c >> 16 | a << 16, a >> 16 | b << 16];
+        // Where it found the length, the kernel leaves the MTU; without one it says nothing of all packets of this way.
+        let mtu = if len == 0 { 0 } else { *lookup.add(1) >> 16 };
+        Hop { code: code as u32, ifindex: out, macs, mtu }
+    }
+}
+
+/// State of a socket that listens (`TCP_LISTEN`).
+const LISTENS: u32 = 10;
+
+/// Answers [`datapath::NodeportEnv::has_socket`].
+#[inline(always)]
+pub fn has_socket<F: Balanced>(
+    context: *mut c_void,
+    local: &End<F::Addr>,
+    remote: &End<F::Addr>,
+    protocol: u8,
+) -> bool {
+    let ([l0, l1, l2, l3], [r0, r1, r2, r3]) = (F::words(&local.addr), F::words(&remote.addr));
+    // `struct bpf_sock_tuple`: source and destination of a packet that comes in, then their ports.
+    let ports = remote.port.raw as u32 | (local.port.raw as u32) << 16;
+    // Without zeros to begin with, which would be a call of memset.
+    let mut four = [r0, l0, ports];
+    let mut six = [r0, r1, r2, r3, l0, l1, l2, l3, ports];
+    let (at, len) = if F::IPV6 { ((&raw mut six).cast(), 36) } else { ((&raw mut four).cast(), 12) };
+    // SAFETY: the helpers read a tuple of the length given; what they return is null or a socket, which is given back. The two kinds of
+    // sockets are two kinds of pointers to the verifier, so each is read where it was got.
+    unsafe {
+        match protocol {
+            wire::protocol::TCP => {
+                let socket = helpers::bpf_skc_lookup_tcp(context, at, len, u64::MAX, 0);
+                if socket.is_null() {
+                    return false;
+                }
+                let state = ptr::read_volatile(&raw const (*socket).state);
+                helpers::bpf_sk_release(socket.cast());
+                state != LISTENS
+            }
+            wire::protocol::UDP => {
+                let socket = helpers::bpf_sk_lookup_udp(context, at, len, u64::MAX, 0);
+                if socket.is_null() {
+                    return false;
+                }
+                helpers::bpf_sk_release(socket.cast());
+                true
+            }
+            _ => false,
+        }
     }
 }

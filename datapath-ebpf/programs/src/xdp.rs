@@ -14,18 +14,18 @@ use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::xdp_md;
 use aya_ebpf::helpers::generated as helpers;
-use datapath::{Balanced, Env, Hop, Kept, NodeportEnv, Notification, Room, V4, V6, Wish, config};
+use datapath::{Balanced, End, Env, Hop, Kept, KnownWay, NodeportEnv, Notification, Room, V4, V6, Wish, config};
 
+use crate::linear::{self, Context, place};
 use crate::maps;
 use crate::packet::ReadOnly;
 use crate::route;
 use crate::words;
 
-/// Offsets of `data` and `data_end` in `xdp_md`.
-const DATA: i32 = 0;
-const DATA_END: i32 = 4;
-/// Accesses at offsets known only at run time reach this far.
-const REACH: u32 = 0x1ff;
+impl Context for xdp_md {
+    const DATA: i32 = 0;
+    const DATA_END: i32 = 4;
+}
 
 /// A packet at an XDP hook.
 pub struct Frame {
@@ -39,6 +39,11 @@ impl Frame {
         Self { xdp }
     }
 
+    #[inline(always)]
+    fn context(&self) -> *mut core::ffi::c_void {
+        self.xdp.cast()
+    }
+
     /// Moves the start of the packet by `by` bytes.
     #[inline(always)]
     fn move_start(&mut self, by: i32) -> Option<()> {
@@ -47,47 +52,10 @@ impl Frame {
     }
 }
 
-/// Loads a packet pointer from the context (see `packet::pointer`).
-#[inline(always)]
-fn pointer<const OFFSET: i32>(xdp: *mut xdp_md) -> usize {
-    let pointer: usize;
-    // SAFETY: reads a field of the context; the verifier turns it into a packet pointer.
-    unsafe {
-        asm!("{0} = *(u32 *)({1} + {2})", out(reg) pointer, in(reg) xdp, const OFFSET, options(pure, readonly, nostack));
-    }
-    pointer
-}
-
-/// Where `T` lies at `offset`, if it lies wholly in the packet (see `packet::place`).
-#[inline(always)]
-fn place<T>(xdp: *mut xdp_md, offset: u32) -> Option<*mut T> {
-    let (data, end) = (pointer::<DATA>(xdp), pointer::<DATA_END>(xdp));
-    if core::intrinsics::is_val_statically_known(offset) {
-        let at = data + offset as usize;
-        return if at + size_of::<T>() > end { None } else { Some(at as *mut T) };
-    }
-    if offset > REACH {
-        return None;
-    }
-    let mut bounded = offset as usize;
-    let mut at = data;
-    // SAFETY: arithmetic on registers only.
-    unsafe {
-        asm!("{0} &= {1}", inout(reg) bounded, const REACH, options(pure, nomem, nostack));
-        asm!("{0} += {1}", inout(reg) at, in(reg) bounded, options(pure, nomem, nostack));
-    }
-    let mut after = at;
-    // SAFETY: arithmetic on registers only.
-    unsafe {
-        asm!("{0} += {1}", inout(reg) after, const size_of::<T>(), options(pure, nomem, nostack));
-    }
-    if after > end { None } else { Some(at as *mut T) }
-}
-
 impl Env for Frame {
     #[inline(always)]
     fn packet_len(&self) -> u32 {
-        (pointer::<DATA_END>(self.xdp) - pointer::<DATA>(self.xdp)) as u32
+        linear::len(self.xdp)
     }
 
     #[inline(always)]
@@ -98,7 +66,7 @@ impl Env for Frame {
 
     #[inline(always)]
     fn load<T: Plain>(&self, offset: u32) -> Option<T> {
-        match place::<T>(self.xdp, offset) {
+        match place::<T, _>(self.xdp, offset) {
             // SAFETY: inside the packet. Machines on which these programs run load words from any address.
             Some(at) => Some(unsafe { words::read(at) }),
             None => None,
@@ -107,7 +75,7 @@ impl Env for Frame {
 
     #[inline(always)]
     fn store<T: Plain>(&mut self, offset: u32, value: &T) -> Option<()> {
-        match place::<T>(self.xdp, offset) {
+        match place::<T, _>(self.xdp, offset) {
             Some(at) => {
                 // SAFETY: inside the packet.
                 unsafe { words::copy(value, at) };
@@ -185,9 +153,13 @@ impl NodeportEnv for Frame {
     #[inline(always)]
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {
         self.move_start(-(LEN.cast_signed()))?;
-        // What lies before the room moves to the new start.
+        // What lies before the room moves to the new start. Of the Ethernet header only the type: whoever sends the packet on from this
+        // hook addresses it anew.
         match room {
-            Room::OuterIpv4 | Room::OuterIpv6 => self.lift::<[u16; 7]>(LEN),
+            Room::OuterIpv4 | Room::OuterIpv6 => {
+                let ethertype: u16 = self.load(LEN + 12)?;
+                self.store(12, &ethertype)
+            }
             Room::Ipv4Options => self.lift::<[u16; 17]>(LEN),
             Room::Ipv6Extension => self.lift::<[u16; 27]>(LEN),
         }

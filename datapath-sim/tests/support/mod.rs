@@ -159,6 +159,7 @@ impl World {
         let (port, backend_port) = (Port::new(80), Port::new(8080));
         let key4 = LbKey4 { address: VIP4.into(), dport: port, proto: 0, ..LbKey4::default() };
         let key6 = LbKey6 { address: VIP6.into(), dport: port, proto: 0, ..LbKey6::default() };
+        self.maps.runtime[Runtime::AnyProtocol as usize] = 1;
         self.maps.lb4_services.update(key4, frontend, Update::Any).expect("room");
         self.maps.lb6_services.update(key6, frontend, Update::Any).expect("room");
         let rev4 = LbRevNat4 { address: VIP4.into(), port, pad: 0 };
@@ -186,6 +187,10 @@ impl World {
     }
 
     fn run(&mut self, ifindex: u32, packet: &[u8], hook: impl FnOnce(&mut Run<'_>) -> Verdict) -> Out {
+        self.run_at(ifindex, packet, false, hook)
+    }
+
+    fn run_at(&mut self, ifindex: u32, packet: &[u8], early: bool, hook: impl FnOnce(&mut Run<'_>) -> Verdict) -> Out {
         let now_ns = self.seconds * 1_000_000_000;
         let mut run = Run {
             maps: &mut self.maps,
@@ -196,7 +201,7 @@ impl World {
             cpu: 0,
             mark: 0,
             ways: &self.ways,
-            early: false,
+            early,
         };
         let verdict = hook(&mut run);
         Out { verdict, mark: run.mark, packet: run.packet }
@@ -213,6 +218,11 @@ impl World {
     /// The network sends to the node.
     pub fn receive(&mut self, packet: &[u8]) -> Out {
         self.run(2, packet, |run| datapath::from_netdev(run))
+    }
+
+    /// The same before the kernel has made a buffer of the packet.
+    pub fn early(&mut self, packet: &[u8]) -> Out {
+        self.run_at(2, packet, true, |run| datapath::early(run))
     }
 
     /// The host's stack sends a packet out to the network.

@@ -9,6 +9,8 @@
 #![forbid(unsafe_code)]
 
 pub mod json;
+#[cfg(feature = "grpc")]
+pub mod raw;
 pub mod reflect;
 pub mod time;
 

@@ -162,3 +162,150 @@ fn events_of_agent_and_datapath() {
     assert_eq!(json::to_string(&event), r#"{"agent_event":{"type":"AGENT_STARTED"}}"#);
     assert_eq!(flow::AgentEventType::AgentStarted as i32, 2);
 }
+
+#[test]
+fn what_else_an_agent_has_to_say() {
+    for (kind, name, field, payload, want) in [
+        (0, "", 100, [bytes(1, "17"), bytes(2, "{}")].concat(), r#""unknown":{"type":"17","notification":"{}"}"#),
+        (
+            3,
+            r#""type":"POLICY_UPDATED","#,
+            102,
+            [bytes(1, "k8s:a=b"), number(2, 7), number(3, 2)].concat(),
+            r#""policy_update":{"labels":["k8s:a=b"],"revision":"7","rule_count":"2"}"#,
+        ),
+        (
+            6,
+            r#""type":"ENDPOINT_REGENERATE_FAILURE","#,
+            103,
+            [number(1, 9), bytes(2, "k8s:a=b"), bytes(3, "why")].concat(),
+            r#""endpoint_regenerate":{"id":"9","labels":["k8s:a=b"],"error":"why"}"#,
+        ),
+        (
+            7,
+            r#""type":"ENDPOINT_CREATED","#,
+            104,
+            [number(1, 9), bytes(2, "l"), bytes(3, "e"), bytes(4, "pod"), bytes(5, "ns")].concat(),
+            r#""endpoint_update":{"id":"9","labels":["l"],"error":"e","pod_name":"pod","namespace":"ns"}"#,
+        ),
+        (
+            9,
+            r#""type":"IPCACHE_UPSERTED","#,
+            105,
+            [
+                bytes(1, "10.0.0.0/8"),
+                number(2, 3),
+                bytes(3, b""),
+                bytes(4, "1.1.1.1"),
+                bytes(5, "2.2.2.2"),
+                number(6, 1),
+                bytes(7, "ns"),
+                bytes(8, "pod"),
+            ]
+            .concat(),
+            r#""ipcache_update":{"cidr":"10.0.0.0/8","identity":3,"old_identity":0,"host_ip":"1.1.1.1","old_host_ip":"2.2.2.2","encrypt_key":1,"namespace":"ns","pod_name":"pod"}"#,
+        ),
+        (
+            11,
+            r#""type":"SERVICE_UPSERTED","#,
+            106,
+            [
+                number(1, 5),
+                bytes(2, [bytes(1, "10.96.0.1"), number(2, 80)].concat()),
+                bytes(3, [bytes(1, "10.0.0.1"), number(2, 8080)].concat()),
+                bytes(4, "ClusterIP"),
+                bytes(5, "Cluster"),
+                bytes(6, "web"),
+                bytes(7, "ns"),
+                bytes(8, "Local"),
+                bytes(9, "Cluster"),
+            ]
+            .concat(),
+            r#""service_upsert":{"id":5,"frontend_address":{"ip":"10.96.0.1","port":80},"backend_addresses":[{"ip":"10.0.0.1","port":8080}],"type":"ClusterIP","traffic_policy":"Cluster","name":"web","namespace":"ns","ext_traffic_policy":"Local","int_traffic_policy":"Cluster"}"#,
+        ),
+        (12, r#""type":"SERVICE_DELETED","#, 107, number(1, 5), r#""service_delete":{"id":5}"#),
+    ] {
+        let kind = if kind == 0 { Vec::new() } else { number(1, kind) };
+        let event: flow::AgentEvent = both_ways(&[kind, bytes(field, payload)].concat());
+        assert_eq!(json::to_string(&event), format!("{{{name}{want}}}"));
+    }
+}
+
+#[test]
+fn every_field_of_a_filter() {
+    let texts =
+        |fields: &[u64]| -> Vec<u8> { fields.iter().flat_map(|field| bytes(*field, format!("t{field}"))).collect() };
+    let wire = [
+        texts(&[1, 2, 3, 4]),
+        bytes(5, [2, 4]),
+        bytes(6, [number(1, 4), number(2, 1), number(3, 3)].concat()),
+        texts(&[7, 8, 9, 10, 11, 12, 13, 14]),
+        bytes(15, [1, 0]),
+        texts(&[16, 17, 18]),
+        bytes(19, varint(300)),
+        bytes(20, [8]),
+        texts(&[21, 22]),
+        bytes(23, [number(1, 1), number(9, 1)].concat()),
+        texts(&[24]),
+        bytes(25, [2]),
+        bytes(26, [bytes(1, "w"), bytes(2, "Deployment")].concat()),
+        bytes(27, bytes(1, "v")),
+        texts(&[28, 29]),
+        bytes(30, [1, 2]),
+        texts(&[31]),
+        bytes(32, [bytes(1, "k"), bytes(2, "v")].concat()),
+        bytes(33, varint(133)),
+        texts(&[34]),
+        bytes(35, [number(1, 5), bytes(2, "eth0")].concat()),
+        texts(&[36, 37, 38]),
+        bytes(39, varint(1 << 40)),
+        bytes(40, [1]),
+        bytes(999, bytes(1, "true")),
+    ]
+    .concat();
+    let filter: flow::FlowFilter = both_ways(&wire);
+    let want = flow::FlowFilter {
+        source_ip: vec!["t1".into()],
+        source_pod: vec!["t2".into()],
+        destination_ip: vec!["t3".into()],
+        destination_pod: vec!["t4".into()],
+        verdict: vec![2, 4],
+        event_type: vec![flow::EventTypeFilter { r#type: 4, match_sub_type: true, sub_type: 3 }],
+        source_fqdn: vec!["t7".into()],
+        destination_fqdn: vec!["t8".into()],
+        http_status_code: vec!["t9".into()],
+        source_label: vec!["t10".into()],
+        destination_label: vec!["t11".into()],
+        protocol: vec!["t12".into()],
+        source_port: vec!["t13".into()],
+        destination_port: vec!["t14".into()],
+        reply: vec![true, false],
+        source_service: vec!["t16".into()],
+        destination_service: vec!["t17".into()],
+        dns_query: vec!["t18".into()],
+        source_identity: vec![300],
+        destination_identity: vec![8],
+        http_method: vec!["t21".into()],
+        http_path: vec!["t22".into()],
+        tcp_flags: vec![flow::TcpFlags { fin: true, ns: true, ..Default::default() }],
+        node_name: vec!["t24".into()],
+        ip_version: vec![2],
+        source_workload: vec![flow::Workload { name: "w".into(), kind: "Deployment".into() }],
+        destination_workload: vec![flow::Workload { name: "v".into(), kind: String::new() }],
+        trace_id: vec!["t28".into()],
+        uuid: vec!["t29".into()],
+        traffic_direction: vec![1, 2],
+        http_url: vec!["t31".into()],
+        http_header: vec![flow::HttpHeader { key: "k".into(), value: "v".into() }],
+        drop_reason_desc: vec![133],
+        source_ip_xlated: vec!["t34".into()],
+        interface: vec![flow::NetworkInterface { index: 5, name: "eth0".into() }],
+        node_labels: vec!["t36".into()],
+        source_cluster_name: vec!["t37".into()],
+        destination_cluster_name: vec!["t38".into()],
+        ip_trace_id: vec![1 << 40],
+        encrypted: vec![true],
+        experimental: Some(flow::flow_filter::Experimental { cel_expression: vec!["true".into()] }),
+    };
+    assert_eq!(filter, want);
+}

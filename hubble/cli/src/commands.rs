@@ -276,6 +276,19 @@ impl Command {
         matches!(self, Self::Top | Self::Graph | Self::Record)
     }
 
+    /// True when words behind the command mean something; otherwise they are refused.
+    pub fn takes_words(self) -> bool {
+        let config = matches!(self, Self::ConfigGet | Self::ConfigSet | Self::ConfigReset | Self::ConfigView);
+        config || matches!(self, Self::Top | Self::Record | Self::Completion | Self::Help)
+    }
+
+    /// True when the command may ask a server, so that settings for that must make sense.
+    pub fn asks(self) -> bool {
+        let reads = matches!(self, Self::Observe | Self::AgentEvents | Self::DebugEvents | Self::Top | Self::Graph);
+        let lists = matches!(self, Self::Status | Self::ListNodes | Self::ListNamespaces | Self::WatchPeers);
+        reads || lists || matches!(self, Self::Record | Self::Reflect)
+    }
+
     /// Every flag the command knows, its own first.
     pub fn flags(self) -> Vec<Flag> {
         let own: &[&[Flag]] = match self {

@@ -172,19 +172,31 @@ impl Tracker {
         Ok(())
     }
 
+    /// Fields that take the text as it is. False when this is none.
+    fn apply_text(&mut self, name: &str, value: &str) -> bool {
+        let field: fn(&mut FlowFilter) -> &mut Vec<String> = match name {
+            "uuid" => |f| &mut f.uuid,
+            "node-name" => |f| &mut f.node_name,
+            "node-label" => |f| &mut f.node_labels,
+            "protocol" => |f| &mut f.protocol,
+            "http-status" => |f| &mut f.http_status_code,
+            "http-method" => |f| &mut f.http_method,
+            "http-path" => |f| &mut f.http_path,
+            "http-url" => |f| &mut f.http_url,
+            "trace-id" => |f| &mut f.trace_id,
+            "snat-ip" => |f| &mut f.source_ip_xlated,
+            _ => return false,
+        };
+        self.both(|filter| field(filter).push(value.to_owned()));
+        true
+    }
+
     fn apply_flow_field(&mut self, name: &str, value: &str) -> Result<(), String> {
+        if self.apply_text(name, value) {
+            return Ok(());
+        }
         let text = value.to_owned();
         match name {
-            "uuid" => self.both(|f| f.uuid.push(text.clone())),
-            "node-name" => self.both(|f| f.node_name.push(text.clone())),
-            "node-label" => self.both(|f| f.node_labels.push(text.clone())),
-            "protocol" => self.both(|f| f.protocol.push(text.clone())),
-            "http-status" => self.both(|f| f.http_status_code.push(text.clone())),
-            "http-method" => self.both(|f| f.http_method.push(text.clone())),
-            "http-path" => self.both(|f| f.http_path.push(text.clone())),
-            "http-url" => self.both(|f| f.http_url.push(text.clone())),
-            "trace-id" => self.both(|f| f.trace_id.push(text.clone())),
-            "snat-ip" => self.both(|f| f.source_ip_xlated.push(text.clone())),
             "tcp-flags" => {
                 let flags = tcp_flags(value)?;
                 self.both(|f| f.tcp_flags.push(flags));

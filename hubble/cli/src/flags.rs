@@ -119,83 +119,91 @@ pub fn check(takes: Takes, value: &str) -> Result<(), String> {
 pub fn parse(
     args: &[String],
     flags: &[Flag],
-    mut filter: impl FnMut(&'static str, &str) -> Result<(), String>,
+    filter: impl FnMut(&'static str, &str) -> Result<(), String>,
 ) -> Result<Parsed, String> {
-    let mut parsed = Parsed::default();
-    let mut rest = args.iter();
-    let mut set = |parsed: &mut Parsed, flag: &Flag, value: &str| -> Result<(), String> {
+    let mut reader = Reader { flags, filter, parsed: Parsed::default(), rest: args.iter() };
+    while let Some(arg) = reader.rest.next() {
+        if arg == "--" {
+            reader.parsed.words.extend(reader.rest.by_ref().cloned());
+        } else if let Some(long) = arg.strip_prefix("--") {
+            reader.long(long)?;
+        } else if let Some(shorts) = arg.strip_prefix('-').filter(|shorts| !shorts.is_empty()) {
+            reader.shorts(shorts)?;
+        } else {
+            reader.parsed.words.push(arg.clone());
+        }
+    }
+    Ok(reader.parsed)
+}
+
+/// Words on their way to what they say.
+struct Reader<'a, F> {
+    flags: &'a [Flag],
+    filter: F,
+    parsed: Parsed,
+    rest: std::slice::Iter<'a, String>,
+}
+
+impl<F: FnMut(&'static str, &str) -> Result<(), String>> Reader<'_, F> {
+    fn set(&mut self, flag: &Flag, value: &str) -> Result<(), String> {
         let wrong = |why: String| format!("invalid argument {} for \"{}\" flag: {why}", quote(value), flag.shown());
         check(flag.takes, value).map_err(wrong)?;
-        let values = parsed.values.entry(flag.name).or_default();
+        let values = self.parsed.values.entry(flag.name).or_default();
         match flag.takes {
-            Takes::Filter | Takes::FilterOr(_) => filter(flag.name, value).map_err(wrong)?,
+            Takes::Filter | Takes::FilterOr(_) => (self.filter)(flag.name, value).map_err(wrong)?,
             Takes::List => values.extend(value.split(',').filter(|part| !part.is_empty()).map(str::to_owned)),
             Takes::Many => values.push(value.to_owned()),
             _ => *values = vec![value.to_owned()],
         }
         Ok(())
-    };
-    while let Some(arg) = rest.next() {
-        if arg == "--" {
-            parsed.words.extend(rest.cloned());
-            break;
+    }
+
+    /// Sets a flag to the word behind it.
+    fn set_to_next(&mut self, flag: &Flag, shown: impl FnOnce() -> String) -> Result<(), String> {
+        match self.rest.next() {
+            Some(value) => self.set(flag, value),
+            None => Err(format!("flag needs an argument: {}", shown())),
         }
-        if let Some(long) = arg.strip_prefix("--") {
-            let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
-            let Some(flag) = flags.iter().find(|flag| flag.name == name) else {
-                if name == "help" {
-                    parsed.help = true;
-                    continue;
-                }
-                return Err(format!("unknown flag: --{name}"));
-            };
-            match (value.or(flag.alone()), flag) {
-                (Some(value), flag) => set(&mut parsed, flag, value)?,
-                (None, flag) => match rest.next() {
-                    Some(value) => set(&mut parsed, flag, value)?,
-                    None => return Err(format!("flag needs an argument: --{name}")),
-                },
+    }
+
+    /// `--name`, `--name=value`, `--name value`.
+    fn long(&mut self, long: &str) -> Result<(), String> {
+        let (name, value) = long.split_once('=').map_or((long, None), |(name, value)| (name, Some(value)));
+        let Some(flag) = self.flags.iter().find(|flag| flag.name == name) else {
+            if name == "help" {
+                self.parsed.help = true;
+                return Ok(());
             }
-            continue;
-        }
-        let Some(shorts) = arg.strip_prefix('-').filter(|shorts| !shorts.is_empty()) else {
-            parsed.words.push(arg.clone());
-            continue;
+            return Err(format!("unknown flag: --{name}"));
         };
+        match value.or(flag.alone()) {
+            Some(value) => self.set(flag, value),
+            None => self.set_to_next(flag, || format!("--{name}")),
+        }
+    }
+
+    /// `-a`, `-abc`, `-a=value`, `-avalue`, `-a value`.
+    fn shorts(&mut self, shorts: &str) -> Result<(), String> {
         let mut at = 0;
         while let Some(short) = shorts[at..].chars().next() {
-            let behind = &shorts[at + short.len_utf8()..];
-            let Some(flag) = flags.iter().find(|flag| flag.short == Some(short)) else {
+            at += short.len_utf8();
+            let behind = &shorts[at..];
+            let Some(flag) = self.flags.iter().find(|flag| flag.short == Some(short)) else {
                 if short == 'h' {
-                    parsed.help = true;
-                    break;
+                    self.parsed.help = true;
+                    return Ok(());
                 }
                 return Err(format!("unknown shorthand flag: '{short}' in -{shorts}"));
             };
-            if let Some(value) = behind.strip_prefix('=') {
-                set(&mut parsed, flag, value)?;
-                break;
-            }
-            match flag.alone() {
-                Some(value) => {
-                    set(&mut parsed, flag, value)?;
-                    at += short.len_utf8();
-                }
-                None if !behind.is_empty() => {
-                    set(&mut parsed, flag, behind)?;
-                    break;
-                }
-                None => match rest.next() {
-                    Some(value) => {
-                        set(&mut parsed, flag, value)?;
-                        break;
-                    }
-                    None => return Err(format!("flag needs an argument: '{short}' in -{shorts}")),
-                },
+            match (behind.strip_prefix('='), flag.alone()) {
+                (Some(value), _) => return self.set(flag, value),
+                (None, Some(value)) => self.set(flag, value)?,
+                (None, None) if !behind.is_empty() => return self.set(flag, behind),
+                (None, None) => return self.set_to_next(flag, || format!("'{short}' in -{shorts}")),
             }
         }
+        Ok(())
     }
-    Ok(parsed)
 }
 
 /// Finds the words among `args` that are no flags or values of flags, as (index, word).

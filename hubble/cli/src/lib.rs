@@ -110,68 +110,33 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
         return Ok(());
     }
     let settings = Settings::new(&flags, &parsed, env);
+    if !command.takes_words() {
+        reject_words(command, &parsed)?;
+    }
+    if command.asks() {
+        remote::validate(&settings)?;
+    }
+    let words = &parsed.words;
     match command {
         Command::Root if parsed.given("version").is_some() => write!(io.out, "hubble {}\r\n", other::VERSION)?,
-        Command::Root => match parsed.words.first() {
-            Some(word) => return Err(Failure(format!("unknown command \"{word}\" for \"hubble\""))),
-            None => write!(io.out, "{}", command.help())?,
-        },
-        Command::List | Command::Watch | Command::Config => match parsed.words.first() {
-            Some(word) => return Err(Failure(format!("unknown command \"{word}\" for \"{}\"", command.path()))),
-            None => write!(io.out, "{}", command.help())?,
-        },
-        Command::Observe => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            observe::flows(&settings, &filters, env, io).await?;
-        }
-        Command::AgentEvents | Command::DebugEvents => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            observe::events(command, &settings, io).await?;
-        }
-        Command::Top => {
-            remote::validate(&settings)?;
-            top::run(&settings, &parsed.words, &filters, io).await?;
-        }
-        Command::Graph => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            graph::run(&settings, &filters, io).await?;
-        }
-        Command::Record => {
-            remote::validate(&settings)?;
-            record::run(&settings, &parsed.words, io).await?;
-        }
-        Command::Reflect => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            reflect::run(&settings, io).await?;
-        }
-        Command::Status => {
-            reject_words(command, &parsed)?;
-            remote::validate(&settings)?;
-            status::run(&settings, io).await?;
-        }
-        Command::ListNodes => {
-            remote::validate(&settings)?;
-            list::nodes(&settings, io).await?;
-        }
-        Command::ListNamespaces => {
-            remote::validate(&settings)?;
-            list::namespaces(&settings, io).await?;
-        }
-        Command::WatchPeers => {
-            remote::validate(&settings)?;
-            other::watch_peers(&settings, io).await?;
-        }
+        Command::Root | Command::List | Command::Watch | Command::Config => write!(io.out, "{}", command.help())?,
+        Command::Observe => observe::flows(&settings, &filters, env, io).await?,
+        Command::AgentEvents | Command::DebugEvents => observe::events(command, &settings, io).await?,
+        Command::Top => top::run(&settings, words, &filters, io).await?,
+        Command::Graph => graph::run(&settings, &filters, io).await?,
+        Command::Record => record::run(&settings, words, io).await?,
+        Command::Reflect => reflect::run(&settings, io).await?,
+        Command::Status => status::run(&settings, io).await?,
+        Command::ListNodes => list::nodes(&settings, io).await?,
+        Command::ListNamespaces => list::namespaces(&settings, io).await?,
+        Command::WatchPeers => other::watch_peers(&settings, io).await?,
         Command::ConfigGet | Command::ConfigSet | Command::ConfigReset | Command::ConfigView => {
-            config::run(command, &settings, &parsed.words, io)?;
+            config::run(command, &settings, words, io)?;
         }
         Command::Version => writeln!(io.out, "{}", other::version_line())?,
-        Command::Completion => other::completion(&parsed.words, io)?,
+        Command::Completion => other::completion(words, io)?,
         Command::Help => {
-            let (about, _) = find(&parsed.words);
+            let (about, _) = find(words);
             write!(io.out, "{}", about.help())?;
         }
     }

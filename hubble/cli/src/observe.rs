@@ -56,8 +56,7 @@ const POLICY_MASK: [&str; 6] = [
 ];
 
 fn output(settings: &Settings, env: Option<&Environment>) -> Result<Output, Failure> {
-    let compat = env.and_then(|env| env.variable("HUBBLE_COMPAT")).unwrap_or_default();
-    let legacy = compat.split(',').any(|word| word.trim().eq_ignore_ascii_case("legacy-json-output"));
+    let legacy = env.is_some_and(|env| env.compat("legacy-json-output"));
     Ok(match settings.text("output") {
         "compact" => Output::Compact,
         "dict" => Output::Dict,

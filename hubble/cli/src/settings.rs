@@ -30,6 +30,12 @@ impl Environment {
         self.user_dir().join("hubble").join("config.yaml")
     }
 
+    /// Whether `HUBBLE_COMPAT` names a behaviour of the original; names that are not known are passed over.
+    pub fn compat(&self, name: &str) -> bool {
+        let named = self.variable("HUBBLE_COMPAT").unwrap_or_default();
+        named.split(',').any(|word| word.trim().eq_ignore_ascii_case(name))
+    }
+
     fn user_dir(&self) -> PathBuf {
         let home = || self.variable("HOME").map_or_else(PathBuf::new, PathBuf::from);
         self.variable("XDG_CONFIG_HOME").map_or_else(|| home().join(".config"), PathBuf::from)
@@ -39,6 +45,18 @@ impl Environment {
     fn config_paths(&self) -> [PathBuf; 3] {
         let home = self.variable("HOME").map_or_else(PathBuf::new, PathBuf::from);
         [self.directory.join("config.yaml"), self.config_path(), home.join(".hubble").join("config.yaml")]
+    }
+}
+
+/// In `HUBBLE_COMPAT`: a setting of the environment or the file that has no meaning is as good as none, as in the original.
+const LENIENT: &str = "lenient-settings";
+
+/// What the original makes of a text without meaning.
+fn nothing(takes: Takes) -> &'static str {
+    match takes {
+        Takes::Bool => "false",
+        Takes::Duration => "0s",
+        _ => "0",
     }
 }
 
@@ -65,6 +83,7 @@ impl Settings {
         let file = given.or(found).unwrap_or_else(|| env.config_path());
         // A file that is missing or no YAML says nothing.
         let in_file = std::fs::read_to_string(&file).map(|text| read_yaml(&text)).unwrap_or_default();
+        let lenient = env.compat(LENIENT);
         let mut values = BTreeMap::new();
         let mut wrong = None;
         for flag in flags {
@@ -80,6 +99,9 @@ impl Settings {
             let value = parsed.values.get(flag.name).cloned().or_else(|| {
                 let (value, place) = beside()?;
                 let check = |text: &String| crate::flags::check(flag.takes, text).err();
+                if lenient && value.iter().any(|text| check(text).is_some()) {
+                    return Some(vec![nothing(flag.takes).to_owned()]);
+                }
                 let why = value.iter().find_map(check).map(|why| format!("invalid setting {place}: {why}"));
                 wrong = wrong.take().or(why);
                 Some(value)

@@ -196,6 +196,52 @@ async fn what_is_wrong_is_named() {
         ),
         ("status -o xml", "invalid output format: xml"),
         ("list nodes -o xml", "unknown output format: xml"),
+        ("list nodes node-1", "unknown command \"node-1\" for \"hubble list nodes\""),
+        ("watch peers one", "unknown command \"one\" for \"hubble watch peers\""),
+        ("version now", "unknown command \"now\" for \"hubble version\""),
+        ("observe --first 1 --last 1", "cannot set both --first and --last"),
+        ("observe --first 1 --all", "cannot set both --first and --all"),
+        ("observe --first 1 --follow", "cannot set both --first and --follow"),
+        ("observe --last 1 --all", "cannot set both --last and --all"),
+        ("observe --follow -o table", "table output format is not compatible with follow mode"),
+        ("observe --field-mask uuid -o dict", "dict output format is not compatible with custom field mask"),
+        ("observe --pod a --namespace b --from-pod c", "invalid argument"),
+        ("observe --not", "trailing --not found in the arguments"),
+        ("observe --not --not --pod a", "invalid argument \"true\" for \"--not\" flag: consecutive --not statements"),
+        (
+            "observe --ip 1.1.1.1 --pod a",
+            "invalid argument \"a\" for \"--pod\" flag: filters --ip and --pod cannot be combined",
+        ),
+        ("observe --until tomorrow", "failed to parse the until time: failed to convert tomorrow to time"),
+        ("observe --from-ip 10.0.0.0/40", "invalid IP prefix \"10.0.0.0/40\" in filter: "),
+        ("observe --http-status 600", "invalid http status code filter: invalid status code prefix: \"600\""),
+        ("observe --protocol ftp", "invalid protocol filter: unknown protocol: \"ftp\""),
+        ("observe --fqdn a..", "multiple trailing dots in pattern"),
+        ("observe --node-name a/b/c", "too many slashes in pattern"),
+        (
+            "observe --verdict dropped",
+            "invalid argument \"dropped\" for \"--verdict\" flag: invalid --verdict value: dropped",
+        ),
+        ("observe --drop-reason-desc NO", "invalid argument \"NO\" for \"--drop-reason-desc\" flag: "),
+        ("observe --tcp-flags SIN", "invalid argument \"SIN\" for \"--tcp-flags\" flag: unknown tcp flag: SIN"),
+        ("observe --type 4:x", "invalid argument \"4:x\" for \"-t, --type\" flag: "),
+        (
+            "observe --identity nobody",
+            "invalid argument \"nobody\" for \"--identity\" flag: invalid security identity, ",
+        ),
+        (
+            "observe --http-header a",
+            "invalid argument \"a\" for \"--http-header\" flag: invalid http-header value \"a\"",
+        ),
+        ("observe --ip-trace-id 0", "invalid argument \"0\" for \"--ip-trace-id\" flag: "),
+        ("observe --traffic-direction up", "invalid argument \"up\" for \"--traffic-direction\" flag: up: "),
+        ("observe --encrypted=maybe", "invalid argument \"maybe\" for \"--encrypted\" flag: strconv.ParseBool: "),
+        ("observe --follow=maybe", "invalid argument \"maybe\" for \"-f, --follow\" flag: strconv.ParseBool: "),
+        ("observe --allowlist {", "invalid --allowlist flag: failed to decode '{': "),
+        ("observe --denylist {\"novel\":1}", "invalid --denylist flag: failed to decode '{\"novel\":1}': "),
+        ("observe --timeout 5", "invalid argument \"5\" for \"--timeout\" flag: time: missing unit in duration \"5\""),
+        ("top --by colour", "invalid --by value \"colour\""),
+        ("graph -o png", "invalid output format: png"),
         ("list pods", "unknown command \"pods\" for \"hubble list\""),
         ("config get nothing", "unknown key: nothing"),
         ("config set tls maybe", "invalid value \"maybe\" for key tls"),
@@ -287,6 +333,10 @@ async fn a_setting_without_meaning_is_named_with_its_place() {
         assert!(err.starts_with(want) && err.lines().count() == 1, "{variable}: {err}");
         let flag = variable.trim_start_matches("HUBBLE_").to_lowercase().replace('_', "-");
         let good = if flag == "timeout" { "5s" } else { "0" };
+        env.variables.insert("HUBBLE_COMPAT".into(), "other,Lenient-Settings".into());
+        let lenient = common::hubble(&["status", "--server", &server], "", &env).await;
+        assert_eq!(lenient.0, 0, "{variable}: as good as none: {}", lenient.2);
+        env.variables.remove("HUBBLE_COMPAT");
         let given = format!("--{flag}={good}");
         let (code, ..) = common::hubble(&["status", "--server", &server, &given], "", &env).await;
         assert_eq!(code, 0, "the flag counts, not the variable");

@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 
 pub mod answer;
-pub mod codec;
 mod flows;
 pub mod metrics;
 pub mod options;

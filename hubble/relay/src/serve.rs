@@ -6,7 +6,7 @@ use crate::{
     metrics::Metrics,
     peers,
     pool::{self, Reach, View},
-    service::ObserverService,
+    service,
 };
 use futures::Stream;
 use hubble_api::{DESCRIPTORS, OBSERVER_HEALTH_SERVICE};
@@ -148,7 +148,7 @@ impl Relay {
             all.register_encoded_file_descriptor_set(DESCRIPTORS).register_encoded_file_descriptor_set(health)
         };
         self.base()
-            .add_service(ObserverService::new(self.shared.clone()))
+            .add_service(service::observer(&self.shared))
             .add_service(self.health_service())
             .add_service(describe().build_v1().expect("the descriptors are those the messages were made from"))
             .add_service(describe().build_v1alpha().expect("the descriptors are those the messages were made from"))

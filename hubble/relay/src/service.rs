@@ -1,7 +1,7 @@
 //! The gRPC service: flows as bytes, everything else gathered from nodes.
 
-use crate::{Shared, codec::ToClient, flows::Flows, metrics::Call, pool::Connectivity};
-use futures::{FutureExt as _, StreamExt as _, future, future::BoxFuture, stream, stream::BoxStream};
+use crate::{Shared, flows::Flows, metrics::Call, pool::Connectivity};
+use futures::{StreamExt as _, future, stream, stream::BoxStream};
 use hubble_api::{
     observer::{
         GetAgentEventsRequest, GetAgentEventsResponse, GetDebugEventsRequest, GetDebugEventsResponse, GetFlowsRequest,
@@ -10,65 +10,22 @@ use hubble_api::{
         observer_client::ObserverClient,
         observer_server::{Observer as ObserverRpc, ObserverServer},
     },
+    raw::ObserverInBytes,
     relay::NodeState,
 };
 use prost::bytes::Bytes;
-use std::{
-    collections::BTreeSet,
-    convert::Infallible,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::{collections::BTreeSet, sync::Arc};
 use tonic::{
-    Code, Request, Response, Status,
-    body::Body,
-    codegen::{Service, StdError, http},
-    metadata::MetadataValue,
-    server::{Grpc, NamedService, ServerStreamingService},
-    transport::Channel,
+    Code, Request, Response, Status, metadata::MetadataValue, server::ServerStreamingService, transport::Channel,
 };
 
 /// Names of nodes that do not answer listed at most.
 const UNAVAILABLE_MAX: usize = 10;
 
 /// `observer.Observer` of a relay.
-#[derive(Clone)]
-pub struct ObserverService {
-    shared: Arc<Shared>,
-    rest: ObserverServer<Rest>,
-}
-
-impl ObserverService {
-    /// The service of a relay.
-    pub fn new(shared: Arc<Shared>) -> Self {
-        Self { rest: ObserverServer::new(Rest { shared: shared.clone() }), shared }
-    }
-}
-
-impl NamedService for ObserverService {
-    const NAME: &'static str = "observer.Observer";
-}
-
-impl<B> Service<http::Request<B>> for ObserverService
-where
-    B: tonic::codegen::Body + Send + 'static,
-    B::Error: Into<StdError> + Send + 'static,
-{
-    type Response = http::Response<Body>;
-    type Error = Infallible;
-    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, request: http::Request<B>) -> Self::Future {
-        if request.uri().path() != "/observer.Observer/GetFlows" {
-            return self.rest.call(request).boxed();
-        }
-        let flows = GetFlows { shared: self.shared.clone() };
-        async move { Ok(Grpc::new(ToClient).server_streaming(flows, request).await) }.boxed()
-    }
+pub fn observer(shared: &Arc<Shared>) -> ObserverInBytes<GetFlows, ObserverServer<Rest>> {
+    let rest = ObserverServer::new(Rest { shared: shared.clone() });
+    ObserverInBytes::new(GetFlows { shared: shared.clone() }, rest)
 }
 
 /// Clients warn when their version is newer than this header's.
@@ -80,7 +37,9 @@ fn answer<T>(shared: &Shared, message: T) -> Response<T> {
     response
 }
 
-struct GetFlows {
+/// Flows, as nodes send them.
+#[derive(Clone)]
+pub struct GetFlows {
     shared: Arc<Shared>,
 }
 

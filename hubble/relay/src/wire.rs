@@ -41,11 +41,50 @@ enum Kind {
     Fixed32s,
     Text,
     Bytes,
-    Message(usize),
+    Message(u16),
 }
 
-/// Fields of one message, ascending.
-type Fields = Vec<(u32, Kind)>;
+/// Numbers below this are looked up by index; nearly all fields have one.
+const DIRECT: usize = 64;
+
+/// Fields of one message.
+#[derive(Default)]
+struct Fields {
+    /// By number.
+    direct: Vec<Option<Kind>>,
+    /// Those with large numbers, ascending.
+    others: Vec<(u32, Kind)>,
+}
+
+impl Fields {
+    fn new(mut fields: Vec<(u32, Kind)>) -> Self {
+        fields.sort_unstable_by_key(|(number, _)| *number);
+        let mut all = Self::default();
+        for (number, kind) in fields {
+            match usize::try_from(number) {
+                Ok(at) if at < DIRECT => {
+                    all.direct.resize(at + 1, None);
+                    all.direct[at] = Some(kind);
+                }
+                _ => all.others.push((number, kind)),
+            }
+        }
+        all
+    }
+
+    #[inline(always)]
+    fn get(&self, number: u32) -> Option<Kind> {
+        match usize::try_from(number).ok().and_then(|at| self.direct.get(at)) {
+            Some(kind) => *kind,
+            None => self.other(number),
+        }
+    }
+
+    fn other(&self, number: u32) -> Option<Kind> {
+        let at = self.others.binary_search_by_key(&number, |(number, _)| *number).ok()?;
+        Some(self.others[at].1)
+    }
+}
 
 struct Schema {
     messages: Vec<Fields>,
@@ -62,7 +101,7 @@ impl Schema {
             let package = format!(".{}", file.package());
             file.message_type.iter().for_each(|message| collect(&package, message, &mut found));
         }
-        let index: BTreeMap<&str, usize> = found.keys().zip(0..).map(|(name, at)| (name.as_str(), at)).collect();
+        let index: BTreeMap<&str, u16> = found.keys().zip(0..).map(|(name, at)| (name.as_str(), at)).collect();
         let kind = |field: &prost_types::FieldDescriptorProto| {
             let list = field.label() == Label::Repeated;
             match field.r#type() {
@@ -78,12 +117,9 @@ impl Schema {
             }
         };
         let fields = |message: &&prost_types::DescriptorProto| {
-            let mut fields: Fields =
-                message.field.iter().map(|field| (field.number().unsigned_abs(), kind(field))).collect();
-            fields.sort_unstable_by_key(|(number, _)| *number);
-            fields
+            Fields::new(message.field.iter().map(|field| (field.number().unsigned_abs(), kind(field))).collect())
         };
-        Self { messages: found.values().map(fields).collect(), response: index[".observer.GetFlowsResponse"] }
+        Self { messages: found.values().map(fields).collect(), response: index[".observer.GetFlowsResponse"].into() }
     }
 }
 
@@ -111,8 +147,9 @@ pub fn peek(response: &[u8]) -> Result<Peek, Malformed> {
     let schema = &*SCHEMA;
     let mut found = Peek::default();
     let fields = &schema.messages[schema.response];
-    let mut rest = Walk { bytes: response };
-    while let Some((number, value)) = rest.field()? {
+    let mut rest = response;
+    while !rest.is_empty() {
+        let (number, value) = field(&mut rest)?;
         check(schema, fields, number, value, 1)?;
         match (number, value) {
             (FLOW, _) => found.is_flow = true,
@@ -123,11 +160,10 @@ pub fn peek(response: &[u8]) -> Result<Peek, Malformed> {
     Ok(found)
 }
 
-fn nanos(time: &[u8]) -> Result<i64, Malformed> {
+fn nanos(mut time: &[u8]) -> Result<i64, Malformed> {
     let (mut seconds, mut nanos) = (0_i64, 0_i64);
-    let mut rest = Walk { bytes: time };
-    while let Some((number, value)) = rest.field()? {
-        match (number, value) {
+    while !time.is_empty() {
+        match field(&mut time)? {
             (SECONDS, Value::Varint(value)) => seconds = value.cast_signed(),
             (NANOS, Value::Varint(value)) => nanos = value.cast_signed(),
             _ => {}
@@ -136,31 +172,43 @@ fn nanos(time: &[u8]) -> Result<i64, Malformed> {
     Ok(seconds.saturating_mul(1_000_000_000).saturating_add(nanos))
 }
 
-fn walk(schema: &Schema, message: usize, bytes: &[u8], depth: usize) -> Result<(), Malformed> {
+fn walk(schema: &Schema, message: u16, mut bytes: &[u8], depth: usize) -> Result<(), Malformed> {
     if depth > DEPTH_MAX {
         return Err(Malformed("messages lie too deep in each other"));
     }
-    let fields = &schema.messages[message];
-    let mut rest = Walk { bytes };
-    while let Some((number, value)) = rest.field()? {
+    let fields = &schema.messages[usize::from(message)];
+    while !bytes.is_empty() {
+        let (number, value) = field(&mut bytes)?;
         check(schema, fields, number, value, depth)?;
     }
     Ok(())
 }
 
+#[inline(always)]
 fn check(schema: &Schema, fields: &Fields, number: u32, value: Value<'_>, depth: usize) -> Result<(), Malformed> {
-    let Ok(at) = fields.binary_search_by_key(&number, |(number, _)| *number) else { return Ok(()) };
-    match (fields[at].1, value) {
+    let Some(kind) = fields.get(number) else { return Ok(()) };
+    match (kind, value) {
+        (Kind::Varint | Kind::Varints, Value::Varint(_)) | (Kind::Bytes, Value::Bytes(_)) => Ok(()),
+        (Kind::Text, Value::Bytes(bytes)) => text(bytes),
         (Kind::Message(inner), Value::Bytes(bytes)) => walk(schema, inner, bytes, depth + 1),
-        (Kind::Text, Value::Bytes(bytes)) => {
-            std::str::from_utf8(bytes).map(|_| ()).map_err(|_| Malformed("a text is not UTF-8"))
-        }
-        (Kind::Bytes, Value::Bytes(_)) | (Kind::Varint | Kind::Varints, Value::Varint(_)) => Ok(()),
+        (kind, value) => check_rare(kind, value),
+    }
+}
+
+/// Short names of ASCII are nearly all the text there is.
+#[inline(always)]
+fn text(bytes: &[u8]) -> Result<(), Malformed> {
+    let is_ascii = bytes.len() <= 64 && bytes.iter().fold(0, |all, byte| all | byte) < 0x80;
+    if is_ascii || std::str::from_utf8(bytes).is_ok() { Ok(()) } else { Err(Malformed("a text is not UTF-8")) }
+}
+
+#[cold]
+fn check_rare(kind: Kind, value: Value<'_>) -> Result<(), Malformed> {
+    match (kind, value) {
         (Kind::Fixed64 | Kind::Fixed64s, Value::Fixed64) | (Kind::Fixed32 | Kind::Fixed32s, Value::Fixed32) => Ok(()),
-        (Kind::Varints, Value::Bytes(packed)) => {
-            let mut rest = Walk { bytes: packed };
-            while !rest.bytes.is_empty() {
-                rest.varint()?;
+        (Kind::Varints, Value::Bytes(mut packed)) => {
+            while !packed.is_empty() {
+                varint(&mut packed)?;
             }
             Ok(())
         }
@@ -178,61 +226,69 @@ enum Value<'a> {
     Bytes(&'a [u8]),
 }
 
-/// What is left of a message.
-struct Walk<'a> {
-    bytes: &'a [u8],
+/// Takes a number off the front.
+#[inline(always)]
+fn varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
+    match *bytes {
+        [low, rest @ ..] if *low < 0x80 => {
+            *bytes = rest;
+            Ok((*low).into())
+        }
+        [low, high, rest @ ..] if *high < 0x80 => {
+            *bytes = rest;
+            Ok(u64::from(*low & 0x7f) | u64::from(*high) << 7)
+        }
+        _ => long_varint(bytes),
+    }
 }
 
-impl<'a> Walk<'a> {
-    fn varint(&mut self) -> Result<u64, Malformed> {
-        let mut value = 0;
-        for (at, byte) in self.bytes.iter().enumerate().take(10) {
-            value |= u64::from(byte & 0x7f) << (7 * at);
-            if byte & 0x80 == 0 {
-                // Of the tenth byte one bit is left.
-                if at == 9 && *byte > 1 {
-                    break;
-                }
-                self.bytes = &self.bytes[at + 1..];
-                return Ok(value);
+fn long_varint(bytes: &mut &[u8]) -> Result<u64, Malformed> {
+    let mut value = 0;
+    for (at, byte) in bytes.iter().enumerate().take(10) {
+        value |= u64::from(byte & 0x7f) << (7 * at);
+        if byte & 0x80 == 0 {
+            // Of the tenth byte one bit is left.
+            if at == 9 && *byte > 1 {
+                break;
             }
+            *bytes = &bytes[at + 1..];
+            return Ok(value);
         }
-        Err(Malformed("a number does not end"))
     }
+    Err(Malformed("a number does not end"))
+}
 
-    fn take(&mut self, length: u64) -> Result<&'a [u8], Malformed> {
-        let length = usize::try_from(length).unwrap_or(usize::MAX);
-        let (taken, rest) =
-            self.bytes.split_at_checked(length).ok_or(Malformed("a field is longer than its message"))?;
-        self.bytes = rest;
-        Ok(taken)
-    }
+#[inline(always)]
+fn take<'a>(bytes: &mut &'a [u8], length: u64) -> Result<&'a [u8], Malformed> {
+    let length = usize::try_from(length).unwrap_or(usize::MAX);
+    let (taken, rest) = bytes.split_at_checked(length).ok_or(Malformed("a field is longer than its message"))?;
+    *bytes = rest;
+    Ok(taken)
+}
 
-    fn field(&mut self) -> Result<Option<(u32, Value<'a>)>, Malformed> {
-        if self.bytes.is_empty() {
-            return Ok(None);
+/// Takes a field off the front of what is left of a message.
+#[inline(always)]
+fn field<'a>(rest: &mut &'a [u8]) -> Result<(u32, Value<'a>), Malformed> {
+    let key = varint(rest)?;
+    let number = u32::try_from(key >> 3).ok().filter(|number| (1..1 << 29).contains(number));
+    let number = number.ok_or(Malformed("a field has no number"))?;
+    let value = match key & 7 {
+        0 => Value::Varint(varint(rest)?),
+        2 => {
+            let length = varint(rest)?;
+            Value::Bytes(take(rest, length)?)
         }
-        let key = self.varint()?;
-        let number = u32::try_from(key >> 3).ok().filter(|number| (1..1 << 29).contains(number));
-        let number = number.ok_or(Malformed("a field has no number"))?;
-        let value = match key & 7 {
-            0 => Value::Varint(self.varint()?),
-            1 => {
-                self.take(8)?;
-                Value::Fixed64
-            }
-            2 => {
-                let length = self.varint()?;
-                Value::Bytes(self.take(length)?)
-            }
-            5 => {
-                self.take(4)?;
-                Value::Fixed32
-            }
-            _ => return Err(Malformed("a field has no known form")),
-        };
-        Ok(Some((number, value)))
-    }
+        1 => {
+            take(rest, 8)?;
+            Value::Fixed64
+        }
+        5 => {
+            take(rest, 4)?;
+            Value::Fixed32
+        }
+        _ => return Err(Malformed("a field has no known form")),
+    };
+    Ok((number, value))
 }
 
 #[cfg(test)]

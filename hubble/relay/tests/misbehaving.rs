@@ -8,14 +8,16 @@ use hubble_api::{
         GetFlowsRequest, GetFlowsResponse, GetNamespacesRequest, GetNodesRequest, ServerStatusRequest,
         ServerStatusResponse, get_flows_response::ResponseTypes, observer_client::ObserverClient,
     },
+    raw::AsServer,
     relay::NodeState,
 };
-use hubble_relay::{Relay, Settings, answer::Bounds, codec::ToClient, pool::Reach};
+use hubble_relay::{Relay, Settings, answer::Bounds, pool::Reach};
 use hubble_server::{Config, Listen, Observer, Peer, PeerSource, PeerTable, Server};
 use hubble_transport::{Address, Clock, Network, connect};
 use prost::{Message as _, bytes::Bytes};
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -23,7 +25,12 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use tokio::{
+    io::AsyncWriteExt as _,
+    net::{TcpListener, TcpStream},
+    sync::{Notify, watch},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
     Request, Response, Status,
@@ -78,7 +85,7 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let rogue = self.clone();
         async move {
-            let mut grpc = Grpc::new(ToClient);
+            let mut grpc = Grpc::new(AsServer);
             Ok(match request.uri().path() {
                 "/observer.Observer/GetFlows" => grpc.server_streaming(rogue, request).await,
                 "/observer.Observer/ServerStatus" => grpc.unary(rogue, request).await,
@@ -109,6 +116,33 @@ enum Other {
     Rogue(Script),
     /// Takes connections and says nothing.
     Mute,
+    /// Says what is no HTTP, without end.
+    Noise,
+    /// Speaks until it is told, then closes its half of every connection and goes on listening.
+    HalfClosing(Script, Arc<Notify>),
+}
+
+fn serve(tasks: &mut JoinSet<()>, listener: TcpListener, script: Script) {
+    let serving = tonic::transport::Server::builder().add_service(Rogue(script));
+    tasks.spawn(async move {
+        serving.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("it serves");
+    });
+}
+
+/// Carries a connection until told, then closes the half towards whoever dialled.
+async fn half(dialled: TcpStream, server: SocketAddr, told: Arc<Notify>) -> std::io::Result<()> {
+    let (mut from_relay, mut to_relay) = dialled.into_split();
+    let (mut from_node, mut to_node) = TcpStream::connect(server).await?.into_split();
+    let listening = async move { tokio::io::copy(&mut from_relay, &mut to_node).await };
+    let speaking = async move {
+        tokio::select! {
+            _ = tokio::io::copy(&mut from_node, &mut to_relay) => {}
+            () = told.notified() => {}
+        }
+        to_relay.shutdown().await?;
+        std::future::pending::<std::io::Result<()>>().await
+    };
+    tokio::try_join!(listening, speaking).map(drop)
 }
 
 async fn start(other: Other, settings: Settings) -> Lab {
@@ -116,10 +150,25 @@ async fn start(other: Other, settings: Settings) -> Lab {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let rogue = listener.local_addr().expect("bound").to_string();
     match other {
-        Other::Rogue(script) => {
-            let serving = tonic::transport::Server::builder().add_service(Rogue(script));
+        Other::Rogue(script) => serve(&mut tasks, listener, script),
+        Other::HalfClosing(script, told) => {
+            let behind = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+            let server = behind.local_addr().expect("bound");
+            serve(&mut tasks, behind, script);
             tasks.spawn(async move {
-                serving.serve_with_incoming(TcpListenerStream::new(listener)).await.expect("it serves");
+                let mut halves = JoinSet::new();
+                while let Ok((socket, _)) = listener.accept().await {
+                    halves.spawn(half(socket, server, told.clone()));
+                }
+            });
+        }
+        Other::Noise => {
+            tasks.spawn(async move {
+                let mut noisy = JoinSet::new();
+                while let Ok((mut socket, _)) = listener.accept().await {
+                    // Until the other end has had enough.
+                    noisy.spawn(async move { while socket.write_all(&[0xa5; 4_096]).await.is_ok() {} });
+                }
             });
         }
         Other::Mute => {
@@ -300,6 +349,82 @@ async fn a_flood_to_a_client_that_never_reads_stops_at_the_node() {
     let status = lab.client().await.server_status(ServerStatusRequest {}).await.expect("answered").into_inner();
     assert_eq!(status.num_connected_nodes, Some(2));
     drop(unread);
+}
+
+/// A node sends as fast as it can; another one's flow comes all the same, and what is on the way is bounded.
+#[tokio::test]
+async fn a_flood_of_one_node_drowns_nobody_else() {
+    let sent = Arc::new(AtomicU64::new(0));
+    let counter = sent.clone();
+    let script: Script = Arc::new(move || {
+        let counter = counter.clone();
+        stream::repeat_with(move || {
+            Ok(encoded(1_000 + i64::try_from(counter.fetch_add(1, Ordering::Relaxed)).expect("few")))
+        })
+        .boxed()
+    });
+    let lab = start(Other::Rogue(script), Settings::default()).await;
+    lab.ready(&["good", "rogue"]).await;
+    let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+    let mut flows = lab.client().await.get_flows(request).await.expect("accepted").into_inner();
+    let (mut received, mut published) = (0_u64, false);
+    loop {
+        let response = flows.message().await.expect("open").expect("more");
+        let Some(ResponseTypes::Flow(flow)) = response.response_types else { continue };
+        if flow.uuid == "7" {
+            break;
+        }
+        received += 1;
+        // The good node is asked by now as well.
+        if !published && lab.good.streams() > 0 {
+            published = true;
+            lab.good.publish_flow(self::flow(7));
+        }
+    }
+    let on_the_way = sent.load(Ordering::Relaxed) - received;
+    assert!(on_the_way < 200_000, "{on_the_way} flows are on the way");
+}
+
+#[tokio::test]
+async fn a_node_that_closes_its_half_is_named_and_asked_again() {
+    let told = Arc::new(Notify::new());
+    let script: Script = Arc::new(|| stream::once(async { Ok(encoded(1)) }).chain(stream::pending()).boxed());
+    let lab = start(Other::HalfClosing(script, told.clone()), Settings::default()).await;
+    lab.ready(&["good", "rogue"]).await;
+    let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+    let mut flows = lab.client().await.get_flows(request).await.expect("accepted").into_inner();
+    let mut heard = Vec::new();
+    while !uuids(&heard).contains(&"1") {
+        heard.push(flows.message().await.expect("open").expect("more").response_types.expect("set"));
+    }
+    told.notify_waiters();
+    lab.good.publish_flow(flow(2));
+    while complaint(&heard).is_none() || !uuids(&heard).contains(&"2") {
+        heard.push(flows.message().await.expect("open").expect("more").response_types.expect("set"));
+    }
+    let is_connected = |one: &&ResponseTypes| match one {
+        ResponseTypes::NodeStatus(status) => {
+            status.state_change() == NodeState::NodeConnected && status.node_names.iter().any(|name| name == "rogue")
+        }
+        _ => false,
+    };
+    while heard.iter().filter(is_connected).count() < 2 {
+        heard.push(flows.message().await.expect("open").expect("more").response_types.expect("set"));
+    }
+}
+
+#[tokio::test]
+async fn a_node_that_speaks_something_else_is_unavailable_and_nobody_waits_for_it() {
+    let lab = start(Other::Noise, Settings::default()).await;
+    lab.ready(&["good"]).await;
+    lab.good.publish_flow(flow(1));
+    let all = lab.all(GetFlowsRequest { number: 20, ..GetFlowsRequest::default() }).await;
+    assert_eq!(uuids(&all), ["1"]);
+    assert_eq!(complaint(&all), Some((NodeState::NodeUnavailable, String::new())));
+    let mut view = lab.relay.view();
+    let told = view.wait_for(|view| view.nodes.iter().any(|node| node.why.is_some())).await.expect("the relay lives");
+    let why = told.nodes.iter().find_map(|node| node.why.clone()).expect("told").to_string();
+    assert!(!why.is_empty(), "the reason is known");
 }
 
 #[tokio::test]

@@ -10,14 +10,18 @@ use hubble_api::{
     relay::NodeState,
 };
 use hubble_relay::{Relay, Settings, pool::Reach};
-use hubble_server::{Config, Listen, Observer, Server};
+use hubble_server::{Config, Listen, Observer, Peer, PeerSource, PeerTable, Server};
 use hubble_transport::{
     Address, Clock, Network, Secure, connect,
     tls::{ClientFiles, ClientTls, Identity, ServerFiles, ServerTls},
 };
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, date_time_ymd};
 use std::{fs, path::PathBuf, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    net::TcpListener,
+    sync::{oneshot, watch},
+    task::JoinSet,
+};
 use tokio_stream::wrappers::TcpListenerStream;
 
 const NODE: &str = "node-1.default.hubble-grpc.cilium.io";
@@ -69,6 +73,30 @@ struct Lab {
     _folder: tempfile::TempDir,
 }
 
+/// A relay behind this peer service, and where it listens.
+async fn relay(
+    tasks: &mut JoinSet<()>,
+    service: Address,
+    to_nodes: Option<ClientTls>,
+    to_clients: Option<ServerTls>,
+) -> (Relay, Address) {
+    let reach = Reach {
+        network: Arc::new(Network),
+        tls: to_nodes,
+        service,
+        service_name: String::new(),
+        dial_timeout: Duration::from_secs(10),
+        clock: Clock::default(),
+    };
+    let (relay, keep) = Relay::new(Settings { node_name: "relay".into(), ..Settings::default() }, reach, 1);
+    tasks.spawn(keep);
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("bound").port();
+    let serving = relay.clone();
+    tasks.spawn(async move { serving.serve(TcpListenerStream::new(listener), to_clients).await.expect("it serves") });
+    (relay, Address::Tcp { host: "127.0.0.1".into(), port })
+}
+
 async fn start(node_tls: Option<ServerTls>, to_nodes: Option<ClientTls>, to_clients: Option<ServerTls>) -> Lab {
     let folder = tempfile::tempdir().expect("a folder");
     let socket = folder.path().join("hubble.sock");
@@ -80,21 +108,8 @@ async fn start(node_tls: Option<ServerTls>, to_nodes: Option<ClientTls>, to_clie
     }
     let mut tasks = JoinSet::new();
     tasks.spawn(async move { server.run(std::future::pending()).await.expect("it serves") });
-    let reach = Reach {
-        network: Arc::new(Network),
-        tls: to_nodes,
-        service: Address::Unix(socket),
-        service_name: String::new(),
-        dial_timeout: Duration::from_secs(10),
-        clock: Clock::default(),
-    };
-    let (relay, keep) = Relay::new(Settings { node_name: "relay".into(), ..Settings::default() }, reach, 1);
-    tasks.spawn(keep);
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    let port = listener.local_addr().expect("bound").port();
-    let serving = relay.clone();
-    tasks.spawn(async move { serving.serve(TcpListenerStream::new(listener), to_clients).await.expect("it serves") });
-    Lab { observer, relay, address: Address::Tcp { host: "127.0.0.1".into(), port }, tasks, _folder: folder }
+    let (relay, address) = relay(&mut tasks, Address::Unix(socket), to_nodes, to_clients).await;
+    Lab { observer, relay, address, tasks, _folder: folder }
 }
 
 impl Lab {
@@ -252,4 +267,100 @@ async fn new_certificates_are_used_without_a_restart() {
     let mut view = lab.relay.view();
     let ready = view.wait_for(|view| view.nodes[0].channel.is_some());
     tokio::time::timeout(Duration::from_secs(60), ready).await.expect("tried again").expect("the relay lives");
+}
+
+struct Table(PeerTable);
+
+impl PeerSource for Table {
+    fn peers(&self, _: &Peer) -> watch::Receiver<Arc<PeerTable>> {
+        watch::channel(Arc::new(self.0.clone())).1
+    }
+}
+
+/// A node that can be stopped.
+struct Node {
+    server: JoinSet<()>,
+    stop: oneshot::Sender<()>,
+}
+
+impl Node {
+    async fn start(observer: &Observer, tls: ServerTls, port: u16) -> (Self, Peer) {
+        let listen = Listen { unix: None, tcp: Some(([127, 0, 0, 1], port).into()) };
+        let server = Server::bind(&listen, observer.clone()).await.expect("a free port").with_tls(tls);
+        let this = server.this_node();
+        let (stop, stopped) = oneshot::channel();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move {
+            let stopped = async {
+                let _asked = stopped.await;
+            };
+            server.run(stopped).await.expect("it serves");
+        });
+        (Self { server: tasks, stop }, this)
+    }
+
+    async fn stop(self) {
+        self.stop.send(()).expect("it runs");
+        self.server.join_all().await;
+    }
+}
+
+fn flow_of(uuid: &str) -> Flow {
+    Flow { uuid: uuid.into(), ..Flow::default() }
+}
+
+#[tokio::test]
+async fn a_node_that_comes_back_with_another_certificate_is_named_and_holds_nobody_up() {
+    let (ca, stranger) = (Ca::new(), Ca::new());
+    let name = "node-2.default.hubble-grpc.cilium.io";
+    let observer = |name: &str| Observer::new(Config { node_name: name.into(), ..Config::default() });
+    // The node's observer is closed with its server, so each life has its own.
+    let (first, second, third) = (observer("node-2"), observer("node-2"), observer("node-2"));
+    let (node, peer) = Node::start(&first, server(ca.issue("two", name), &[]), 0).await;
+    let port = peer.address.rsplit_once(':').expect("a port").1.parse().expect("a number");
+    let folder = tempfile::tempdir().expect("a folder");
+    let socket = folder.path().join("hubble.sock");
+    let good = observer("node-1");
+    let listen = Listen { unix: Some(socket.clone()), tcp: Some("127.0.0.1:0".parse().expect("an address")) };
+    let serving = Server::bind(&listen, good.clone()).await.expect("free places");
+    let serving = serving.with_tls(server(ca.issue("one", NODE), &[]));
+    let this = serving.this_node();
+    let table = Table([(this.name.clone(), this), (peer.name.clone(), peer)].into());
+    let serving = serving.with_peers(Arc::new(table));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { serving.run(std::future::pending()).await.expect("it serves") });
+    let (relay, address) = relay(&mut tasks, Address::Unix(socket), Some(client(None, &ca)), None).await;
+    let mut view = relay.view();
+    view.wait_for(|view| view.ready().count() == 2).await.expect("the relay lives");
+    let channel = connect(&Network, address, None, Duration::from_secs(10)).await.expect("it listens").channel;
+    let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+    let mut flows = ObserverClient::new(channel).get_flows(request).await.expect("accepted").into_inner();
+    let mut until = async |want: &str| loop {
+        let response = flows.message().await.expect("open").expect("more").response_types;
+        if matches!(&response, Some(ResponseTypes::Flow(flow)) if flow.uuid == want) {
+            break;
+        }
+    };
+    first.publish_flow(flow_of("before"));
+    until("before").await;
+
+    node.stop().await;
+    let (node, _) = Node::start(&second, server(stranger.issue("two", name), &[]), port).await;
+    let refused = |view: &Arc<hubble_relay::pool::View>| {
+        let why = view.nodes.iter().filter_map(|node| node.why.as_ref());
+        why.map(ToString::to_string).any(|why| why.contains("signed by none of the CAs"))
+    };
+    view.wait_for(refused).await.expect("the relay lives");
+    second.publish_flow(flow_of("of a stranger"));
+    good.publish_flow(flow_of("meanwhile"));
+    until("meanwhile").await;
+
+    node.stop().await;
+    let (_node, _) = Node::start(&third, server(ca.issue("two", name), &[]), port).await;
+    view.wait_for(|view| view.ready().count() == 2).await.expect("the relay lives");
+    while third.streams() == 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    third.publish_flow(flow_of("after"));
+    until("after").await;
 }

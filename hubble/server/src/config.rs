@@ -23,8 +23,11 @@ pub struct Config {
     pub namespace_ttl: Duration,
     /// How many streams may be open at once; more are refused.
     pub streams_max: usize,
+    /// How many events may be set aside for a stream that follows and is not read; beyond it the oldest is given up.
+    pub observer_queue_max: usize,
     /// How many events of the past all open streams may hold together, each for every stream that holds it. What they
-    /// hold stays in memory after the ring has overwritten it, so beyond it further questions are refused.
+    /// hold stays in memory after the ring has overwritten it, so beyond it further questions are refused. As many again
+    /// may be set aside for followers, who then give up early.
     pub held_events_max: usize,
 }
 
@@ -40,6 +43,7 @@ impl Default for Config {
             lost_event_interval: Duration::from_secs(1),
             namespace_ttl: Duration::from_secs(3_600),
             streams_max: 2_048,
+            observer_queue_max: 4_095,
             held_events_max: 1 << 20,
         }
     }

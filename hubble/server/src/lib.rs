@@ -1,19 +1,22 @@
 //! Hubble inside the agent: takes events, keeps the last few thousand, and answers questions about them.
 //!
 //! [`Observer`] is the handle the agent publishes through; [`Server`] answers gRPC on a unix socket and, if wanted, on
-//! TCP. Publishing never waits and never fails for the sake of a reader: a reader that cannot keep up is overtaken in
-//! the ring and told how many events it missed, and nobody else notices.
+//! TCP. Publishing never waits and never fails for the sake of a reader: a reader that cannot keep up loses the oldest of
+//! what it asked for and is told how many, and nobody else notices.
 //!
 //! This crate decides nothing about flows; decoding, filters and the ring are `hubble-model`'s.
 #![forbid(unsafe_code)]
 
 mod config;
+mod encode;
 mod flows;
+mod follow;
 mod listen;
 mod losses;
 mod observer;
 mod past;
 mod peers;
+mod select;
 mod service;
 mod tap;
 

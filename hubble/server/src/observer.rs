@@ -1,13 +1,14 @@
 //! The handle through which events come in, and the state all streams read.
 
+pub(crate) mod herald;
 mod recorded;
 
-use crate::{Config, Extras};
+use crate::{Config, Extras, encode::Made, follow::Overwritten};
 use hubble_api::{flow, time};
-use hubble_model::{DecodeError, Decoder, Event, Lookup, NodeInfo, Ring, Stamp};
+use hubble_model::{DecodeError, Decoder, Event, Kinds, KindsLog, Lookup, NodeInfo, Ring, Stamp};
 use nix::time::{ClockId, clock_gettime};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     hash::{BuildHasher, Hasher, RandomState},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -34,12 +35,22 @@ pub(crate) struct Shared {
     /// Readers that wait for the next event.
     waiting: AtomicUsize,
     news: Notify,
+    /// Who tells them.
+    herald: herald::Herald,
+    /// Followers that want to know how far the ring has come.
+    pub guards: AtomicUsize,
+    /// Says so at every quarter of the ring.
+    pub strides: Notify,
     pub closed: CancellationToken,
     pub started_ns: i64,
     seen_flows: AtomicU64,
     pub streams: AtomicUsize,
     /// Events of the past that open streams hold, each counted for every stream that does.
     pub held: AtomicUsize,
+    /// Events set aside for followers that are not read, counted alike.
+    pub aside: AtomicUsize,
+    /// Responses several streams ask for.
+    pub made: Made,
     random: AtomicU64,
     wall_minus_monotonic_ns: AtomicI64,
 }
@@ -47,6 +58,7 @@ pub(crate) struct Shared {
 #[derive(Debug)]
 struct State {
     ring: Ring<Arc<Event>>,
+    kinds: KindsLog,
     /// Namespace, then cluster, and when a flow last had them.
     namespaces: BTreeMap<String, BTreeMap<String, i64>>,
 }
@@ -73,18 +85,27 @@ impl Observer {
     /// An observer without events, with others that see them and a memory beyond the ring.
     pub fn with(config: Config, extras: Extras) -> Self {
         let node = config.node();
-        let state = State { ring: Ring::new(config.ring_capacity), namespaces: BTreeMap::new() };
+        let state = State {
+            ring: Ring::new(config.ring_capacity),
+            kinds: KindsLog::new(config.ring_capacity),
+            namespaces: BTreeMap::new(),
+        };
         Self(Arc::new(Shared {
             node,
             extras,
             state: Mutex::new(state),
             waiting: AtomicUsize::new(0),
             news: Notify::new(),
+            herald: herald::Herald::default(),
+            guards: AtomicUsize::new(0),
+            strides: Notify::new(),
             closed: CancellationToken::new(),
             started_ns: now_ns(),
             seen_flows: AtomicU64::new(0),
             streams: AtomicUsize::new(0),
             held: AtomicUsize::new(0),
+            aside: AtomicUsize::new(0),
+            made: Made::default(),
             random: AtomicU64::new(RandomState::new().build_hasher().finish()),
             wall_minus_monotonic_ns: AtomicI64::new(clock_distance()),
             config,
@@ -152,9 +173,9 @@ impl Observer {
         self.0.streams.load(Ordering::Relaxed)
     }
 
-    /// Events of the past that open streams hold, each counted for every stream that does.
+    /// Events that open streams hold, each counted for every stream that does.
     pub fn held_events(&self) -> usize {
-        self.0.held.load(Ordering::Relaxed)
+        self.0.held.load(Ordering::Relaxed) + self.0.aside.load(Ordering::Relaxed)
     }
 
     /// Flows published so far.
@@ -187,11 +208,13 @@ impl Shared {
         if event.is_flow() {
             self.seen_flows.fetch_add(1, Ordering::Relaxed);
         }
+        let kinds = Kinds::of_event(&event, &self.node);
         let event = Arc::new(event);
         let tapped = (!self.extras.taps.is_empty()).then(|| Arc::clone(&event));
         let (position, replaced) = {
             let mut state = self.state();
             state.note_namespaces(&event);
+            state.kinds.push(kinds);
             state.ring.push(event)
         };
         drop(replaced); // Freed outside the lock.
@@ -199,18 +222,26 @@ impl Shared {
             self.extras.taps.iter().for_each(|tap| tap.event(position, &event, &self.node));
         }
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.news.notify_waiters();
+            self.herald.tell();
+        }
+        if self.guards.load(Ordering::SeqCst) > 0 && position.is_multiple_of(self.stride()) {
+            self.herald.tell_stride();
         }
     }
 
-    /// Up to `max` events from a position on, and how many before them are lost.
-    pub fn read_batch(&self, position: u64, max: usize, into: &mut std::collections::VecDeque<Arc<Event>>) -> u64 {
+    /// A quarter of the ring.
+    pub fn stride(&self) -> u64 {
+        count(self.config.ring_capacity / 4).max(1)
+    }
+
+    /// Up to `max` events from a position on, and what is lost of those before them.
+    pub fn read_batch(&self, position: u64, max: usize, into: &mut VecDeque<Arc<Event>>) -> Overwritten {
         let state = self.state();
-        let lost = state.ring.oldest().saturating_sub(position);
-        for at in (position + lost..state.ring.next()).take(max) {
+        let oldest = state.ring.oldest().max(position);
+        for at in (oldest..state.ring.next()).take(max) {
             into.extend(state.ring.peek(at).map(Arc::clone));
         }
-        lost
+        Overwritten { count: oldest - position, kinds: state.kinds.between(position, oldest) }
     }
 
     /// Oldest position still there, and the next to be written.

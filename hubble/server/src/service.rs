@@ -2,12 +2,12 @@
 
 use crate::{
     Observer,
-    flows::{AgentEvents, DebugEvents, Flows, Reader, Select, Window},
-    losses::Concern,
+    flows::{Reader, Window},
     observer::{Shared, now_ns},
     peers::{Peer, PeerSource, PeerTable, changes},
+    select::{AgentEvents, DebugEvents, Flows, Select},
 };
-use futures::{Stream, StreamExt as _, stream};
+use futures::{Stream, StreamExt as _, future, stream};
 use hubble_api::{
     DESCRIPTORS, OBSERVER_HEALTH_SERVICE,
     flow::Flow,
@@ -22,14 +22,17 @@ use hubble_api::{
         ChangeNotification, NotifyRequest,
         peer_server::{Peer as PeerRpc, PeerServer},
     },
+    raw::ObserverInBytes,
     relay::NodeState,
 };
-use hubble_model::FilterList;
+use hubble_model::{FilterList, Interest};
+use prost::bytes::Bytes;
 use std::{collections::VecDeque, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
 use tonic::{
     Request, Response, Status,
     metadata::MetadataValue,
+    server::ServerStreamingService,
     transport::server::{Router, Server},
 };
 use tonic_health::{
@@ -62,7 +65,7 @@ impl Api {
         response
     }
 
-    fn stream<S: Select + Sync>(&self, select: S, window: Window) -> Result<Response<BoxStream<S::Response>>, Status>
+    fn stream<S: Select>(&self, select: S, window: Window) -> Result<Response<BoxStream<S::Response>>, Status>
     where
         S::Response: 'static,
     {
@@ -73,16 +76,8 @@ impl Api {
         });
         Ok(self.answer(events.boxed()))
     }
-}
 
-#[tonic::async_trait]
-impl ObserverRpc for Api {
-    type GetFlowsStream = BoxStream<GetFlowsResponse>;
-    type GetAgentEventsStream = BoxStream<GetAgentEventsResponse>;
-    type GetDebugEventsStream = BoxStream<GetDebugEventsResponse>;
-
-    async fn get_flows(&self, request: Request<GetFlowsRequest>) -> Result<Response<Self::GetFlowsStream>, Status> {
-        let request = request.into_inner();
+    fn flows(&self, request: GetFlowsRequest) -> Result<Response<BoxStream<Bytes>>, Status> {
         let window = Window::new(
             request.number,
             (request.first, request.follow),
@@ -91,7 +86,7 @@ impl ObserverRpc for Api {
         )?;
         let filters = FilterList::new(&request.whitelist, &request.blacklist)
             .map_err(|error| Status::unknown(error.to_string()))?;
-        let concern = Concern::of(&request.whitelist);
+        let interest = Interest::of(&request.whitelist);
         // Clients before 1.18 put it elsewhere.
         let old = request.experimental.and_then(|experimental| experimental.field_mask);
         let paths =
@@ -99,8 +94,31 @@ impl ObserverRpc for Api {
         let mask = paths
             .map(|paths| Mask::new::<Flow>(&paths))
             .transpose()
-            .map_err(|error| Status::invalid_argument(error.to_string()))?;
-        self.stream(Flows { filters: Arc::new(filters), mask, concern }, window)
+            .map_err(|error| Status::invalid_argument(error.to_string()))?
+            .map(|mask| self.shared.made.mask(mask));
+        self.stream(Flows { filters: Arc::new(filters), mask, interest }, window)
+    }
+}
+
+/// `GetFlows`, in bytes.
+impl ServerStreamingService<GetFlowsRequest> for Api {
+    type Response = Bytes;
+    type ResponseStream = BoxStream<Bytes>;
+    type Future = future::Ready<Result<Response<Self::ResponseStream>, Status>>;
+
+    fn call(&mut self, request: Request<GetFlowsRequest>) -> Self::Future {
+        future::ready(self.flows(request.into_inner()))
+    }
+}
+
+#[tonic::async_trait]
+impl ObserverRpc for Api {
+    type GetFlowsStream = BoxStream<GetFlowsResponse>;
+    type GetAgentEventsStream = BoxStream<GetAgentEventsResponse>;
+    type GetDebugEventsStream = BoxStream<GetDebugEventsResponse>;
+
+    async fn get_flows(&self, _: Request<GetFlowsRequest>) -> Result<Response<Self::GetFlowsStream>, Status> {
+        Err(Status::internal("flows are answered as bytes"))
     }
 
     async fn get_agent_events(
@@ -220,7 +238,7 @@ impl Services {
         Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .max_concurrent_streams(Some(REQUESTS_MAX))
-            .add_service(ObserverServer::new(self.api.clone()))
+            .add_service(ObserverInBytes::new(self.api.clone(), ObserverServer::new(self.api.clone())))
             .add_service(PeerServer::new(self.api.clone()))
             .add_service(HealthServer::new(HealthService::from_health_reporter(self.health.clone())))
             .add_service(describe().build_v1().expect("the descriptors are those the messages were made from"))

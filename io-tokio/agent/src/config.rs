@@ -133,6 +133,8 @@ pub struct HubbleSettings {
     pub capacity: usize,
     /// Events that may wait to be taken.
     pub queue: usize,
+    /// Flows set aside for a client that follows and does not read.
+    pub aside: usize,
     /// Which records are taken.
     pub kinds: Kinds,
     /// Other nodes, as a file lists them.
@@ -263,6 +265,7 @@ impl Settings {
             cluster_name: self.agent.cluster_name.to_string(),
             node_ip: Some(self.agent.node_ip),
             ring_capacity: self.hubble.as_ref().map_or(1, |hubble| hubble.capacity),
+            observer_queue_max: self.hubble.as_ref().map_or(1, |hubble| hubble.aside),
             ..hubble_server::Config::default()
         }
     }
@@ -552,6 +555,10 @@ fn hubble(options: &Options, host: &Host, node_ip: IpAddr) -> Result<Option<Hubb
     if queue > HUBBLE_QUEUE_MAX {
         return Err(bad("hubble-event-queue-size", format!("{queue} is above {HUBBLE_QUEUE_MAX}")));
     }
+    let aside = options.hubble.hubble_observer_queue_size;
+    if !(1..=HUBBLE_ASIDE_MAX).contains(&aside) {
+        return Err(bad("hubble-observer-queue-size", format!("{aside} is not from 1 to {HUBBLE_ASIDE_MAX}")));
+    }
     let kinds = Kinds::named(&options.hubble.hubble_monitor_events).map_err(|name| {
         let want = KINDS.map(|(name, _)| name).join(", ");
         bad("hubble-monitor-events", format!("{name:?} is none of {want}"))
@@ -564,9 +571,11 @@ fn hubble(options: &Options, host: &Host, node_ip: IpAddr) -> Result<Option<Hubb
     let opened = options.hubble.hubble_peers_file.as_ref().map(|path| PeerFile::open(path, tls.is_some()));
     let peers = opened.transpose().map_err(|why| bad("hubble-peers-file", why.to_string()))?;
     let node_ip = host.ipv6.filter(|_| options.hubble.hubble_prefer_ipv6).unwrap_or(node_ip);
-    Ok(Some(HubbleSettings { tcp, tls, capacity, queue, kinds, peers, node_ip }))
+    Ok(Some(HubbleSettings { tcp, tls, capacity, queue, aside, kinds, peers, node_ip }))
 }
 
+/// Flows set aside for one client at most.
+const HUBBLE_ASIDE_MAX: usize = 65_535;
 /// Events that may wait at most.
 const HUBBLE_QUEUE_MAX: usize = 1 << 20;
 

@@ -1,5 +1,6 @@
 //! Records of the kernel's ring on their way to Hubble and to the event feed.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -12,6 +13,7 @@ use loader::Maps;
 use metrics::Metrics;
 use tokio::sync::mpsc;
 
+use crate::cgroups::Cgroups;
 use crate::lookup::Names;
 use crate::monitor::Feed;
 
@@ -20,6 +22,8 @@ use crate::monitor::Feed;
 pub struct Outlets {
     /// Hubble, with the decoder that knows names.
     pub hubble: Option<(Observer, Decoder<Names>)>,
+    /// Pods by control groups.
+    pub cgroups: Arc<Cgroups>,
     /// The feed.
     pub feed: Feed,
     /// Counters.
@@ -71,9 +75,13 @@ impl Kinds {
 /// How often the programs are asked how many records they had no room for.
 const LOST_EVERY: Duration = Duration::from_secs(1);
 
+/// Records of sockets that may wait until it is known whose they are.
+const WAITING_MAX: usize = 256;
+
 /// Hands batches on until there are no more, and tells of records the ring had no room for.
 pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
     let mut complained = false;
+    let mut waiting = VecDeque::new();
     let mut overflow = Overflow::new(&outlets.maps);
     let mut ask = tokio::time::interval(LOST_EVERY);
     ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -82,6 +90,10 @@ pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
             biased;
             _ = ask.tick() => {
                 overflow.tell(&outlets);
+                continue;
+            }
+            () = outlets.cgroups.looked() => {
+                try_again(&mut waiting, &outlets);
                 continue;
             }
             batch = batches.recv() => match batch {
@@ -99,8 +111,12 @@ pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
         }
         for record in batch.records().filter(|record| outlets.kinds.takes(record)) {
             match observer.publish_record(decoder, record) {
-                // A socket of no pod is nobody's flow; the original leaves such out as well.
-                Ok(()) | Err(DecodeError::Cgroup(_)) => {}
+                Ok(()) => {}
+                Err(DecodeError::Cgroup(id)) => {
+                    if outlets.cgroups.is_asked(id) && waiting.len() < WAITING_MAX {
+                        waiting.push_back(record.to_vec());
+                    }
+                }
                 Err(why) => {
                     outlets.metrics.lost_events("observer_events_queue", 1);
                     if !complained {
@@ -109,6 +125,19 @@ pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
                     }
                 }
             }
+        }
+    }
+}
+
+/// Publishes records of sockets whose pod was looked for. A socket of no pod is nobody's flow; the original leaves such out
+/// as well.
+fn try_again(waiting: &mut VecDeque<Vec<u8>>, outlets: &Outlets) {
+    let Some((observer, decoder)) = &outlets.hubble else { return };
+    for record in std::mem::take(waiting) {
+        match observer.publish_record(decoder, &record) {
+            // Asked for after the look began.
+            Err(DecodeError::Cgroup(id)) if outlets.cgroups.is_asked(id) => waiting.push_back(record),
+            _ => {}
         }
     }
 }

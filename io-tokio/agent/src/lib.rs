@@ -4,6 +4,7 @@
 //! one queue; its effects are carried out in order by [`world`]. A killed agent leaves everything as it was decided; a
 //! restarted one restores, computes, writes the difference and takes the programs over without a gap.
 
+pub mod cgroups;
 pub mod cleanup;
 pub mod config;
 pub mod delete_queue;

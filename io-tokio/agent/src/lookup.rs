@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use hubble_model::{EndpointInfo, LabelList, Lookup, PolicyInfo, ServiceInfo};
+use hubble_model::{EndpointInfo, Family, LabelList, Lookup, PolicyInfo, ServiceInfo};
+
+use crate::cgroups::Cgroups;
 
 /// What is known, at one moment.
 #[derive(Debug, Default)]
@@ -28,20 +30,31 @@ pub struct Snapshot {
 
 /// Shared by the drive loop and all readers.
 #[derive(Clone, Debug, Default)]
-pub struct Names(Arc<RwLock<Arc<Snapshot>>>);
+pub struct Names {
+    snapshot: Arc<RwLock<Arc<Snapshot>>>,
+    cgroups: Arc<Cgroups>,
+}
 
 impl Names {
     /// Puts a new snapshot in place of the old one.
     pub fn publish(&self, snapshot: Snapshot) {
         let old = {
-            let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
+            let mut current = self.snapshot.write().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *current, Arc::new(snapshot))
         };
         drop(old); // Freed outside the lock.
     }
     /// What is known now.
     pub fn current(&self) -> Arc<Snapshot> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.snapshot.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+    /// Pods by their control groups.
+    pub fn cgroups(&self) -> &Arc<Cgroups> {
+        &self.cgroups
+    }
+    /// Whether an address is an endpoint's of this node.
+    pub fn is_endpoint(&self, ip: IpAddr) -> bool {
+        self.current().endpoints.get(&ip).is_some_and(|info| info.id != 0)
     }
 }
 
@@ -75,6 +88,9 @@ impl Lookup for Names {
     }
     fn interface(&self, ifindex: u32) -> Option<Arc<str>> {
         self.current().interfaces.get(&ifindex).cloned()
+    }
+    fn cgroup(&self, id: u64, family: Family) -> Option<IpAddr> {
+        self.cgroups.address(id, family)
     }
     /// Searched for: only debug messages ask by id, and those are few.
     fn local(&self, endpoint: u16) -> Option<Arc<EndpointInfo>> {

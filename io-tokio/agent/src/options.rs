@@ -301,6 +301,9 @@ pub struct Hubble {
     /// Events that may wait to be taken; 0: 16384
     #[arg(long, default_value_t = 0, value_name = "EVENTS")]
     pub hubble_event_queue_size: usize,
+    /// Flows set aside for each client that follows and does not read; beyond it the oldest are lost to that client
+    #[arg(long, default_value_t = 4095, value_name = "FLOWS")]
+    pub hubble_observer_queue_size: usize,
     /// Kinds of events Hubble takes: drop, debug, capture, trace, policy-verdict, trace-sock, l7, agent [default: all]
     #[arg(long, value_name = "KIND", value_delimiter = ',')]
     pub hubble_monitor_events: Vec<String>,

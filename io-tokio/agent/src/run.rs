@@ -294,7 +294,22 @@ async fn hear_events(
     }
     let hubble = shared.observer.clone().map(|observer| (observer, Decoder::new(shared.names.clone())));
     let kinds = settings.hubble.as_ref().map(|hubble| hubble.kinds.clone()).unwrap_or_default();
-    let outlets = Outlets { hubble, feed, metrics: shared.metrics.clone(), maps: datapath.maps().clone(), kinds };
+    let outlets = Outlets {
+        hubble,
+        cgroups: shared.names.cgroups().clone(),
+        feed,
+        metrics: shared.metrics.clone(),
+        maps: datapath.maps().clone(),
+        kinds,
+    };
+    if let (Some(root), Some(_)) = (settings.sockets.cgroup.clone(), &shared.observer) {
+        let names = shared.names.clone();
+        parts.supervise::<String>("pods of control groups", async move {
+            let pods = names.clone();
+            names.cgroups().look_up(root, move |ip| pods.is_endpoint(ip)).await;
+            Err("it ended".into())
+        });
+    }
     parts.supervise("the ring of events", reader.run());
     parts.supervise::<String>("events to Hubble", async move {
         hand_on(batches, outlets).await;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::policy::options::{ExplainOptions, LintOptions, PreviewOptions};
+use crate::policy::reading::Enabled;
 
 /// Command line of the Cilium agent on this node.
 #[derive(Debug, Parser)]
@@ -197,7 +198,7 @@ pub enum PolicyCommand {
         #[arg(long, conflicts_with = "labels")]
         all: bool,
     },
-    /// Check files without the agent
+    /// Check files: without the agent, or for what it has enabled
     Validate {
         /// Files, directories, or - for standard input; YAML or JSON
         #[arg(required = true)]
@@ -205,6 +206,9 @@ pub enum PolicyCommand {
         /// Print the rules that were read
         #[arg(long)]
         print: bool,
+        /// For which agent
+        #[command(flatten)]
+        enabled: Enabled,
     },
     /// Say why traffic is let through or refused, and by which rule
     Explain(Box<ExplainOptions>),

@@ -3,6 +3,7 @@
 mod files;
 pub(crate) mod options;
 mod questions;
+pub(crate) mod reading;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use api::client::{Client, escape};
 use api::models::{Endpoint, EndpointState, Policy, SelectorIdentityMapping};
 use serde_json::Value;
 
+use self::reading::Reading;
 use crate::CliError;
 use crate::arguments::PolicyCommand;
 use crate::output::{Screen, Table};
@@ -28,7 +30,7 @@ pub(crate) fn run(client: &Client, command: &PolicyCommand, screen: &mut Screen<
             show(&policy, screen)
         }
         PolicyCommand::Import { path, print, replace, replace_with_labels } => {
-            let (rules, warnings) = files::read(path)?;
+            let (rules, warnings) = files::read(path, &Reading::default())?;
             warn(&warnings);
             if *print {
                 screen.json(&rules)?;
@@ -44,7 +46,9 @@ pub(crate) fn run(client: &Client, command: &PolicyCommand, screen: &mut Screen<
             let policy: Policy = client.call("DELETE", "/policy", &[], Some(labels))?;
             if screen.is_json() { screen.json(&policy) } else { screen.line(&format!("Revision: {}", policy.revision)) }
         }
-        PolicyCommand::Validate { paths, print } => validate(paths, *print, screen),
+        PolicyCommand::Validate { paths, print, enabled } => {
+            validate(paths, *print, &Reading::of(enabled, client)?, screen)
+        }
         PolicyCommand::Explain(options) => questions::explain(client, options, screen),
         PolicyCommand::Preview(options) => questions::preview(client, options, screen),
         PolicyCommand::Lint(options) => questions::lint(client, options, screen),
@@ -65,11 +69,11 @@ pub(crate) fn run(client: &Client, command: &PolicyCommand, screen: &mut Screen<
     }
 }
 
-/// Checks files without an agent.
-fn validate(paths: &[PathBuf], print: bool, screen: &mut Screen<'_>) -> Result<(), CliError> {
+/// Checks files as an agent would take them.
+fn validate(paths: &[PathBuf], print: bool, reading: &Reading, screen: &mut Screen<'_>) -> Result<(), CliError> {
     let (mut rules, mut warnings, mut mistakes) = (Vec::new(), Vec::new(), Vec::new());
     for path in paths {
-        match files::read(path) {
+        match files::read(path, reading) {
             Ok((read, warned)) => {
                 rules.extend(read);
                 warnings.extend(warned);

@@ -2,12 +2,12 @@
 
 use api::models::{ConsideredRule, ExplainAnswer, ExplainRequest, Explained};
 use policy::{
-    Direction, Enforcement, Engine, MatchType, Verdict,
+    Direction, Enforcement, Engine, MatchType, NamedPort, Verdict,
     engine::{Explanation, Question},
     preview::Outcome,
     rule::Action,
 };
-use types::labels::POD_NAMESPACE;
+use types::{Protocol, labels::POD_NAMESPACE};
 
 use crate::{
     BadQuestion, Workloads, bad, directions, protocol, show,
@@ -21,7 +21,7 @@ use crate::{
 pub fn explain(engine: &Engine, known: &dyn Workloads, request: &ExplainRequest) -> Result<ExplainAnswer, BadQuestion> {
     let from = end("from", &request.from, known)?;
     let to = end("to", &request.to, known)?;
-    let protocol = protocol("protocol", &request.protocol)?;
+    let (protocol, port) = port(engine, &to, request)?;
     let asked = directions("direction", &request.direction)?;
     let mut answer = ExplainAnswer { notes: notes(engine, &[&from, &to]), ..ExplainAnswer::default() };
     for direction in asked {
@@ -32,8 +32,7 @@ pub fn explain(engine: &Engine, known: &dyn Workloads, request: &ExplainRequest)
         if !subject.is_judged() {
             continue;
         }
-        let question =
-            Question { direction: *direction, peer: peer.peer(), protocol: protocol.number(), port: request.port };
+        let question = Question { direction: *direction, peer: peer.peer(), protocol: protocol.number(), port };
         let found = match subject.endpoint {
             Some(id) => engine.explain(id, &question),
             None => engine.explain_for(subject.facts(), &question),
@@ -51,6 +50,50 @@ pub fn explain(engine: &Engine, known: &dyn Workloads, request: &ExplainRequest)
     }
     answer.verdict = together(&answer).into();
     Ok(answer)
+}
+
+/// The port that is asked about: a number, or a name the destination gives it.
+fn port(engine: &Engine, to: &End, request: &ExplainRequest) -> Result<(Protocol, u16), BadQuestion> {
+    if request.port_name.is_empty() {
+        return Ok((protocol("protocol", &request.protocol)?, request.port));
+    }
+    if request.port != 0 {
+        return Err(bad("port", "it is given as a number and as a name; one is enough"));
+    }
+    let of_address = || to.addr.map(|addr| engine.named_ports_at(addr)).unwrap_or_default();
+    let all = if to.named_ports.is_empty() { of_address() } else { &to.named_ports };
+    let wanted = match request.protocol.as_str() {
+        "" => None,
+        name => Some(protocol("protocol", name)?),
+    };
+    let list = |ports: &[&NamedPort]| {
+        let texts = ports.iter().map(|p| format!("{} is {}/{}", p.name, p.port, p.protocol));
+        texts.collect::<Vec<_>>().join(", ")
+    };
+    let name = request.port_name.to_ascii_lowercase();
+    let fits = |p: &&NamedPort| *p.name == *name && wanted.is_none_or(|protocol| p.protocol == protocol);
+    let found: Vec<&NamedPort> = all.iter().filter(fits).collect();
+    match found.as_slice() {
+        [one] => Ok((one.protocol, one.port)),
+        [] if all.is_empty() => {
+            let why = format!("no names of ports are known of {}; give the number of {:?}", to.text, request.port_name);
+            Err(bad("port", why))
+        }
+        [] => {
+            let known = list(&all.iter().collect::<Vec<_>>());
+            Err(bad("port", format!("{} gives no port the name {:?}; known: {known}", to.text, request.port_name)))
+        }
+        many => {
+            let example = format!("{}/{}", many[0].name, many[0].protocol);
+            let why = format!(
+                "{:?} is several ports of {}: {}; give the protocol, too, as in {example}",
+                request.port_name,
+                to.text,
+                list(many)
+            );
+            Err(bad("port", why))
+        }
+    }
 }
 
 fn explained(engine: &Engine, found: &Explanation, subject: &End, peer: &End, direction: Direction) -> Explained {

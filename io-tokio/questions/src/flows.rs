@@ -146,6 +146,7 @@ pub fn question_of_flow(text: &str) -> Result<ExplainRequest, BadQuestion> {
         to: party(destination),
         protocol: protocol.into(),
         port,
+        port_name: String::new(),
         direction: direction(flow.traffic_direction).into(),
     })
 }

@@ -32,6 +32,7 @@ pub(crate) const fn outcome(outcome: Outcome) -> &'static str {
 
 pub(crate) const fn fit(fit: Fit) -> &'static str {
     match fit {
+        Fit::SaidByWider => "it says the same of a prefix within the deciding rule's, which is named for both",
         Fit::Overruled => "peer and port fit, but another rule decides",
         Fit::OtherPorts => "the peer fits, the port does not",
         Fit::OtherPeers => "the port fits, the peer does not",

@@ -14,9 +14,10 @@ use super::Origin;
 use super::env::{NodeportEnv, NodeportMaps, Room};
 use super::family::Balanced;
 use super::forward::{self, leads_on, leave, length};
+use super::ways;
 use crate::checksum;
 use crate::config;
-use crate::conntrack;
+use crate::conntrack::{self, Moment};
 use crate::env::Env;
 use crate::family::{End, V4, V6};
 use crate::nat;
@@ -38,30 +39,32 @@ pub fn forward<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &mut Flow<F>,
     backend: &End<F::Addr>,
+    now: &Moment,
 ) -> Result<Verdict, DropReason> {
     if config::balances(env.node(), LB_DSR_IPIP) {
-        return encapsulate(env, flow, &backend.addr);
+        return encapsulate(env, flow, &backend.addr, now);
     }
     if config::balances(env.node(), LB_DSR_GENEVE) {
         // No configuration that asks for it is accepted.
         return Err(DropReason::DsrUnsupported);
     }
-    tell(env, flow, backend)
+    tell(env, flow, backend, now)
 }
 
 /// Puts the packet into another one for the backend.
 #[inline(always)]
-fn encapsulate<F: Balanced, E: NodeportEnv>(
+pub fn encapsulate<F: Balanced, E: NodeportEnv>(
     env: &mut E,
     flow: &Flow<F>,
     backend: &F::Addr,
+    now: &Moment,
 ) -> Result<Verdict, DropReason> {
     let source = F::rss_source(env.node(), flow.hash(config::seed(env.node())));
     let outer = if F::IPV6 { 40 } else { 20 };
     let next = if F::IPV6 { protocol::IPV6 } else { protocol::IPIP };
     let inner = length(env);
     let len = if inner == 0 { 0 } else { inner + outer };
-    let hop = env.next_hop::<F>(&source, backend, next, len);
+    let hop = ways::next_hop::<F, E>(env, &source, backend, next, len, now);
     if !leads_on(env, &hop)? {
         return Ok(Verdict::PASS);
     }
@@ -121,6 +124,7 @@ fn tell<F: Balanced, E: NodeportEnv>(
     env: &mut E,
     flow: &mut Flow<F>,
     backend: &End<F::Addr>,
+    now: &Moment,
 ) -> Result<Verdict, DropReason> {
     if flow.ttl() <= 1 {
         return Err(DropReason::TtlExceeded);
@@ -137,7 +141,7 @@ fn tell<F: Balanced, E: NodeportEnv>(
     if told && len != 0 {
         len += growth;
     }
-    let hop = env.next_hop::<F>(&flow.src.addr, &backend.addr, flow.protocol(), len);
+    let hop = ways::next_hop::<F, E>(env, &flow.src.addr, &backend.addr, flow.protocol(), len, now);
     if !leads_on(env, &hop)? {
         return Ok(Verdict::PASS);
     }

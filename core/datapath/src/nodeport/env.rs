@@ -5,8 +5,9 @@ use abi::lb::{LbAffinity, LbAffinityMatch, RateBucket, RateKey};
 
 use super::family::Balanced;
 use super::snat::Wish;
+use super::ways::KnownWay;
 use crate::env::{Env, FamilyMaps};
-use crate::family::{V4, V6};
+use crate::family::{End, V4, V6};
 
 /// The world of one packet at a hook of a network device.
 pub trait NodeportEnv: Env + NodeportMaps<V4> + NodeportMaps<V6> {
@@ -18,8 +19,15 @@ pub trait NodeportEnv: Env + NodeportMaps<V4> + NodeportMaps<V6> {
     /// this hook's device and now goes from `src` to `dst`.
     fn next_hop<F: Balanced>(&mut self, src: &F::Addr, dst: &F::Addr, protocol: u8, len: u32) -> Hop;
 
+    /// Whether the host has a socket, other than one that listens, which a packet from `remote` to `local` would reach.
+    fn has_socket<F: Balanced>(&mut self, local: &End<F::Addr>, remote: &End<F::Addr>, protocol: u8) -> bool;
+
+    /// Memory of this CPU for ways found before, by place, below [`super::ways::WAYS`].
+    fn known_way(&mut self, place: u32) -> Option<&mut KnownWay>;
+
     /// Makes room for `len` bytes: after the Ethernet header, or after the fixed IP header (which is then `ip` bytes long). What
-    /// lies before moves forward, the room's content is undefined. `None`: the packet cannot grow.
+    /// lies before moves forward, the room's content is undefined; at an early hook, which addresses frames anew, so are the MAC
+    /// addresses behind [`Room::OuterIpv4`] and [`Room::OuterIpv6`]. `None`: the packet cannot grow.
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()>;
 
     /// Takes away `len` bytes after the Ethernet header.
@@ -96,6 +104,8 @@ pub struct Hop {
     pub ifindex: u32,
     /// Destination and source MAC address, as they lie in the packet; only with [`hop::OK`].
     pub macs: [u32; 3],
+    /// Longest packet that can go this way, from the IP header on; 0: not known. Only with [`hop::OK`].
+    pub mtu: u32,
 }
 
 /// Numbers of [`Hop::code`] (`BPF_FIB_LKUP_RET_*`).
@@ -114,6 +124,6 @@ impl Hop {
     /// No way, for this reason.
     #[inline(always)]
     pub const fn none(code: u32) -> Self {
-        Self { code, ifindex: 0, macs: [0; 3] }
+        Self { code, ifindex: 0, macs: [0; 3], mtu: 0 }
     }
 }

@@ -1,6 +1,7 @@
 //! ICMP errors about traffic that is translated here, path MTU messages among them, in both directions.
 
 use abi::be::Port;
+use abi::config::LB_DSR_IPIP;
 use abi::ct::{CT_DSR, CT_LOCAL_BACKEND, CT_NODE_PORT, CT_SERVICE};
 use abi::nat::SNAT_OUT;
 use core::mem::offset_of;
@@ -9,8 +10,10 @@ use wire::header;
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
 use super::forward::{self, leads_on, leave, length};
-use super::{Step, maps, snat};
+use super::{Step, dsr, maps, snat, ways};
 use crate::checksum;
+use crate::config;
+use crate::conntrack::Moment;
 use crate::env::Env;
 use crate::family::{End, Family};
 use crate::icmp::{self, Quotation};
@@ -32,6 +35,7 @@ struct Retold<F: Family> {
 pub fn translate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &mut Flow<F>,
+    now: &Moment,
 ) -> Result<Step, DropReason> {
     let quoted = icmp::quotation::<F, E>(env, flow);
     if !quoted.known {
@@ -40,13 +44,13 @@ pub fn translate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if snat::is_allocated::<F, E>(env, &quoted.sender) {
         let (client, index) = snat::standing_for::<F, E>(env, &quoted.receiver, &quoted.sender, quoted.protocol);
         if index.raw != 0 {
-            return to_client(env, flow, &quoted, &client, index);
+            return to_client(env, flow, &quoted, &client, index, now);
         }
         if client.port.raw != 0 {
             return to_pod(env, flow, &quoted, &client);
         }
     }
-    to_backend(env, flow, &quoted)
+    to_backend(env, flow, &quoted, now)
 }
 
 /// About a packet that was sent to a backend for a client.
@@ -57,13 +61,14 @@ fn to_client<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     quoted: &Quotation<F>,
     client: &End<F::Addr>,
     index: Port,
+    now: &Moment,
 ) -> Result<Step, DropReason> {
     let Some(entry) = crate::maps::reverse_nat::<F, E>(env, index) else { return Ok(Step::ON) };
     let frontend = F::frontend(entry);
     // The backend itself is not known to the client; a router between is left as it is.
     let source = if flow.src.addr == quoted.receiver.addr { frontend.addr } else { flow.src.addr };
     let retold = Retold::<F> { quoted: [*client, frontend], own: [source, client.addr] };
-    send(env, flow, quoted, &retold)
+    Ok(Step::done(send(env, flow, quoted, &retold, now)?))
 }
 
 /// About a packet that a pod of this node sent, masqueraded: on to the pod, by policy.
@@ -101,12 +106,29 @@ pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     nat::rewrite(env, flow, nat::Which::Source, &source)
 }
 
+/// About a packet that reached a pod of this node through a frontend, by that pod: the client knows the frontend alone.
+#[inline(always)]
+pub fn answer<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    flow: &mut Flow<F>,
+    frontend: &End<F::Addr>,
+    now: &Moment,
+) -> Result<Verdict, DropReason> {
+    let quoted = icmp::quotation::<F, E>(env, flow);
+    if !quoted.known {
+        return Err(DropReason::Invalid);
+    }
+    let retold = Retold::<F> { quoted: [quoted.sender, *frontend], own: [frontend.addr, flow.dst.addr] };
+    send(env, flow, &quoted, &retold, now)
+}
+
 /// About an answer that was sent to a client from a frontend.
 #[inline(always)]
 fn to_backend<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &mut Flow<F>,
     quoted: &Quotation<F>,
+    now: &Moment,
 ) -> Result<Step, DropReason> {
     let key = F::ct_key(&quoted.sender, &quoted.receiver, quoted.protocol);
     let tcp = quoted.protocol == wire::protocol::TCP;
@@ -126,12 +148,16 @@ fn to_backend<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         return Ok(Step { rev_nat: index, ..Step::ON });
     }
     if flags & CT_DSR != 0 {
+        if config::balances(env.node(), LB_DSR_IPIP) {
+            // The backend owns the frontend's address, and sent what is quoted from there.
+            return Ok(Step::done(dsr::encapsulate(env, flow, &backend.addr, now)?));
+        }
         let retold = Retold::<F> { quoted: [backend, quoted.receiver], own: [flow.src.addr, backend.addr] };
-        return send(env, flow, quoted, &retold);
+        return Ok(Step::done(send(env, flow, quoted, &retold, now)?));
     }
     let node = F::snat_address(env.node());
     let retold = Retold::<F> { quoted: [backend, End { addr: node, port }], own: [node, backend.addr] };
-    send(env, flow, quoted, &retold)
+    Ok(Step::done(send(env, flow, quoted, &retold, now)?))
 }
 
 /// Sends a retold error on its way.
@@ -141,20 +167,21 @@ fn send<F: Balanced, E: NodeportEnv>(
     flow: &mut Flow<F>,
     quoted: &Quotation<F>,
     retold: &Retold<F>,
-) -> Result<Step, DropReason> {
+    now: &Moment,
+) -> Result<Verdict, DropReason> {
     if flow.ttl() <= 1 {
         return Err(DropReason::TtlExceeded);
     }
     let [src, dst] = retold.own;
     let len = length(env);
-    let hop = env.next_hop::<F>(&src, &dst, flow.protocol(), len);
+    let hop = ways::next_hop::<F, E>(env, &src, &dst, flow.protocol(), len, now);
     if !leads_on(env, &hop)? {
-        return Ok(Step::done(Verdict::PASS));
+        return Ok(Verdict::PASS);
     }
     requote(env, flow, quoted, &retold.quoted)?;
     let (from, to) = (End { addr: src, port: flow.src.port }, End { addr: dst, port: flow.dst.port });
     forward::translate(env, flow, &from, &to)?;
-    Ok(Step::done(leave(env, &hop)?))
+    leave(env, &hop)
 }
 
 /// Replaces both ends of the quoted packet. Its transport checksum is not all there and stays as it is.

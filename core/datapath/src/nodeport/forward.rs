@@ -6,7 +6,9 @@ use wire::{header, protocol};
 
 use super::env::{Hop, NodeportEnv, hop};
 use super::family::Balanced;
+use super::ways;
 use crate::checksum;
+use crate::conntrack::Moment;
 use crate::env::Env;
 use crate::family::{End, Family};
 use crate::parse::{Flow, L3};
@@ -22,12 +24,13 @@ pub fn send<F: Balanced, E: NodeportEnv>(
     flow: &mut Flow<F>,
     src: &End<F::Addr>,
     dst: &End<F::Addr>,
+    now: &Moment,
 ) -> Result<Verdict, DropReason> {
     if flow.ttl() <= 1 {
         return Err(DropReason::TtlExceeded);
     }
     let len = length(env);
-    let hop = env.next_hop::<F>(&src.addr, &dst.addr, flow.protocol(), len);
+    let hop = ways::next_hop::<F, E>(env, &src.addr, &dst.addr, flow.protocol(), len, now);
     if !leads_on(env, &hop)? {
         return Ok(Verdict::PASS);
     }

@@ -6,14 +6,14 @@ use abi::endpoint::ENDPOINT_HOST;
 
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
-use super::{Origin, dsr};
+use super::{Origin, Step, dsr, service};
 use crate::config;
 use crate::conntrack::Moment;
-use crate::events::Report;
+use crate::events::{self, Report};
 use crate::family::{V4, V6};
-use crate::hooks::{ethertype, finish};
+use crate::hooks::ethertype;
 use crate::kept::Kept;
-use crate::parse::{self, L3};
+use crate::parse::{self, Flow, L3};
 use crate::policy;
 use crate::stages;
 use crate::verdict::{DropReason, Verdict};
@@ -24,33 +24,47 @@ pub fn early<E: NodeportEnv>(env: &mut E) -> Verdict {
     if !config::balances(env.node(), LB_NODE_PORT) {
         return Verdict::PASS;
     }
-    let mut report = Report::new(true);
-    let handled = match ethertype(env) {
-        Some(wire::ETHERTYPE_IPV4) => early_with::<V4, E>(env, &mut report),
-        Some(wire::ETHERTYPE_IPV6) => {
-            report.set_ipv6();
-            early_with::<V6, E>(env, &mut report)
-        }
-        _ => return Verdict::PASS,
-    };
-    finish(env, &mut report, handled)
+    match ethertype(env) {
+        Some(wire::ETHERTYPE_IPV4) => early_with::<V4, E>(env),
+        Some(wire::ETHERTYPE_IPV6) => early_with::<V6, E>(env),
+        _ => Verdict::PASS,
+    }
 }
 
 #[inline(always)]
-fn early_with<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
-    env: &mut E,
-    report: &mut Report,
-) -> Result<Verdict, DropReason> {
+fn early_with<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
     // What cannot be read is for no service; whether it is good for anything else is not decided here.
-    let Ok(network) = F::network(env, L3) else { return Ok(Verdict::PASS) };
-    let Ok(mut flow) = parse::transport::<F, E>(env, &network) else { return Ok(Verdict::PASS) };
-    report.set_hash(flow.hash(config::seed(env.node())));
-    let now = Moment::read(env);
-    match super::balance(env, &mut flow, &now) {
-        Ok(step) => Ok(step.verdict),
-        // Whoever sent it is told, which the later hook does.
-        Err(DropReason::NoBackend | DropReason::TtlExceeded | DropReason::FragmentationNeeded) => Ok(Verdict::PASS),
+    let Ok(network) = F::network(env, L3) else { return Verdict::PASS };
+    let Ok(mut flow) = parse::transport::<F, E>(env, &network) else { return Verdict::PASS };
+    let now = Moment::of_services(env);
+    let balanced = super::balance(env, &mut flow, &now);
+    conclude(env, &flow, balanced)
+}
+
+/// A connection to a service opens where there is no buffer yet: its way is made and gone at once.
+#[inline(always)]
+pub fn open_early<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
+    let Some(kept) = env.kept().copied() else { return Verdict::PASS };
+    let (mut flow, now) = (kept.flow::<F>(), kept.moment());
+    let carried = match service::establish(env, &flow, &kept.wanted(), &now) {
+        Ok(served) => super::carry(env, &mut flow, &served, &now),
         Err(reason) => Err(reason),
+    };
+    conclude(env, &flow, carried)
+}
+
+/// The verdict of the early hook.
+#[inline(always)]
+fn conclude<F: Balanced, E: NodeportEnv>(env: &mut E, flow: &Flow<F>, step: Result<Step, DropReason>) -> Verdict {
+    match step {
+        Ok(step) => step.verdict,
+        // Whoever sent it is told, which the later hook does.
+        Err(DropReason::NoBackend | DropReason::TtlExceeded | DropReason::FragmentationNeeded) => Verdict::PASS,
+        Err(reason) => {
+            let mut report = Report::new(true);
+            report.set_hash(flow.hash(config::seed(env.node())));
+            events::dropped(env, &report, reason as u8)
+        }
     }
 }
 
@@ -79,6 +93,35 @@ pub fn arrive<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         }
         index = step.rev_nat;
     }
+    reach(env, &flow, index, report, &now)
+}
+
+/// A connection to a service opens (the stage after that of `cil_from_netdev`): its way is made and gone at once.
+#[inline(always)]
+pub fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    kept: &Kept,
+    report: &mut Report,
+) -> Result<Verdict, DropReason> {
+    let (mut flow, now) = (kept.flow::<F>(), kept.moment());
+    report.set_hash(flow.hash(config::seed(env.node())));
+    let served = service::establish(env, &flow, &kept.wanted(), &now)?;
+    let step = super::carry(env, &mut flow, &served, &now)?;
+    if step.done {
+        return Ok(step.verdict);
+    }
+    reach(env, &flow, step.rev_nat, report, &now)
+}
+
+/// To a pod of this node, if it is for one. `index`: reverse NAT index of the service it came by, 0: none.
+#[inline(always)]
+fn reach<F: Balanced, E: NodeportEnv>(
+    env: &mut E,
+    flow: &Flow<F>,
+    index: Port,
+    report: &mut Report,
+    now: &Moment,
+) -> Result<Verdict, DropReason> {
     let Some(endpoint) = env.endpoint(&F::endpoint_key(&flow.dst.addr)) else { return Ok(Verdict::PASS) };
     let (ifindex, lxc_id, flags) = (endpoint.ifindex, endpoint.lxc_id, endpoint.flags);
     if flags & ENDPOINT_HOST != 0 {
@@ -91,10 +134,10 @@ pub fn arrive<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     }
     let mut origin = Origin::<F>::service(index);
     if index.raw == 0 && tells(env) {
-        origin = dsr::told(env, &flow);
+        origin = dsr::told(env, flow);
     }
     let peer = policy::peer::<F, E>(env, &flow.src.addr);
-    let kept = Kept::of(&flow, report, &now).towards(&peer, ifindex);
+    let kept = Kept::of(flow, report, now).towards(&peer, ifindex);
     kept.through(&origin).leave(env)?;
     Ok(Verdict::go_on(stages::of::<F>().deliver))
 }

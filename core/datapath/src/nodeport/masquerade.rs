@@ -1,9 +1,10 @@
-//! Packets that leave the node: pods' traffic to the world gets an address of the node (reference: masquerading).
+//! Packets that leave the node: pods' traffic to the world gets an address of the node (reference: masquerading), and answers of
+//! the host's own backends the address of their frontend.
 //!
 //! Not masqueraded: what is translated already, answers, destinations to which pods' addresses are routed or that the
 //! agent excludes, other nodes.
 
-use abi::config::{LB_IP_MASQ_AGENT, LB_TUNNEL};
+use abi::config::{LB_IP_MASQ_AGENT, LB_NODE_PORT, LB_TUNNEL};
 use abi::endpoint::ENDPOINT_HOST;
 use abi::event::reason;
 use abi::nat::{SNAT_IN, SNAT_NEEDS_CT, SNAT_OUT};
@@ -14,13 +15,13 @@ use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
 use super::forward::MARK_SNAT_DONE;
 use super::snat::Wish;
-use super::{errors, maps, snat};
+use super::{errors, host, maps, snat};
 use crate::config;
 use crate::conntrack::{self, Moment};
 use crate::env::Env;
 use crate::family::End;
 use crate::nat;
-use crate::parse::{self, Flow, L3};
+use crate::parse::{self, Flow, L3, Network};
 use crate::policy;
 use crate::verdict::{DropReason, Verdict};
 
@@ -32,14 +33,18 @@ const IDENTITY_REMOTE_NODE: u32 = 6;
 /// A packet leaves by a network device (the stage of `cil_to_netdev`).
 #[inline(always)]
 pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Result<Verdict, DropReason> {
-    if env.mark() & MARK_MASK == MARK_SNAT_DONE || !config::balances(env.node(), F::MASQUERADE) {
+    let on = config::lb_flags(env.node());
+    if env.mark() & MARK_MASK == MARK_SNAT_DONE || on & (LB_NODE_PORT | F::MASQUERADE) == 0 {
         return Ok(Verdict::PASS);
     }
     // What cannot be read is no pod's: its own hook would have dropped it.
     let Ok(network) = F::network(env, L3) else { return Ok(Verdict::PASS) };
-    match env.endpoint(&F::endpoint_key(&network.src)) {
-        Some(endpoint) if endpoint.flags & ENDPOINT_HOST == 0 => {}
-        _ => return Ok(Verdict::PASS),
+    let Some(endpoint) = env.endpoint(&F::endpoint_key(&network.src)) else { return Ok(Verdict::PASS) };
+    if endpoint.flags & ENDPOINT_HOST != 0 {
+        return of_host(env, &network);
+    }
+    if on & F::MASQUERADE == 0 {
+        return Ok(Verdict::PASS);
     }
     if is_excluded::<F, E>(env, &network.dst) {
         return Ok(Verdict::PASS);
@@ -58,7 +63,26 @@ pub fn depart<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Res
     if conntrack::state_of::<F, E>(env, &key, &flow, &now) == reason::REPLY {
         return Ok(Verdict::PASS);
     }
-    masquerade(env, &mut flow, &now)?;
+    let address = F::masquerade_address(env.node());
+    exchange(env, &mut flow, &address, SNAT_NEEDS_CT, &now)?;
+    Ok(Verdict::PASS)
+}
+
+/// A packet of the host itself leaves.
+#[inline(always)]
+fn of_host<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    network: &Network<F>,
+) -> Result<Verdict, DropReason> {
+    if !config::balances(env.node(), LB_NODE_PORT) {
+        return Ok(Verdict::PASS);
+    }
+    let Ok(mut flow) = parse::transport::<F, E>(env, network) else { return Ok(Verdict::PASS) };
+    if flow.is_icmp_error() {
+        errors::depart(env, &mut flow)?;
+    } else if flow.has_ports() {
+        host::depart(env, &mut flow)?;
+    }
     Ok(Verdict::PASS)
 }
 
@@ -75,14 +99,16 @@ fn is_excluded<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &E, dst: &F::
     !config::balances(node, LB_TUNNEL) && policy::peer::<F, E>(env, dst).identity == IDENTITY_REMOTE_NODE
 }
 
-/// Gives a packet of a pod the node's address and an allocated port.
+/// Gives a packet this address of the node as its source, and an allocated port.
 #[inline(always)]
-fn masquerade<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+pub fn exchange<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &mut Flow<F>,
+    address: &F::Addr,
+    needs_ct: u64,
     now: &Moment,
 ) -> Result<(), DropReason> {
-    let address = F::masquerade_address(env.node());
+    let address = *address;
     let out = F::snat_key(&flow.src, &flow.dst, flow.protocol(), SNAT_OUT);
     let known = match maps::snat::<F, E>(env, &out) {
         Some(entry) => F::snat_target(entry).0,
@@ -92,7 +118,7 @@ fn masquerade<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if known.addr != address {
         port = snat::grant(
             env,
-            &Wish::<F> {
+            &mut Wish::<F> {
                 address,
                 client: flow.src.addr,
                 backend: flow.dst.addr,
@@ -102,11 +128,11 @@ fn masquerade<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
                 backend_port: flow.dst.port,
                 index: abi::be::Port::from_raw(0),
                 protocol: flow.protocol(),
-                needs_ct: SNAT_NEEDS_CT as u8,
+                needs_ct: needs_ct as u8,
             },
         )?;
         let to = End { addr: address, port };
-        let entry = F::snat_entry(&to, abi::be::Port::from_raw(0), SNAT_NEEDS_CT, now.seconds);
+        let entry = F::snat_entry(&to, abi::be::Port::from_raw(0), needs_ct, now.seconds);
         if maps::snat_new::<F, E>(env, &out, &entry).is_none() {
             let back = F::snat_key(&End { addr: flow.dst.addr, port: flow.dst.port }, &to, flow.protocol(), SNAT_IN);
             maps::snat_forget::<F, E>(env, &back);

@@ -19,26 +19,27 @@ pub mod errors;
 pub mod family;
 pub mod forward;
 pub mod hooks;
+pub mod host;
 pub mod maps;
 pub mod masquerade;
 pub mod select;
 pub mod service;
 pub mod snat;
+pub mod ways;
 
 use abi::be::Port;
 use abi::ct::{CT_DSR, CT_LOCAL_BACKEND, CT_NODE_PORT, Connection};
 
 use crate::conntrack::{self, Found, Moment};
 use crate::env::{Env, FamilyMaps};
-use crate::events::Report;
 use crate::family::{End, Family};
-use crate::kept::Kept;
 use crate::nat;
 use crate::parse::Flow;
 use crate::stages;
 use crate::verdict::{DropReason, Verdict};
 use env::{NodeportEnv, NodeportMaps};
 use family::Balanced;
+use service::Served;
 
 /// What became of a packet.
 #[derive(Clone, Copy, Debug)]
@@ -122,6 +123,7 @@ pub fn answer<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &mut Flow<F>,
     origin: &Origin<F>,
+    now: &Moment,
 ) -> Result<Verdict, DropReason> {
     let mut frontend = origin.frontend;
     if origin.flags & CT_DSR == 0 {
@@ -130,8 +132,11 @@ pub fn answer<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         };
         frontend = F::frontend(entry);
     }
+    if flow.is_icmp_error() {
+        return errors::answer(env, flow, &frontend, now);
+    }
     let client = flow.dst;
-    forward::send(env, flow, &frontend, &client)
+    forward::send(env, flow, &frontend, &client, now)
 }
 
 /// Balances and translates a packet that came in at a network device.
@@ -151,7 +156,7 @@ pub fn balance<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         }
     }
     if flow.is_icmp_error() {
-        return errors::translate(env, flow);
+        return errors::translate(env, flow, now);
     }
     if !flow.has_ports() {
         return Ok(Step::ON);
@@ -161,13 +166,19 @@ pub fn balance<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         return Ok(Step::ON);
     }
     if served.unmade() {
-        // Once it is made, the packet comes here again.
-        if env.is_early() {
-            return Ok(Step::ON);
-        }
-        Kept::of(flow, &Report::new(true), now).leave(env)?;
         return Ok(Step::done(Verdict::go_on(stages::of::<F>().open)));
     }
+    carry(env, flow, &served, now)
+}
+
+/// Sends a packet of a connection whose way is made to its backend.
+#[inline(always)]
+pub fn carry<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    flow: &mut Flow<F>,
+    served: &Served<F>,
+    now: &Moment,
+) -> Result<Step, DropReason> {
     if served.has(CT_LOCAL_BACKEND) {
         if env.is_early() {
             return Ok(Step::ON);
@@ -176,10 +187,10 @@ pub fn balance<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         return Ok(Step { rev_nat: served.rev_nat(), ..Step::ON });
     }
     if served.has(CT_DSR) {
-        return Ok(Step::done(dsr::forward(env, flow, &served.backend)?));
+        return Ok(Step::done(dsr::forward(env, flow, &served.backend, now)?));
     }
     let source = End { addr: F::snat_address(env.node()), port: served.snat_port() };
-    Ok(Step::done(forward::send(env, flow, &source, &served.backend)?))
+    Ok(Step::done(forward::send(env, flow, &source, &served.backend, now)?))
 }
 
 /// An answer to a pod of this node that was masqueraded: to the pod, by policy.
@@ -213,5 +224,5 @@ fn reply<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     let frontend = F::frontend(entry);
     let key = F::ct_key(&frontend, client, flow.protocol());
     let _ = conntrack::lookup::<F, E>(env, &key, flow, true, now);
-    Ok(Step::done(forward::send(env, flow, &frontend, client)?))
+    Ok(Step::done(forward::send(env, flow, &frontend, client, now)?))
 }

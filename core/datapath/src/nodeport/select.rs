@@ -31,13 +31,14 @@ pub fn has_affinity<E: NodeportEnv>(env: &E, service: &LbService) -> bool {
     service.flags & SERVICE_AFFINITY != 0 && config::balances(env.node(), LB_AFFINITY)
 }
 
-/// Chooses a backend of `service`, whose slots are under `protocol` and `scope`.
+/// Chooses a backend of `service`, whose slots are where `slots` says; by the service's table only where `tables` are.
 #[inline(always)]
 pub fn backend<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     service: &LbService,
     slots: Slots,
+    tables: bool,
     now: &Moment,
 ) -> Result<Chosen<F>, DropReason> {
     if service.count == 0 {
@@ -45,7 +46,7 @@ pub fn backend<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     }
     let affine = has_affinity(env, service);
     let mut id = if affine { kept(env, flow, service, now) } else { 0 };
-    if id == 0 && by_table(env, service) {
+    if tables && id == 0 && by_table(env, service) {
         let slot = F::maglev_hash(env.node(), flow) % config::maglev_size(env.node());
         id = maps::maglev::<F, E>(env, service.rev_nat_index, slot).unwrap_or(0);
     }

@@ -5,17 +5,21 @@
 //! the entry is believed until the load-balancer revision moves, then checked.
 
 use abi::be::Port;
-use abi::config::{LB_DSR, LB_EXTERNAL_CLUSTER_IP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_SOURCE_RANGES};
+use abi::config::{LB_DSR, LB_EXTERNAL_CLUSTER_IP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_SOURCE_RANGES, Runtime};
 use abi::ct::{CT_AFFINITY, CT_DSR, CT_INBOUND, CT_LOCAL_BACKEND, CT_NODE_PORT, CT_SERVICE};
-use abi::lb::{BACKEND_ACTIVE, LbService, SCOPE_EXTERNAL, SERVICE_FORWARD_DSR, SERVICE_ROUTABLE, SERVICE_SOURCE_RANGE};
+use abi::endpoint::ENDPOINT_HOST;
+use abi::lb::{LbService, SCOPE_EXTERNAL, SERVICE_FORWARD_DSR, SERVICE_ROUTABLE, SERVICE_SOURCE_RANGE};
 
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
 use super::select::{self, Slots};
-use super::{maps, snat};
+use super::{host, maps, snat};
 use crate::config;
 use crate::conntrack::{self, Moment};
+use crate::events::Report;
 use crate::family::End;
+use crate::kept::Kept;
+use crate::lb;
 use crate::parse::Flow;
 use crate::verdict::DropReason;
 
@@ -75,7 +79,7 @@ impl<F: Balanced> Served<F> {
     }
 }
 
-/// Finds the way of a packet from outside.
+/// Finds the way of a packet from outside. Of one whose way has to be made, all that was found is kept for the stage that makes it.
 #[inline(always)]
 pub fn serve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
@@ -84,18 +88,33 @@ pub fn serve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
 ) -> Result<Served<F>, DropReason> {
     let mut served = remembered(env, flow, now);
     served.bits = env.forget(served.bits);
-    if served.known() && !served.stale() {
+    // Whoever opens anew may have to go elsewhere than what goes on, for which the entry was checked.
+    let opens = flow.is_tcp() && conntrack::opens(flow.tcp_flags());
+    if served.known() && !served.stale() && !opens {
         if served.has(CT_AFFINITY) {
             select::refresh::<F, E>(env, &flow.src.addr, served.rev_nat(), now);
         }
         return Ok(served);
     }
-    let (service, _) = look_up(env, flow);
+    let (service, slots) = look_up(env, flow);
     let mut unmade = Served::nothing();
     if service.rev_nat_index.raw != 0 {
         unmade.bits = UNMADE;
+        let wanted = Wanted { service, slots, absent: !served.known() };
+        Kept::of(flow, &Report::new(true), now).wanting(&wanted).leave(env)?;
     }
     Ok(unmade)
+}
+
+/// What a connection that opens is to be given.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted {
+    /// The service.
+    pub service: LbService,
+    /// Where its slots are.
+    pub slots: Slots,
+    /// The connection map knows nothing of client and frontend that holds.
+    pub absent: bool,
 }
 
 /// Makes the way of a packet to a service: checks the backend that is remembered, or chooses one. The connection map has it then.
@@ -103,17 +122,23 @@ pub fn serve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
 pub fn establish<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
+    wanted: &Wanted,
     now: &Moment,
-) -> Result<(), DropReason> {
-    let (service, slots) = look_up(env, flow);
+) -> Result<Served<F>, DropReason> {
+    let Wanted { service, slots, absent } = *wanted;
     admits(env, flow, &service)?;
     let key = F::ct_key(&flow.dst, &flow.src, flow.protocol());
-    let served = remembered(env, flow, now);
-    if served.known() && service.rev_nat_index == served.rev_nat() && still_serves(env, flow, &served) {
-        if let Some(entry) = crate::maps::connection::<F, E>(env, flow.is_tcp(), &key) {
-            F::connection(entry).lb_revision = now.lb;
+    if !absent {
+        let served = remembered(env, flow, now);
+        if served.known()
+            && service.rev_nat_index == served.rev_nat()
+            && lb::still_serves::<F, E>(env, flow, served.id, &served.backend)
+        {
+            if let Some(entry) = crate::maps::connection::<F, E>(env, flow.is_tcp(), &key) {
+                F::connection(entry).lb_revision = now.lb;
+            }
+            return Ok(served);
         }
-        return Ok(());
     }
     open(env, flow, &key, &service, slots, now)
 }
@@ -148,6 +173,9 @@ fn look_up<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &E, flow: &Flow<F
     if let Some(service) = crate::maps::service::<F, E>(env, &key) {
         return (*service, Slots { protocol, scope: SCOPE_EXTERNAL });
     }
+    if env.runtime(Runtime::AnyProtocol) == 0 {
+        return (LbService::default(), Slots { protocol: 0, scope: SCOPE_EXTERNAL });
+    }
     let key = F::scoped_key(&flow.dst, 0, 0, SCOPE_EXTERNAL);
     match crate::maps::service::<F, E>(env, &key) {
         Some(service) => (*service, Slots { protocol: 0, scope: SCOPE_EXTERNAL }),
@@ -174,14 +202,6 @@ fn admits<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     Ok(())
 }
 
-/// Whether the remembered backend may go on serving this connection: it exists, and takes what is new or has what is not.
-#[inline(always)]
-fn still_serves<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &E, flow: &Flow<F>, served: &Served<F>) -> bool {
-    let Some(backend) = crate::maps::backend::<F, E>(env, served.id) else { return false };
-    let (end, state) = F::backend(backend);
-    end == served.backend && (state == BACKEND_ACTIVE || !(flow.is_tcp() && conntrack::opens(flow.tcp_flags())))
-}
-
 /// Whether connections of this protocol to the service go by direct server return.
 #[inline(always)]
 fn returns_directly<F: Balanced, E: NodeportEnv>(env: &E, flow: &Flow<F>, service: &LbService) -> bool {
@@ -201,16 +221,24 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     service: &LbService,
     slots: Slots,
     now: &Moment,
-) -> Result<(), DropReason> {
-    let chosen = select::backend(env, flow, service, slots, now)?;
+) -> Result<Served<F>, DropReason> {
+    let chosen = select::backend(env, flow, service, slots, true, now)?;
     let index = service.rev_nat_index;
     let mut flags = CT_SERVICE | CT_NODE_PORT | CT_INBOUND;
     if select::has_affinity(env, service) {
         flags |= CT_AFFINITY;
     }
     let mut snat_port = Port::from_raw(0);
-    if env.endpoint(&F::endpoint_key(&chosen.end.addr)).is_some() {
+    let mut of_host = false;
+    if let Some(endpoint) = env.endpoint(&F::endpoint_key(&chosen.end.addr)) {
         flags |= CT_LOCAL_BACKEND;
+        of_host = endpoint.flags & ENDPOINT_HOST != 0;
+    }
+    if flags & CT_LOCAL_BACKEND != 0 {
+        // The side of a pod remembers by itself.
+        if of_host {
+            host::remember(env, flow, &chosen.end, index, now)?;
+        }
     } else if returns_directly(env, flow, service) {
         flags |= CT_DSR;
     } else {
@@ -223,5 +251,5 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if crate::maps::track::<F, E>(env, flow.is_tcp(), key, &entry).is_none() {
         return Err(DropReason::ConnectionTableFull);
     }
-    Ok(())
+    Ok(Served::new(chosen.end, flags, index, snat_port, chosen.id))
 }

@@ -35,11 +35,14 @@ pub struct Wish<F: Balanced> {
     pub index: Port,
     /// Transport protocol.
     pub protocol: u8,
-    /// Low byte of the entry's field of this name.
+    /// Low byte of the entry's field of this name, and [`ANOTHER`].
     pub needs_ct: u8,
 }
 
-/// Allocates a source port for `flow` to `backend`.
+/// Bit of [`Wish::needs_ct`]: any port but the client's own.
+const ANOTHER: u8 = 1 << 7;
+
+/// Allocates a source port for `flow` to `backend`: one at which no socket of the host speaks to it already.
 #[inline(always)]
 pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
@@ -48,7 +51,7 @@ pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     index: Port,
     now: &Moment,
 ) -> Result<Port, DropReason> {
-    let wish = Wish::<F> {
+    let mut wish = Wish::<F> {
         address: F::snat_address(env.node()),
         client: flow.src.addr,
         backend: backend.addr,
@@ -61,13 +64,39 @@ pub fn allocate<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         needs_ct: 0,
     };
     // Here, and not as a function of its own: the caller is one.
-    granted(find_port(env, &wish))
+    away_from_sockets::<F, E>(env, &mut wish, find_port::<F, E>)
 }
 
 /// Fulfils a wish, or says why not.
 #[inline(always)]
-pub fn grant<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wish: &Wish<F>) -> Result<Port, DropReason> {
-    granted(maps::allocate::<F, E>(env, wish))
+pub fn grant<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    wish: &mut Wish<F>,
+) -> Result<Port, DropReason> {
+    away_from_sockets::<F, E>(env, wish, maps::allocate::<F, E>)
+}
+
+/// The port that `find` finds, or another where a socket of the host speaks from that port to the same far end already.
+#[inline(always)]
+fn away_from_sockets<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    wish: &mut Wish<F>,
+    find: impl Fn(&mut E, &Wish<F>) -> u16,
+) -> Result<Port, DropReason> {
+    let backend = End { addr: wish.backend, port: wish.backend_port };
+    let mut attempt = 0;
+    while attempt < 2 {
+        let local = End { addr: wish.address, port: granted(find(env, wish))? };
+        if !env.has_socket::<F>(&local, &backend, wish.protocol) {
+            return Ok(local.port);
+        }
+        maps::snat_forget::<F, E>(env, &F::snat_key(&backend, &local, wish.protocol, SNAT_IN));
+        // Far from there.
+        wish.hash = wish.hash.rotate_left(16) ^ 0x5555;
+        wish.needs_ct |= ANOTHER;
+        attempt += 1;
+    }
+    Err(DropReason::NoMapping)
 }
 
 #[inline(always)]
@@ -92,8 +121,9 @@ pub fn find_port<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wis
     let own = client.port.host();
     let count = (last as u32).wrapping_sub(first as u32).wrapping_add(1).max(1);
     let drawn = (wish.hash & 0xffff).wrapping_mul(count) >> 16;
-    let mut port = if own < first || own > last { first as u32 + drawn } else { own as u32 };
-    let entry = F::snat_entry(&client, wish.index, wish.needs_ct as u64, wish.seconds);
+    let another = own < first || own > last || wish.needs_ct & ANOTHER != 0;
+    let mut port = if another { first as u32 + drawn } else { own as u32 };
+    let entry = F::snat_entry(&client, wish.index, (wish.needs_ct & !ANOTHER) as u64, wish.seconds);
     let mut attempt = 0;
     while attempt < SNAT_ATTEMPTS {
         let candidate = Port::new(port as u16);

@@ -3,7 +3,7 @@
 //! Invariant: every peer is in exactly one class; a class exists while it has a peer, except class 0, whose answers are
 //! all "no" and which always exists: it is the class of whoever nothing is known of.
 
-use super::terms::TermId;
+use super::{prefixes::PrefixId, terms::TermId};
 use crate::delta::ClassId;
 use alloc::{
     collections::{BTreeMap, BTreeSet},
@@ -11,7 +11,7 @@ use alloc::{
     vec::Vec,
 };
 use roaring::RoaringBitmap;
-use types::{Cidr, NumericIdentity};
+use types::NumericIdentity;
 
 /// What has a class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,13 +19,62 @@ pub(crate) enum Peer {
     /// An identity whose address is not known.
     Identity(NumericIdentity),
     /// The addresses of a prefix that are in no longer one.
-    Prefix(Cidr),
+    Prefix(PrefixId),
+}
+
+/// Peers, as bitmaps of their numbers: thousands change class at once at the cost of the bits.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct PeerSet {
+    identities: RoaringBitmap,
+    prefixes: RoaringBitmap,
+}
+
+impl PeerSet {
+    pub(crate) fn insert(&mut self, peer: Peer) {
+        match peer {
+            Peer::Identity(id) => self.identities.insert(id.as_u32()),
+            Peer::Prefix(id) => self.prefixes.insert(id.as_u32()),
+        };
+    }
+
+    pub(crate) fn remove(&mut self, peer: Peer) {
+        match peer {
+            Peer::Identity(id) => self.identities.remove(id.as_u32()),
+            Peer::Prefix(id) => self.prefixes.remove(id.as_u32()),
+        };
+    }
+
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.identities |= &other.identities;
+        self.prefixes |= &other.prefixes;
+    }
+
+    pub(crate) fn subtract(&mut self, other: &Self) {
+        self.identities -= &other.identities;
+        self.prefixes -= &other.prefixes;
+    }
+
+    pub(crate) fn identities(&self) -> impl Iterator<Item = NumericIdentity> + '_ {
+        self.identities.iter().map(NumericIdentity::new)
+    }
+
+    pub(crate) fn prefixes(&self) -> impl Iterator<Item = PrefixId> + '_ {
+        self.prefixes.iter().map(PrefixId::from_u32)
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.identities.len() + self.prefixes.len()
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.identities.is_empty() && self.prefixes.is_empty()
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 struct Class {
     answers: Arc<[TermId]>,
-    peers: BTreeSet<Peer>,
+    peers: PeerSet,
 }
 
 /// All classes.
@@ -41,7 +90,7 @@ impl Default for Classes {
     fn default() -> Self {
         let none: Arc<[TermId]> = Arc::from([]);
         Self {
-            slots: alloc::vec![Some(Class { answers: none.clone(), peers: BTreeSet::new() })],
+            slots: alloc::vec![Some(Class { answers: none.clone(), peers: PeerSet::default() })],
             free: BTreeSet::new(),
             ids: BTreeMap::from([(none, ClassId::UNKNOWN)]),
             of_term: Vec::new(),
@@ -64,7 +113,7 @@ impl Classes {
         let id = ClassId(number);
         self.index(id, &answers);
         self.ids.insert(answers.clone(), id);
-        self.slots[number as usize] = Some(Class { answers, peers: BTreeSet::new() });
+        self.slots[number as usize] = Some(Class { answers, peers: PeerSet::default() });
         id
     }
 
@@ -123,7 +172,7 @@ impl Classes {
         &self.class(id).answers
     }
 
-    pub(crate) fn peers(&self, id: ClassId) -> &BTreeSet<Peer> {
+    pub(crate) fn peers(&self, id: ClassId) -> &PeerSet {
         &self.class(id).peers
     }
 
@@ -136,7 +185,15 @@ impl Classes {
     }
 
     pub(crate) fn leave(&mut self, id: ClassId, peer: Peer) {
-        self.class_mut(id).peers.remove(&peer);
+        self.class_mut(id).peers.remove(peer);
+    }
+
+    /// Moves peers from one class to another.
+    pub(crate) fn transfer(&mut self, peers: &PeerSet, from: Option<ClassId>, to: ClassId) {
+        if let Some(from) = from {
+            self.class_mut(from).peers.subtract(peers);
+        }
+        self.class_mut(to).peers.add(peers);
     }
 
     pub(crate) fn is_deserted(&self, id: ClassId) -> bool {

@@ -50,6 +50,8 @@ pub struct Question {
 /// How a rule that was considered relates to the question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fit {
+    /// It says the same of a prefix within the deciding rule's. Entries then name the wider rule alone.
+    SaidByWider,
     /// Peer and port fit, but another rule decides.
     Overruled,
     /// The peer fits, the port does not.
@@ -161,7 +163,7 @@ impl Engine {
         if let Some(labels) = &peer.labels {
             return self.answers_of_labels(labels, peer.addr);
         }
-        let by_address = peer.addr.and_then(|a| self.facts.longest(a)).and_then(|(_, s)| s.class);
+        let by_address = peer.addr.and_then(|a| self.facts.longest(a)).and_then(|s| s.class);
         let by_identity = || peer.identity.and_then(|id| self.facts.identities.get(&id)).map(|s| s.class);
         by_address.or_else(by_identity).map_or_else(Vec::new, |class| self.classes.answers(class).to_vec())
     }
@@ -249,7 +251,7 @@ impl Engine {
         // Rules whose prefixes were left out because wider ones say the same.
         if let Some(addr) = question.peer.addr {
             let labels = question.peer.labels.as_ref();
-            let told = || self.facts.longest(addr).and_then(|(_, s)| self.labels_of(s.identity));
+            let told = || self.facts.longest(addr).and_then(|s| self.labels_of(s.identity));
             let outside = labels.or_else(told).is_some_and(|labels| self.is_outside(labels));
             for (said, rule, origin) in content.statements.of_address(addr) {
                 let fits = said.iter().any(|p| p.speaks_of(question.direction, question.protocol, question.port));
@@ -257,7 +259,10 @@ impl Engine {
                 if let (true, true, Origin::Rule(_, _, action, _)) = (fits, scope, origin)
                     && !deciding.contains(&origin)
                 {
-                    best.entry(origin).or_insert((Fit::Overruled, action)).0 = Fit::Overruled;
+                    let agrees = deciding.iter().any(|o| matches!(o, Origin::Rule(_, _, of, _) if *of == action));
+                    let alike = agrees && content.statements.implies(rule, said);
+                    let fit = if alike { Fit::SaidByWider } else { Fit::Overruled };
+                    best.entry(origin).or_insert((fit, action)).0 = fit;
                 }
             }
         }

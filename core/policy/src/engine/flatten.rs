@@ -50,14 +50,18 @@ pub(crate) fn flatten<'f>(
 ) {
     let mut groups: BTreeMap<(u8, PortRange, bool), Group> = BTreeMap::new();
     let mut nodes: BTreeMap<L4Prefix, Node> = BTreeMap::new();
-    for (specific, filter) in filters.filter(|(_, f)| f.direction == direction) {
+    let filters: Vec<(bool, &Filter)> = filters.filter(|(_, f)| f.direction == direction).collect();
+    // Who may reach the endpoint anyway need not prove who he is.
+    let exempt = filters.iter().any(|(_, f)| f.origin == Origin::LocalHost);
+    for (specific, filter) in filters {
         let FilterPorts::Range(protocol, range) = filter.ports else { continue };
         match filter.action {
             Action::Deny => deny(&mut nodes, protocol, range, specific, filter.origin),
             Action::Allow => {
                 let localhost = filter.origin == Origin::LocalHost;
                 let group = groups.entry((protocol, range, localhost)).or_default();
-                merge(if specific { &mut group.named } else { &mut group.anyone }, filter, specific);
+                let auth = filter.auth.filter(|_| !exempt);
+                merge(if specific { &mut group.named } else { &mut group.anyone }, filter, auth, specific);
             }
         }
     }
@@ -87,20 +91,20 @@ fn deny(nodes: &mut BTreeMap<L4Prefix, Node>, protocol: u8, range: PortRange, sp
     }
 }
 
-fn merge(slot: &mut Option<Candidate>, filter: &Filter, specific: bool) {
+fn merge(slot: &mut Option<Candidate>, filter: &Filter, auth: Option<AuthMode>, specific: bool) {
     match slot {
         None => {
             *slot = Some(Candidate {
                 specific,
                 redirect: filter.redirect,
                 conflict: filter.conflict,
-                auth: filter.auth,
+                auth,
                 origins: alloc::vec![filter.origin],
             });
         }
         Some(have) => {
             have.conflict |= filter.conflict;
-            have.auth = have.auth.max(filter.auth);
+            have.auth = have.auth.max(auth);
             if filter.redirect.is_some() {
                 have.redirect = have.redirect.max(filter.redirect);
             }

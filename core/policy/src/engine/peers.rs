@@ -5,7 +5,9 @@ use super::{
     classes::Peer,
     commit::Txn,
     compile::Touched,
-    facts::{IdentityState, PrefixState},
+    facts::IdentityState,
+    moves::Dirty,
+    prefixes::PrefixId,
     terms::{NamedPort, TermId},
 };
 use crate::delta::{ClassId, Delta, Write};
@@ -45,7 +47,7 @@ impl Engine {
             }
             None => {}
         }
-        let answers = self.terms.of_labels(labels);
+        let answers: Arc<[TermId]> = self.terms.of_labels(labels).into();
         let address = self.address_of(labels);
         if let Some(prefix) = address {
             self.facts.identities_at.entry(prefix).or_default().insert(id);
@@ -59,10 +61,12 @@ impl Engine {
             }
         };
         let fresh = !self.facts.identities.contains_key(&id);
-        self.facts.identities.insert(id, IdentityState { labels: labels.clone(), answers, address, class });
-        let mut dirty = BTreeSet::from([Peer::Identity(id)]);
-        dirty.extend(self.facts.prefixes_of.get(&id).into_iter().flatten().map(|p| Peer::Prefix(*p)));
-        self.move_peers(&dirty, false, &mut txn);
+        let state = IdentityState { labels: labels.clone(), answers, address, class, prefixes: None };
+        self.facts.put_identity(id, state);
+        let prefixes = self.facts.prefixes_of(id).map(Peer::Prefix);
+        let dirty = Dirty::anew(core::iter::once(Peer::Identity(id)).chain(prefixes));
+        self.move_peers(dirty, false, &[], &mut txn);
+        self.share_answers(id);
         if fresh && self.facts.identities.get(&id).is_some_and(|s| s.class == ClassId::UNKNOWN) {
             txn.delta.writes.push(Write::PutIdentity(id, ClassId::UNKNOWN));
         }
@@ -70,16 +74,25 @@ impl Engine {
     }
 
     pub(super) fn commit_identity_removal(&mut self, id: NumericIdentity) -> Delta {
-        let Some(state) = self.facts.identities.remove(&id) else { return self.no_change() };
+        let Some(state) = self.facts.take_identity(id) else { return self.no_change() };
         let mut txn = Txn { visible: true, ..Txn::default() };
         self.facts.unpost(id, &state.labels);
         self.drop_identity_at(id, state.address);
-        let dirty = self.facts.prefixes_of.get(&id).into_iter().flatten().map(|p| Peer::Prefix(*p)).collect();
-        self.move_peers(&dirty, false, &mut txn);
+        let dirty = Dirty::anew(self.facts.prefixes_of(id).map(Peer::Prefix));
+        self.move_peers(dirty, false, &[], &mut txn);
         txn.delta.writes.push(Write::DeleteIdentity(id));
         self.classes.leave(state.class, Peer::Identity(id));
         txn.left.insert(state.class);
         self.finish(txn)
+    }
+
+    /// Most identities answer no prefix term, so they can hold the list of their class instead of a copy.
+    fn share_answers(&mut self, id: NumericIdentity) {
+        let Some(state) = self.facts.identities.get_mut(&id) else { return };
+        let answers = self.classes.answers(state.class);
+        if state.answers == *answers {
+            state.answers = answers.clone();
+        }
     }
 
     pub(super) fn drop_identity_at(&mut self, id: NumericIdentity, address: Option<Cidr>) {
@@ -132,51 +145,46 @@ impl Engine {
             return self.no_change();
         }
         let released = self.unindex_ports(prefix);
-        let state = self.facts.prefixes.entry(prefix).or_insert_with(|| PrefixState {
-            told: None,
-            wanted: 0,
-            identity: NumericIdentity::UNKNOWN,
-            class: None,
-        });
-        state.told = told;
+        let id = self.facts.prefixes.id_or_new(prefix);
+        self.facts.prefixes.state_mut(id).told = told;
         for port in &distinct {
             self.facts.prefixes_with_port.entry(port.name.clone()).or_default().insert(prefix);
         }
         self.hold_named_ports(distinct.iter().filter(|p| self.terms.name_in_use(&p.name)).cloned().collect());
-        let dirty = self.inherit(prefix, identity);
-        self.move_peers(&dirty, false, &mut txn);
+        let dirty = self.inherit(id, identity);
+        self.move_peers(dirty, false, &[], &mut txn);
         self.retire_terms(Touched { released, ..Touched::default() }, &mut txn);
         self.finish(txn)
     }
 
     pub(super) fn commit_address_removal(&mut self, prefix: Cidr) -> Delta {
         let mut txn = Txn { visible: true, ..Txn::default() };
-        if self.facts.prefixes.get(&prefix).is_none_or(|s| s.told.is_none()) {
+        let Some(id) = self.facts.prefixes.id(&prefix) else { return self.no_change() };
+        if self.facts.prefixes.state(id).told.is_none() {
             return self.no_change();
         }
         let released = self.unindex_ports(prefix);
         let inherited = self.facts.inherited(&prefix);
-        let state = self.facts.prefixes.get_mut(&prefix).expect("it was there a moment ago");
+        let state = self.facts.prefixes.state_mut(id);
         state.told = None;
         let wanted = state.wanted > 0;
-        let mut dirty = self.inherit(prefix, inherited);
+        let mut dirty = self.inherit(id, inherited);
         if !wanted {
-            dirty.remove(&Peer::Prefix(prefix));
+            dirty.anew.remove(&Peer::Prefix(id));
         }
-        self.move_peers(&dirty, false, &mut txn);
+        self.move_peers(dirty, false, &[], &mut txn);
         if !wanted {
-            self.delete_prefix(prefix, &mut txn);
+            self.delete_prefix(id, &mut txn);
         }
         self.retire_terms(Touched { released, ..Touched::default() }, &mut txn);
         self.finish(txn)
     }
 
-    pub(super) fn delete_prefix(&mut self, prefix: Cidr, txn: &mut Txn) {
-        let Some(state) = self.facts.prefixes.remove(&prefix) else { return };
-        self.facts.drop_prefix_of(state.identity, &prefix);
+    pub(super) fn delete_prefix(&mut self, id: PrefixId, txn: &mut Txn) {
+        let Some(state) = self.facts.remove_prefix(id) else { return };
         if let Some(class) = state.class {
-            txn.delta.writes.push(Write::DeletePrefix(prefix));
-            self.classes.leave(class, Peer::Prefix(prefix));
+            txn.delta.writes.push(Write::DeletePrefix(state.cidr));
+            self.classes.leave(class, Peer::Prefix(id));
             txn.left.insert(class);
         }
     }
@@ -204,20 +212,19 @@ impl Engine {
     }
 
     /// Sets the identity of a prefix, and of the cuts inside it that have theirs from it.
-    pub(super) fn inherit(&mut self, prefix: Cidr, identity: NumericIdentity) -> BTreeSet<Peer> {
-        let cuts: Vec<Cidr> = self
-            .facts
-            .inside(&prefix)
-            .filter(|(p, state)| **p != prefix && state.told.is_none())
-            .map(|(p, _)| *p)
-            .collect();
+    pub(super) fn inherit(&mut self, prefix: PrefixId, identity: NumericIdentity) -> Dirty {
+        let outer = self.facts.prefixes.state(prefix).cidr;
+        let inside = self.facts.prefixes.inside(&outer);
+        let cuts: Vec<PrefixId> =
+            inside.filter(|(id, state)| *id != prefix && state.told.is_none()).map(|(id, _)| id).collect();
         self.facts.set_identity(prefix, identity);
-        let mut dirty = BTreeSet::from([Peer::Prefix(prefix)]);
+        let mut dirty = Dirty::anew([Peer::Prefix(prefix)]);
         for cut in cuts {
-            let inherited = self.facts.inherited(&cut);
-            if self.facts.prefixes.get(&cut).is_some_and(|s| s.identity != inherited) {
+            let state = self.facts.prefixes.state(cut);
+            let inherited = self.facts.inherited(&state.cidr);
+            if state.identity != inherited {
                 self.facts.set_identity(cut, inherited);
-                dirty.insert(Peer::Prefix(cut));
+                dirty.anew.insert(Peer::Prefix(cut));
             }
         }
         dirty

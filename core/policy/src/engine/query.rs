@@ -1,6 +1,6 @@
 //! Reading the engine: verdicts, names of rules, the whole desired state.
 
-use super::{Engine, NamedPort, Origin, classes::Peer, terms::Term};
+use super::{Engine, NamedPort, Origin, terms::Term};
 use crate::{
     delta::{ClassId, EndpointPolicy, EntryKey, EntryValue, MatchType, PolicyId, RuleCookie, Verdict, Write},
     rule::{Action, Direction, ObjectKey, PolicyObject},
@@ -52,15 +52,15 @@ impl Engine {
     /// The class of a peer: by its address if it is known, else by its identity.
     #[must_use]
     pub fn class_of(&self, identity: NumericIdentity, addr: Option<IpAddr>) -> ClassId {
-        let by_address = addr.and_then(|a| self.facts.longest(a)).and_then(|(_, state)| state.class);
+        let by_address = addr.and_then(|a| self.facts.longest(a)).and_then(|state| state.class);
         by_address.or_else(|| self.facts.identities.get(&identity).map(|s| s.class)).unwrap_or(ClassId::UNKNOWN)
     }
 
     /// Identity and class the ipcache holds for an address.
     #[must_use]
     pub fn lookup_address(&self, addr: IpAddr) -> Option<(Cidr, NumericIdentity, ClassId)> {
-        let (prefix, state) = self.facts.longest(addr)?;
-        Some((*prefix, state.identity, state.class?))
+        let state = self.facts.longest(addr)?;
+        Some((state.cidr, state.identity, state.class?))
     }
 
     /// How an endpoint is judged.
@@ -168,16 +168,13 @@ impl Engine {
     /// The identities and prefixes of a class, for showing entries as users know them.
     #[must_use]
     pub fn members(&self, class: ClassId) -> (Vec<NumericIdentity>, Vec<Cidr>) {
-        let (mut identities, mut prefixes) = (Vec::new(), Vec::new());
-        if self.classes.exists(class) {
-            for peer in self.classes.peers(class) {
-                match peer {
-                    Peer::Identity(id) => identities.push(*id),
-                    Peer::Prefix(prefix) => prefixes.push(*prefix),
-                }
-            }
+        if !self.classes.exists(class) {
+            return (Vec::new(), Vec::new());
         }
-        (identities, prefixes)
+        let peers = self.classes.peers(class);
+        let mut prefixes: Vec<Cidr> = peers.prefixes().map(|id| self.facts.prefixes.state(id).cidr).collect();
+        prefixes.sort_unstable();
+        (peers.identities().collect(), prefixes)
     }
 
     /// The selectors in use, as text, each with the identities it selects.
@@ -187,7 +184,10 @@ impl Engine {
             self.policies.by_id.values().flat_map(|p| p.content.by_term.keys().copied()).collect();
         used.into_iter()
             .filter_map(|id| match &**self.terms.term(id) {
-                Term::Labels(selector) => Some((format!("{selector}"), self.facts.matching(selector))),
+                Term::Labels(selector) => {
+                    let ids = self.facts.matching(selector).into_iter().map(NumericIdentity::new).collect();
+                    Some((format!("{selector}"), ids))
+                }
                 Term::Cidrs(rules) => {
                     let texts: Vec<String> = rules.iter().map(|r| format!("cidr:{}", r.cidr)).collect();
                     let ids = rules.iter().flat_map(|r| self.facts.identities_inside(&r.cidr)).collect();
@@ -217,22 +217,29 @@ impl Engine {
         }
         writes.extend(self.facts.identities.iter().map(|(id, s)| Write::PutIdentity(*id, s.class)));
         let mut prefixes: Vec<_> = self.facts.prefixes.iter().collect();
-        prefixes.sort_by_key(|(p, _)| core::cmp::Reverse(p.bits()));
-        writes.extend(prefixes.into_iter().filter_map(|(p, s)| Some(Write::PutPrefix(*p, s.identity, s.class?))));
+        prefixes.sort_by_key(|s| core::cmp::Reverse(s.cidr.bits()));
+        writes.extend(prefixes.into_iter().filter_map(|s| Some(Write::PutPrefix(s.cidr, s.identity, s.class?))));
         writes.extend(self.endpoints.iter().map(|(id, e)| Write::PutEndpoint(*id, e.policy)));
         writes
     }
 
     /// Prefixes rules in use name, for which a node-local identity is wanted.
     pub fn wanted_prefixes(&self) -> impl Iterator<Item = Cidr> + '_ {
-        let wanted = self.facts.prefixes.iter().filter(|(p, s)| s.wanted > 0 && !p.is_default());
-        wanted.map(|(p, _)| *p)
+        let wanted = self.facts.prefixes.iter().filter(|s| s.wanted > 0 && !s.cidr.is_default());
+        wanted.map(|s| s.cidr)
     }
 
     /// Named ports of an endpoint, as it was told.
     #[must_use]
     pub fn named_ports(&self, id: EndpointId) -> &[NamedPort] {
         self.endpoints.get(&id).map_or(&[], |e| &e.facts.named_ports)
+    }
+
+    /// Named ports of the workload at an address, as was told.
+    #[must_use]
+    pub fn named_ports_at(&self, addr: IpAddr) -> &[NamedPort] {
+        let told = self.facts.longest(addr).and_then(|state| state.told.as_ref());
+        told.map_or(&[], |(_, ports)| ports)
     }
 
     /// Sizes of the tables.

@@ -1,22 +1,19 @@
-//! Terms that come into use and go out of it, and the classes peers settle in.
+//! Terms that come into use and go out of it.
 
 use super::{
     Engine,
-    classes::Peer,
+    classes::{Peer, PeerSet},
     commit::Txn,
     compile::Touched,
-    facts::PrefixState,
+    moves::Dirty,
+    prefixes::PrefixId,
     terms::{NamedPort, Term, TermId},
 };
 use crate::{
-    delta::{ClassId, PolicyId, Write},
+    delta::{ClassId, PolicyId},
     rule::CidrRule,
 };
-use alloc::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    vec::Vec,
-};
+use alloc::{collections::BTreeSet, sync::Arc, vec::Vec};
 use types::{Cidr, NumericIdentity};
 
 impl Engine {
@@ -26,18 +23,13 @@ impl Engine {
 
     /// Makes peers answer the terms that came into use, and moves those that do so with yes.
     pub(super) fn activate_for(&mut self, touched: &mut Touched, fresh: &[PolicyId], txn: &mut Txn) {
-        let mut dirty = BTreeSet::new();
+        let mut dirty = Dirty::default();
         let mut spanned: BTreeSet<Cidr> = BTreeSet::new();
         for term in core::mem::take(&mut touched.activated) {
             match &*self.terms.term(term).clone() {
                 Term::Labels(selector) => {
-                    for id in self.facts.matching(selector) {
-                        if let Some(state) = self.facts.identities.get_mut(&id) {
-                            super::anchor::insert_sorted(&mut state.answers, term);
-                        }
-                        dirty.insert(Peer::Identity(id));
-                        dirty.extend(self.facts.prefixes_of.get(&id).into_iter().flatten().map(|p| Peer::Prefix(*p)));
-                    }
+                    let ids = self.facts.matching(selector);
+                    dirty.gained.extend(ids.iter().map(|id| (NumericIdentity::new(id), term)));
                 }
                 Term::Cidrs(rules) => {
                     for cut in cuts(rules) {
@@ -49,8 +41,8 @@ impl Engine {
             }
         }
         for outer in outermost(&spanned) {
-            dirty.extend(self.facts.inside(&outer).map(|(p, _)| Peer::Prefix(*p)));
-            dirty.extend(self.facts.identities_inside(&outer).map(Peer::Identity));
+            dirty.anew.extend(self.facts.prefixes.inside(&outer).map(|(id, _)| Peer::Prefix(id)));
+            dirty.anew.extend(self.facts.identities_inside(&outer).map(Peer::Identity));
         }
         for name in core::mem::take(&mut touched.names) {
             // A name given up and taken again in one change is still held.
@@ -59,15 +51,16 @@ impl Engine {
             }
             let prefixes: Vec<Cidr> = self.facts.prefixes_with_port.get(&name).into_iter().flatten().copied().collect();
             for prefix in prefixes {
-                let told = self.facts.prefixes.get(&prefix).and_then(|s| s.told.clone());
+                let Some(id) = self.facts.prefixes.id(&prefix) else { continue };
+                let told = self.facts.prefixes.state(id).told.clone();
                 let ports: Vec<NamedPort> =
                     told.iter().flat_map(|(_, ports)| ports.iter()).filter(|p| p.name == name).cloned().collect();
                 self.hold_named_ports(ports);
-                dirty.insert(Peer::Prefix(prefix));
+                dirty.anew.insert(Peer::Prefix(id));
             }
         }
         // Entries of policies that are only now being made are written later, for all classes at once.
-        self.move_peers_except(&dirty, true, fresh, txn);
+        self.move_peers(dirty, true, fresh, txn);
     }
 
     /// Takes a reference to the terms of an address's named ports, whose names rules in use mention.
@@ -79,143 +72,22 @@ impl Engine {
         }
     }
 
-    pub(super) fn want_prefix(&mut self, prefix: Cidr, dirty: &mut BTreeSet<Peer>, txn: &mut Txn) {
+    fn want_prefix(&mut self, prefix: Cidr, dirty: &mut Dirty, txn: &mut Txn) {
         let ours = if prefix.is_ipv4() { self.config.ipv4 } else { self.config.ipv6 };
         if !ours {
             return;
         }
-        if let Some(state) = self.facts.prefixes.get_mut(&prefix) {
-            state.wanted += 1;
-            if state.wanted == 1 && !prefix.is_default() && state.told.is_none() {
-                txn.delta.wanted.push(prefix);
-            }
-            return;
-        }
-        let state = PrefixState { told: None, wanted: 1, identity: NumericIdentity::UNKNOWN, class: None };
-        self.facts.prefixes.insert(prefix, state);
-        let inherited = self.facts.inherited(&prefix);
-        self.facts.set_identity(prefix, inherited);
-        dirty.insert(Peer::Prefix(prefix));
-        if !prefix.is_default() {
+        let known = self.facts.prefixes.id(&prefix);
+        let id = self.facts.prefixes.id_or_new(prefix);
+        let state = self.facts.prefixes.state_mut(id);
+        state.wanted += 1;
+        if state.wanted == 1 && !prefix.is_default() && state.told.is_none() {
             txn.delta.wanted.push(prefix);
         }
-    }
-
-    pub(super) fn move_peers(&mut self, dirty: &BTreeSet<Peer>, may_rekey: bool, txn: &mut Txn) {
-        self.move_peers_except(dirty, may_rekey, &[], txn);
-    }
-
-    /// Puts peers into the classes of their answers. With `may_rekey`, only new terms made answers change, so a class
-    /// all of whose peers go the same way keeps its number.
-    pub(super) fn move_peers_except(
-        &mut self,
-        dirty: &BTreeSet<Peer>,
-        may_rekey: bool,
-        skip: &[PolicyId],
-        txn: &mut Txn,
-    ) {
-        let mut moves: Vec<(Peer, Option<ClassId>, Arc<[TermId]>)> = Vec::with_capacity(dirty.len());
-        let mut groups: BTreeMap<ClassId, (usize, Arc<[TermId]>, bool)> = BTreeMap::new();
-        for peer in dirty {
-            let answers: Arc<[TermId]> = Arc::from(self.answers_of(peer));
-            let now = self.class_of_peer(peer);
-            if now.is_some_and(|c| *self.classes.answers(c) == answers) && !self.identity_moved(peer) {
-                continue;
-            }
-            if let (Some(class), true) = (now, may_rekey) {
-                let group = groups.entry(class).or_insert_with(|| (0, answers.clone(), true));
-                group.0 += 1;
-                group.2 &= group.1 == answers;
-            }
-            moves.push((*peer, now, answers));
-        }
-        for (class, (count, answers, same)) in groups {
-            let whole = same && class != ClassId::UNKNOWN && count == self.classes.peers(class).len();
-            if whole && self.classes.find(&answers).is_none() {
-                self.classes.rekey(class, answers);
-            }
-        }
-        let mut fresh = Vec::new();
-        let mut placed: Vec<(Peer, Option<ClassId>, ClassId)> = Vec::with_capacity(moves.len());
-        for (peer, now, answers) in moves {
-            let target = match self.classes.find(&answers) {
-                Some(known) => known,
-                None => {
-                    let id = self.classes.create(answers);
-                    fresh.push(id);
-                    id
-                }
-            };
-            placed.push((peer, now, target));
-        }
-        let policies: Vec<PolicyId> = self.policies.by_id.keys().copied().filter(|p| !skip.contains(p)).collect();
-        for class in fresh {
-            for policy in &policies {
-                self.refresh(*policy, class, txn);
-            }
-        }
-        // Longer prefixes first: a new prefix must not show before the exceptions inside it do.
-        placed.sort_by_key(|(peer, ..)| match peer {
-            Peer::Identity(_) => (0, 0),
-            Peer::Prefix(p) => (1, u8::MAX - p.bits()),
-        });
-        txn.visible |= placed.iter().any(|(_, now, target)| now.is_some_and(|c| c != *target));
-        for (peer, now, target) in placed {
-            self.place(peer, now, target, txn);
-        }
-    }
-
-    pub(super) fn place(&mut self, peer: Peer, now: Option<ClassId>, target: ClassId, txn: &mut Txn) {
-        if let Some(class) = now.filter(|c| *c != target) {
-            self.classes.leave(class, peer);
-            txn.left.insert(class);
-        }
-        self.classes.join(target, peer);
-        match peer {
-            Peer::Identity(id) => {
-                if let Some(state) = self.facts.identities.get_mut(&id)
-                    && state.class != target
-                {
-                    state.class = target;
-                    txn.delta.writes.push(Write::PutIdentity(id, target));
-                }
-            }
-            Peer::Prefix(prefix) => {
-                if let Some(state) = self.facts.prefixes.get_mut(&prefix) {
-                    let identity = state.identity;
-                    let written = self.written.insert(prefix, identity);
-                    txn.visible |= now.is_none();
-                    if state.class != Some(target) || written != Some(identity) {
-                        state.class = Some(target);
-                        txn.delta.writes.push(Write::PutPrefix(prefix, identity, target));
-                    }
-                }
-            }
-        }
-    }
-
-    /// True if the ipcache shows another identity for the prefix than the one it has.
-    pub(super) fn identity_moved(&self, peer: &Peer) -> bool {
-        match peer {
-            Peer::Identity(_) => false,
-            Peer::Prefix(prefix) => {
-                let identity = self.facts.prefixes.get(prefix).map(|s| s.identity);
-                self.written.get(prefix).copied() != identity
-            }
-        }
-    }
-
-    pub(super) fn class_of_peer(&self, peer: &Peer) -> Option<ClassId> {
-        match peer {
-            Peer::Identity(id) => self.facts.identities.get(id).map(|s| s.class),
-            Peer::Prefix(prefix) => self.facts.prefixes.get(prefix).and_then(|s| s.class),
-        }
-    }
-
-    pub(super) fn answers_of(&self, peer: &Peer) -> Vec<TermId> {
-        match peer {
-            Peer::Identity(id) => self.facts.identity_answers(&self.terms, *id),
-            Peer::Prefix(prefix) => self.facts.prefix_answers(&self.terms, prefix, |l| self.is_outside(l)),
+        if known.is_none() {
+            let inherited = self.facts.inherited(&prefix);
+            self.facts.set_identity(id, inherited);
+            dirty.anew.insert(Peer::Prefix(id));
         }
     }
 
@@ -233,23 +105,23 @@ impl Engine {
         if dead.is_empty() {
             return;
         }
-        let mut unwanted: BTreeSet<Cidr> = BTreeSet::new();
+        let mut unwanted: Vec<(u8, PrefixId)> = Vec::new();
         for term in &dead {
             if let Term::Cidrs(rules) = &*self.terms.term(*term).clone() {
                 for cut in cuts(rules) {
-                    self.unwant_prefix(cut, &mut unwanted, txn);
+                    unwanted.extend(self.unwant_prefix(cut, txn).map(|id| (cut.bits(), id)));
                 }
             }
         }
+        let mut going = PeerSet::default();
+        unwanted.iter().for_each(|(_, id)| going.insert(Peer::Prefix(*id)));
         let classes: BTreeSet<ClassId> = dead.iter().flat_map(|t| self.classes.of_term(*t)).collect();
         for class in classes {
-            self.merge_class(class, &dead, &unwanted, txn);
+            self.merge_class(class, &dead, &going, txn);
         }
         // Shorter prefixes first: what is behind them says the same by now.
-        let mut gone: Vec<Cidr> = unwanted.into_iter().collect();
-        gone.sort_by_key(Cidr::bits);
-        for prefix in gone {
-            self.written.remove(&prefix);
+        unwanted.sort_unstable();
+        for (_, prefix) in unwanted {
             self.delete_prefix(prefix, txn);
         }
         for term in dead {
@@ -257,46 +129,46 @@ impl Engine {
         }
     }
 
-    pub(super) fn unwant_prefix(&mut self, prefix: Cidr, unwanted: &mut BTreeSet<Cidr>, txn: &mut Txn) {
-        let Some(state) = self.facts.prefixes.get_mut(&prefix) else { return };
+    /// One term less names the prefix; its number if it is to go.
+    fn unwant_prefix(&mut self, prefix: Cidr, txn: &mut Txn) -> Option<PrefixId> {
+        let id = self.facts.prefixes.id(&prefix)?;
+        let state = self.facts.prefixes.state_mut(id);
         state.wanted = state.wanted.saturating_sub(1);
         if state.wanted > 0 {
-            return;
-        }
-        if state.told.is_none() {
-            unwanted.insert(prefix);
+            return None;
         }
         if !prefix.is_default() {
             txn.delta.unwanted.push(prefix);
         }
+        state.told.is_none().then_some(id)
     }
 
-    pub(super) fn merge_class(
-        &mut self,
-        class: ClassId,
-        dead: &BTreeSet<TermId>,
-        unwanted: &BTreeSet<Cidr>,
-        txn: &mut Txn,
-    ) {
-        let left: Vec<TermId> = self.classes.answers(class).iter().filter(|t| !dead.contains(t)).copied().collect();
-        let peers: Vec<Peer> = self.classes.peers(class).iter().copied().collect();
-        for peer in &peers {
-            if let Peer::Identity(id) = peer
-                && let Some(state) = self.facts.identities.get_mut(id)
-            {
-                state.answers.retain(|t| !dead.contains(t));
+    /// Brings a class whose terms go out of use together with the one it differs from in them only. The smaller of the
+    /// two moves.
+    fn merge_class(&mut self, class: ClassId, dead: &BTreeSet<TermId>, going: &PeerSet, txn: &mut Txn) {
+        let alive = |list: &[TermId]| list.iter().filter(|t| !dead.contains(t)).copied().collect::<Arc<[TermId]>>();
+        let left = alive(self.classes.answers(class));
+        let mut peers = self.classes.peers(class).clone();
+        let mut shared: Option<Arc<[TermId]>> = None;
+        for id in peers.identities() {
+            if let Some(state) = self.facts.identities.get_mut(&id) {
+                state.answers = shared.get_or_insert_with(|| alive(&state.answers)).clone();
             }
         }
         let Some(into) = self.classes.find(&left) else {
-            self.classes.rekey(class, Arc::from(left));
+            self.classes.rekey(class, left);
             return;
         };
-        for peer in peers {
-            let going = matches!(peer, Peer::Prefix(p) if unwanted.contains(&p));
-            if !going {
-                self.place(peer, Some(class), into, txn);
-            }
+        peers.subtract(going);
+        let others = self.classes.peers(into);
+        if into != ClassId::UNKNOWN && others.len() < peers.len() {
+            let others = others.clone();
+            self.classes.rekey(class, left);
+            self.relocate(alloc::vec![(Some(into), class, others)], txn);
+            txn.left.insert(into);
+            return;
         }
+        self.relocate(alloc::vec![(Some(class), into, peers)], txn);
         txn.left.insert(class);
         self.classes.strip(class, dead);
     }

@@ -102,3 +102,39 @@ fn removing_everything_leaves_nothing_behind() {
     assert_eq!(engine.stats(), empty);
     assert_eq!(ingress(&engine, web, 300, 80), Verdict::Allow);
 }
+
+#[test]
+fn the_smaller_part_moves_when_a_class_splits_and_when_two_become_one() {
+    let (mut engine, web) = engine(&[]);
+    for id in 300..310u32 {
+        let mut labels = pod("client");
+        labels.insert(types::Label::k8s("version", &format!("{id}")));
+        if id != 305 {
+            labels.insert(types::Label::k8s("tier", "front"));
+        }
+        let id = NumericIdentity::new(id);
+        engine.upsert_identity(id, &labels).unwrap();
+        let addr = types::Cidr::host(core::net::Ipv4Addr::from_bits(0x0a00_0000 + id.as_u32()).into());
+        engine.upsert_address(addr, id, &[]).unwrap();
+    }
+    let moved = |delta: &Delta| delta.writes.len() - delta.entry_writes();
+    let all = "  ingress:\n  - fromEndpoints: [{matchLabels: {app: client}}]\n    toPorts: [{ports: [{port: '80'}]}]\n";
+    let front =
+        "  ingress:\n  - fromEndpoints: [{matchLabels: {tier: front}}]\n    toPorts: [{ports: [{port: '81'}]}]\n";
+    let first = engine.upsert_object(cnp("all", all)).unwrap();
+    assert_eq!(moved(&first), 20 + 1, "who leaves class 0 is written: identities, addresses, and the endpoint");
+    let split = engine.upsert_object(cnp("front", front)).unwrap();
+    assert_eq!(moved(&split), 2, "one of ten does not answer: {split:?}");
+    let ports = |engine: &Engine, id| [80, 81].map(|port| ingress(engine, web, id, port));
+    assert_eq!(ports(&engine, 304), [Verdict::Allow, Verdict::Allow]);
+    assert_eq!(ports(&engine, 305), [Verdict::Allow, Verdict::Deny]);
+    let key = crate::ObjectKey {
+        kind: crate::ObjectKind::CiliumNetworkPolicy,
+        namespace: "default".into(),
+        name: "front".into(),
+    };
+    let merged = engine.remove_object(&key);
+    assert_eq!(moved(&merged), 2, "the one joins the nine: {merged:?}");
+    assert_eq!(ports(&engine, 304), [Verdict::Allow, Verdict::Deny]);
+    assert_eq!(engine.class_of(NumericIdentity::new(304), None), engine.class_of(NumericIdentity::new(305), None));
+}

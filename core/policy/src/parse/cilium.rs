@@ -2,7 +2,7 @@
 
 use super::{
     RuleWithLabels,
-    ctx::{Ctx, Path, Problem},
+    ctx::{Ctx, Path, Problem, shorten},
     peers, ports,
     selectors::{self, Keys, Scoping, is_dns_name},
 };
@@ -46,7 +46,8 @@ pub(super) fn metadata(cx: &mut Ctx<'_>, kind: ObjectKind, map: &Map<String, Val
         .and_then(Value::as_str)
         .map(ToString::to_string);
     let slash = if namespace.is_empty() { "" } else { "/" };
-    cx.name_object(format!("{kind} {namespace}{slash}{name}"));
+    // A name that is too long is said so below, and not again with each mistake of the object.
+    cx.name_object(format!("{kind} {}{slash}{}", shorten(&namespace), shorten(&name)));
     if !is_dns_name(&name) {
         cx.invalid(&path.field("name"), &name, "a name is a DNS name in lower case of up to 253 characters");
     }
@@ -57,16 +58,15 @@ pub(super) fn metadata(cx: &mut Ctx<'_>, kind: ObjectKind, map: &Map<String, Val
 }
 
 /// The labels rules derived from an object are reported with.
-pub(super) fn derived_labels(kind: ObjectKind, meta: &Metadata) -> Labels {
+pub(super) fn derived_labels(kind: ObjectKind, meta: &Metadata) -> Vec<Label> {
     let key = |name: &str| format!("io.cilium.k8s.policy.{name}");
     let name = meta.annotated_name.as_deref().unwrap_or(&meta.name);
-    let mut labels: Labels =
-        [Label::k8s(&key("derived-from"), kind.name()), Label::k8s(&key("name"), name)].into_iter().collect();
+    let mut labels = alloc::vec![Label::k8s(&key("derived-from"), kind.name()), Label::k8s(&key("name"), name)];
     if !meta.namespace.is_empty() {
-        labels.insert(Label::k8s(&key("namespace"), &meta.namespace));
+        labels.push(Label::k8s(&key("namespace"), &meta.namespace));
     }
     if !meta.uid.is_empty() {
-        labels.insert(Label::k8s(&key("uid"), &meta.uid));
+        labels.push(Label::k8s(&key("uid"), &meta.uid));
     }
     labels
 }
@@ -87,16 +87,17 @@ pub(super) fn object(cx: &mut Ctx<'_>, kind: ObjectKind, map: &Map<String, Value
         rules.extend(rule(cx, &root.field("spec"), value, Place::Spec, kind, namespace, &mut labels));
     }
     let path = root.field("specs");
-    for (i, item) in cx.list_field(&root, map, "specs").unwrap_or_default().iter().enumerate() {
+    for (i, item) in cx.rules_field(&root, map, "specs") {
         found = true;
-        let place = Place::Specs(u16::try_from(i).unwrap_or(u16::MAX));
-        rules.extend(rule(cx, &path.index(i), item, place, kind, namespace, &mut labels));
+        let place = Place::Specs(i);
+        rules.extend(rule(cx, &path.index(usize::from(i)), item, place, kind, namespace, &mut labels));
     }
     if !found {
         cx.error(&root.field("spec"), Problem::Missing { expected: "a rule in spec, or a list of rules in specs" });
     }
     let key = ObjectKey { kind, namespace: meta.namespace.into(), name: meta.name.into() };
     let notices = core::mem::take(&mut cx.notices);
+    let labels = labels.into_iter().collect();
     (cx.errors_so_far() == before).then(|| PolicyObject { key, uid: meta.uid.into(), labels, rules, notices })
 }
 
@@ -109,26 +110,28 @@ pub(super) fn bare_rules(cx: &mut Ctx<'_>, value: &Value, out: &mut Vec<RuleWith
         Value::Object(_) => one,
         _ => cx.array(&root, value).unwrap_or_default(),
     };
-    for (i, item) in items.iter().enumerate() {
-        let mut labels = Labels::default();
+    for (i, item) in cx.numbered(&root, items) {
+        let mut labels = Vec::new();
         cx.notices.clear();
-        let place = Place::Item(u16::try_from(i).unwrap_or(u16::MAX));
-        let rule = rule(cx, &root.index(i), item, place, ObjectKind::Rules, None, &mut labels);
+        let place = Place::Item(i);
+        let rule = rule(cx, &root.index(usize::from(i)), item, place, ObjectKind::Rules, None, &mut labels);
         let notices = core::mem::take(&mut cx.notices);
+        let labels = labels.into_iter().collect();
         out.extend(rule.map(|rule| RuleWithLabels { rule, labels, notices }));
     }
 }
 
 /// Gathers bare rules into one object, named by their labels.
 pub(super) fn object_of_bare_rules(rules: Vec<RuleWithLabels>) -> Option<PolicyObject> {
-    let mut labels = Labels::default();
+    let mut labels = Vec::new();
     let mut notices = Vec::new();
     let mut plain = Vec::new();
     for rule in rules {
-        labels = labels.into_iter().chain(rule.labels).collect();
+        labels.extend(rule.labels);
         notices.extend(rule.notices);
         plain.push(rule.rule);
     }
+    let labels: Labels = labels.into_iter().collect();
     let name = if labels.is_empty() { "unnamed".to_string() } else { labels.to_string() };
     let key = ObjectKey { kind: ObjectKind::Rules, namespace: "".into(), name: name.into() };
     (!plain.is_empty()).then(|| PolicyObject { key, uid: "".into(), labels, rules: plain, notices })
@@ -141,7 +144,7 @@ fn rule(
     place: Place,
     kind: ObjectKind,
     namespace: Option<&str>,
-    labels: &mut Labels,
+    labels: &mut Vec<Label>,
 ) -> Option<Rule> {
     let map = cx.object(path, value)?;
     let before = cx.errors_so_far();
@@ -169,10 +172,11 @@ fn rule(
         (Direction::Egress, Action::Deny, "egressDeny", schema::EGRESS_DENY.names),
     ] {
         let list = path.field(name);
-        for (i, item) in cx.list_field(path, map, name).unwrap_or_default().iter().enumerate() {
+        for (i, item) in cx.rules_field(path, map, name) {
             present[direction as usize] = true;
             let place = ports::Where { direction, deny: action == Action::Deny, host };
-            sections[direction as usize].extend(peer_rule(cx, &list.index(i), item, i, place, scoping, fields));
+            let at = list.index(usize::from(i));
+            sections[direction as usize].extend(peer_rule(cx, &at, item, i, place, scoping, fields));
         }
     }
     let [ingress_default_deny, egress_default_deny] = default_deny(cx, path, map, present);
@@ -230,7 +234,7 @@ fn peer_rule(
     cx: &mut Ctx<'_>,
     path: &Path<'_>,
     value: &Value,
-    index: usize,
+    index: u16,
     place: ports::Where,
     scoping: Scoping<'_>,
     fields: &'static [&'static str],
@@ -250,7 +254,7 @@ fn peer_rule(
     };
     Some(PeerRule {
         action: if place.deny { Action::Deny } else { Action::Allow },
-        index: u16::try_from(index).unwrap_or(u16::MAX),
+        index,
         peers: read.peers,
         ports,
         requires: read.requires,
@@ -299,20 +303,20 @@ fn default_deny(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, pre
     [of(0), of(1)]
 }
 
-fn own_labels(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, labels: &mut Labels) {
+fn own_labels(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, labels: &mut Vec<Label>) {
     let list = path.field("labels");
     for (i, item) in cx.list_field(path, map, "labels").unwrap_or_default().iter().enumerate() {
         let at = list.index(i);
         match item {
             Value::String(text) => {
-                labels.insert(Label::parse(text));
+                labels.push(Label::parse(text));
             }
             Value::Object(map) => {
                 cx.only_fields(&at, map, &["key", "value", "source", "cidr"]);
                 let key = cx.required_text(&at, map, "key").unwrap_or_default();
                 let value = cx.text_field(&at, map, "value");
                 let source = cx.text_field(&at, map, "source");
-                labels.insert(Label::new(source, key, value));
+                labels.push(Label::new(source, key, value));
             }
             other => cx.expected(&at, "a label: source:key=value, or a mapping with key, value and source", other),
         }

@@ -99,8 +99,12 @@ impl Found {
     }
 }
 
-fn shorten(text: &str) -> String {
-    let mut short: String = text.chars().take(64).collect();
+/// Longest name a mistake shows: no valid key, value or name is cut.
+const SHOWN_MAX: usize = 253;
+
+/// The beginning of a text that may be of any length.
+pub(super) fn shorten(text: &str) -> String {
+    let mut short: String = text.chars().take(SHOWN_MAX).collect();
     if short.len() < text.len() {
         short.push('…');
     }
@@ -114,13 +118,16 @@ impl fmt::Display for Problem {
             Self::TooMuch { limit, allowed } => write!(f, "exceeds the limit {limit} of {allowed}"),
             Self::UnknownKind { found } => write!(
                 f,
-                "found {found:?}; allowed: cilium.io/v2 CiliumNetworkPolicy, cilium.io/v2 \
-                 CiliumClusterwideNetworkPolicy, networking.k8s.io/v1 NetworkPolicy, v1 List"
+                "found {:?}; allowed: cilium.io/v2 CiliumNetworkPolicy, cilium.io/v2 \
+                 CiliumClusterwideNetworkPolicy, networking.k8s.io/v1 NetworkPolicy, v1 List",
+                shorten(found)
             ),
             Self::UnknownField { allowed } => write!(f, "unknown field; allowed: {}", allowed.join(", ")),
             Self::Missing { expected } => write!(f, "missing; expected {expected}"),
             Self::Expected { expected, found } => write!(f, "found {}; expected {expected}", found.0),
-            Self::NotOneOf { found, allowed } => write!(f, "found {found:?}; allowed: {}", allowed.join(", ")),
+            Self::NotOneOf { found, allowed } => {
+                write!(f, "found {:?}; allowed: {}", shorten(found), allowed.join(", "))
+            }
             Self::Invalid { found, why } => write!(f, "found {found:?}; {why}"),
             Self::Combined { a, b } => {
                 write!(f, "{a} and {b} cannot be combined in one rule; write a rule for each")
@@ -129,6 +136,9 @@ impl fmt::Display for Problem {
         }
     }
 }
+
+/// Most rules of one list (`policy-rules-max`): each is known by a number of 16 bits.
+pub(super) const RULES_MAX: usize = 1 << 16;
 
 /// A path into a document, on the stack.
 #[derive(Clone, Copy)]
@@ -152,8 +162,8 @@ impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Path::Root => Ok(()),
-            Path::Field(Path::Root, name) => f.write_str(name),
-            Path::Field(parent, name) => write!(f, "{parent}.{name}"),
+            Path::Field(Path::Root, name) => f.write_str(&shorten(name)),
+            Path::Field(parent, name) => write!(f, "{parent}.{}", shorten(name)),
             Path::Index(parent, index) => write!(f, "{parent}[{index}]"),
         }
     }
@@ -290,6 +300,30 @@ impl<'a> Ctx<'a> {
             None | Some(Value::Null) => None,
             Some(value) => Some(self.array(&path.field(name), value).unwrap_or_default()),
         }
+    }
+
+    /// The rules of a list field with their numbers; none if it is absent or null.
+    pub(super) fn rules_field<'v>(
+        &mut self,
+        path: &Path<'_>,
+        map: &'v Map<String, Value>,
+        name: &str,
+    ) -> impl Iterator<Item = (u16, &'v Value)> + use<'v> {
+        let items = self.list_field(path, map, name).unwrap_or_default();
+        self.numbered(&path.field(name), items)
+    }
+
+    /// Rules of a list, each of which is known by its number: there are not more than numbers.
+    pub(super) fn numbered<'v>(
+        &mut self,
+        path: &Path<'_>,
+        items: &'v [Value],
+    ) -> impl Iterator<Item = (u16, &'v Value)> + use<'v> {
+        let few = items.len() <= RULES_MAX;
+        if !few {
+            self.error(path, Problem::TooMuch { limit: "policy-rules-max", allowed: RULES_MAX });
+        }
+        (0..=u16::MAX).zip(if few { items } else { &[] })
     }
 
     /// Reports every field that is not in `allowed`.

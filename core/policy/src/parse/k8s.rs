@@ -3,12 +3,12 @@
 use super::{
     cilium::{derived_labels, metadata},
     ctx::{Ctx, Path, Problem},
-    peers, ports,
+    peers,
     selectors::{self, Keys},
 };
 use crate::rule::{
     Action, CidrRule, Direction, ObjectKey, ObjectKind, Peer, PeerRule, Peers, Place, PolicyObject, PortMatch,
-    PortRange, PortRule, PortSpec, Ports, Rule, Subject,
+    PortRange, PortRule, PortSpec, Ports, Rule, Subject, port::is_port_name,
 };
 use alloc::{
     string::{String, ToString},
@@ -60,7 +60,7 @@ pub(super) fn network_policy(cx: &mut Ctx<'_>, map: &Map<String, Value>) -> Opti
         egress,
         description: "".into(),
     };
-    let labels = derived_labels(kind, &meta);
+    let labels = derived_labels(kind, &meta).into_iter().collect();
     let key = ObjectKey { kind, namespace: meta.namespace.into(), name: meta.name.into() };
     let notices = core::mem::take(&mut cx.notices);
     (cx.errors_so_far() == before).then(|| PolicyObject {
@@ -104,8 +104,8 @@ fn section(
     };
     let list = path.field(name);
     let mut rules = Vec::new();
-    for (i, item) in cx.list_field(path, spec, name).unwrap_or_default().iter().enumerate() {
-        let at = list.index(i);
+    for (i, item) in cx.rules_field(path, spec, name) {
+        let at = list.index(usize::from(i));
         let Some(map) = cx.object(&at, item) else { continue };
         cx.only_fields(&at, map, fields);
         let items = cx.list_field(&at, map, peer_field).unwrap_or_default();
@@ -122,7 +122,7 @@ fn section(
         };
         rules.push(PeerRule {
             action: Action::Allow,
-            index: u16::try_from(i).unwrap_or(u16::MAX),
+            index: i,
             peers,
             ports: port_list(cx, &at, map),
             requires: Vec::new(),
@@ -214,7 +214,7 @@ fn port(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<PortMatch> {
             PortSpec::Range(PortRange::ALL)
         }
         Some(Value::String(name)) => {
-            if !ports::is_service_name(name) || end.is_some() {
+            if !is_port_name(name) || end.is_some() {
                 let why = "a port is a number from 1 to 65535, or a name of up to 15 characters without endPort";
                 cx.invalid(&at, name, why);
             }

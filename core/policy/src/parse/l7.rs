@@ -4,6 +4,7 @@ use super::{
     ctx::{Ctx, Path, Problem},
     peers::check_dns_selector,
     ports::Where,
+    regex,
 };
 use crate::rule::{
     Direction, HttpRule, L7Parser, L7Rules, PortMatch, PortSpec,
@@ -53,7 +54,7 @@ const KAFKA_KEYS: &[&str] = &[
 const PRODUCE_KEYS: &[i16] = &[0, 3, 18];
 const CONSUME_KEYS: &[i16] = &[1, 2, 3, 8, 9, 10, 11, 12, 13, 14, 18];
 
-/// Longest expression: three bytes of one may stand for thousands of ranges of characters.
+/// Longest expression: few bytes of one may demand much memory of a proxy.
 const REGEX_BYTES_MAX: usize = 4096;
 
 /// Reads the L7 part of a port rule; `None` if there is none.
@@ -196,7 +197,7 @@ fn regex_field(cx: &mut Ctx<'_>, path: &Path<'_>, map: &Map<String, Value>, name
             &path.field(name),
             Problem::TooMuch { limit: "policy-expression-bytes-max", allowed: REGEX_BYTES_MAX },
         );
-    } else if regex_syntax::parse(text).is_err() {
+    } else if !regex::is_expression(text) {
         cx.invalid(&path.field(name), text, "this must be a regular expression in RE2 syntax");
     }
     text.into()

@@ -4,7 +4,7 @@ use super::{
     ctx::{Ctx, Path, Problem},
     l7,
 };
-use crate::rule::{Direction, IcmpFamily, PortMatch, PortRange, PortRule, PortSpec, Ports};
+use crate::rule::{Direction, IcmpFamily, PortMatch, PortRange, PortRule, PortSpec, Ports, port::is_port_name};
 use crate::schema;
 use alloc::{
     string::{String, ToString},
@@ -100,7 +100,7 @@ fn port(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value, out: &mut Vec<PortMatc
 
 /// A port's text and `endPort`: 0 is all ports, or with an end all up to it; an end not above the port is ignored.
 fn port_spec(text: &str, end: Option<u16>) -> Option<PortSpec> {
-    if is_service_name(text) {
+    if is_port_name(text) {
         return Some(PortSpec::Named(text.to_ascii_lowercase().into()));
     }
     let plain = text.len() <= 5 && (text == "0" || !text.starts_with('0')) && text.bytes().all(|b| b.is_ascii_digit());
@@ -110,16 +110,6 @@ fn port_spec(text: &str, end: Option<u16>) -> Option<PortSpec> {
         end => end.max(first),
     };
     Some(PortSpec::Range(PortRange { first, last }))
-}
-
-/// RFC 6335: up to 15 letters, digits and hyphens, at least one letter, no hyphen at an edge or beside another.
-pub(super) fn is_service_name(text: &str) -> bool {
-    text.len() <= 15
-        && text.bytes().any(|b| b.is_ascii_alphabetic())
-        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-        && !text.contains("--")
 }
 
 fn icmp_rule(cx: &mut Ctx<'_>, path: &Path<'_>, value: &Value) -> Option<PortRule> {

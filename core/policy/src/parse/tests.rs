@@ -55,7 +55,9 @@ fn depth_size_and_aliases_are_bounded_by_name() {
     // Few nodes, but each alias of the text would copy all of it.
     let text_bomb = alloc::format!("a: &a \"{}\"\nb: [{}*a]\n", "x".repeat(1 << 20), "*a, ".repeat(100));
     let key_bomb = alloc::format!("a: &a {{\"{}\": 1}}\nb: [{}*a]\n", "x".repeat(1 << 20), "*a, ".repeat(100));
-    let mistakes = alloc::format!("[{}{{}}]", "{\"x\":1},".repeat(100_000));
+    let mistakes = alloc::format!("[{}{{}}]", "{\"x\":1},".repeat(60_000));
+    // Rules are numbered with 16 bits; a number that two have would name the wrong one.
+    let rules = alloc::format!("[{}{{}}]", "{},".repeat(1 << 16));
     for (text, limit) in [
         (wide_json.as_str(), "policy-nodes-max"),
         (wide_yaml.as_str(), "policy-nodes-max"),
@@ -66,6 +68,7 @@ fn depth_size_and_aliases_are_bounded_by_name() {
         (yaml_deep.as_str(), "policy-depth-max"),
         (bomb, "policy-nodes-max"),
         (big.as_str(), "policy-bytes-max"),
+        (rules.as_str(), "policy-rules-max"),
     ] {
         let found = errors(text);
         assert!(found.len() == 1 && found[0].contains(limit), "{limit}: {found:?}");

@@ -104,3 +104,14 @@ impl fmt::Debug for PortRange {
         fmt::Display::fmt(self, f)
     }
 }
+
+/// RFC 6335: up to 15 letters, digits and hyphens, at least one letter, no hyphen at an edge or beside another.
+#[must_use]
+pub fn is_port_name(text: &str) -> bool {
+    text.len() <= 15
+        && text.bytes().any(|b| b.is_ascii_alphabetic())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+        && !text.contains("--")
+}

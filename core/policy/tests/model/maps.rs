@@ -15,13 +15,17 @@ pub struct Maps {
 
 impl Maps {
     pub fn apply_all(&mut self, writes: &[Write]) {
-        writes.iter().for_each(|w| self.apply(w));
+        for write in writes {
+            self.apply(write);
+        }
     }
 
-    pub fn apply(&mut self, write: &Write) {
+    /// Makes a write; false if the maps are as they were.
+    pub fn apply(&mut self, write: &Write) -> bool {
         match *write {
             Write::PutEntry(key, value) => {
-                self.entries.entry((key.policy, key.class, key.direction)).or_default().insert(key.l4, value);
+                let table = self.entries.entry((key.policy, key.class, key.direction)).or_default();
+                table.insert(key.l4, value) != Some(value)
             }
             Write::DeleteEntry(key) => {
                 let place = (key.policy, key.class, key.direction);
@@ -30,15 +34,23 @@ impl Maps {
                 if table.is_empty() {
                     self.entries.remove(&place);
                 }
+                true
             }
-            Write::PutIdentity(id, class) => drop(self.identities.insert(id, class)),
-            Write::DeleteIdentity(id) => drop(self.identities.remove(&id).expect("only what is there is deleted")),
-            Write::PutPrefix(prefix, id, class) => drop(self.prefixes.insert(prefix, (id, class))),
+            Write::PutIdentity(id, class) => self.identities.insert(id, class) != Some(class),
+            Write::DeleteIdentity(id) => {
+                self.identities.remove(&id).expect("only what is there is deleted");
+                true
+            }
+            Write::PutPrefix(prefix, id, class) => self.prefixes.insert(prefix, (id, class)) != Some((id, class)),
             Write::DeletePrefix(prefix) => {
                 self.prefixes.remove(&prefix).expect("only what is there is deleted");
+                true
             }
-            Write::PutEndpoint(id, policy) => drop(self.endpoints.insert(id, policy)),
-            Write::DeleteEndpoint(id) => drop(self.endpoints.remove(&id).expect("only what is there is deleted")),
+            Write::PutEndpoint(id, policy) => self.endpoints.insert(id, policy) != Some(policy),
+            Write::DeleteEndpoint(id) => {
+                self.endpoints.remove(&id).expect("only what is there is deleted");
+                true
+            }
         }
     }
 

@@ -46,11 +46,14 @@ fn node() -> NodeConfig {
     }
 }
 
-/// What the programs cost, in whichever configuration each costs most: one that reports every packet, or one in which
-/// packets of known connections take the short way.
+/// What the programs cost, in whichever configuration each costs most: one that reports every packet, one in which
+/// packets of known connections take the short way, or one in which backends are told of frontends by options.
 fn dearest(object: &Path) -> Result<Vec<Inspection>, LoadError> {
     let mut programs = inspect(object, &node())?;
-    for other in inspect(object, &NodeConfig { monitor_aggregation: 3, ..node() })? {
+    let quiet = NodeConfig { monitor_aggregation: 3, ..node() };
+    let by_option = NodeConfig { lb_flags: node().lb_flags & !LB_DSR_IPIP, ..node() };
+    let others = [inspect(object, &quiet)?, inspect(object, &by_option)?];
+    for other in others.into_iter().flatten() {
         let cost = |program: &Inspection| program.outcome.as_ref().map_or(u64::MAX, |of| of.figures.verified_insns);
         match programs.iter_mut().find(|program| program.program == other.program) {
             Some(known) if cost(known) >= cost(&other) => {}

@@ -10,7 +10,7 @@ use abi::{
 use datapath::{Action, Verdict};
 use loader::{Datapath, Events, Maps, Program, SkBuff, TestRunError};
 
-use crate::generate::Stimulus;
+use crate::generate::{Hook, Stimulus};
 
 /// What an arm made of a packet.
 #[derive(Clone, PartialEq, Eq)]
@@ -71,17 +71,40 @@ impl Kernel {
 
     /// Runs a packet; `None`: the kernel does not take it.
     pub fn run(&mut self, stimulus: &Stimulus) -> Option<Answer> {
+        let Hook::Tc(program) = stimulus.hook else { return self.run_xdp(stimulus) };
         let ctx = SkBuff { mark: stimulus.mark, ifindex: stimulus.ifindex, ..SkBuff::default() };
-        let run = match self.datapath.test_run(stimulus.program, &stimulus.packet, &ctx, 1) {
+        let run = match self.datapath.test_run(program, &stimulus.packet, &ctx, 1) {
             Ok(run) => run,
             Err(TestRunError::Refused { .. }) => return None,
             Err(other) => panic!("{other}"),
         };
         let [action, argument, ..] = run.ctx.cb;
         assert_eq!(run.ret, returned(action), "the verdict and what the kernel is told: {action} {argument}");
+        Some(Answer { action, argument, packet: run.data, mark: run.ctx.mark, events: self.events() })
+    }
+
+    /// At the hook before there is a buffer only what the program returns is seen: whether it sends the packet back where it came
+    /// from, and no reason of a drop.
+    fn run_xdp(&mut self, stimulus: &Stimulus) -> Option<Answer> {
+        let run = match self.datapath.test_run_xdp(&stimulus.packet, stimulus.ifindex, 1) {
+            Ok(run) => run,
+            Err(TestRunError::Refused { .. }) => return None,
+            Err(other) => panic!("{other}"),
+        };
+        let (action, argument) = match run.ret {
+            1 => (Action::Drop, 0),
+            2 => (Action::Pass, 0),
+            3 => (Action::Redirect, 1),
+            4 => (Action::Redirect, 0),
+            other => panic!("the XDP program returned {other}"),
+        };
+        Some(Answer { action: action as u32, argument, packet: run.data, mark: stimulus.mark, events: self.events() })
+    }
+
+    fn events(&mut self) -> Vec<Vec<u8>> {
         let mut events = Vec::new();
         self.events.drain(64, |record| events.push(without_time(record.to_vec())));
-        Some(Answer { action, argument, packet: run.data, mark: run.ctx.mark, events })
+        events
     }
 
     pub fn write(&self, write: &MapWrite) {
@@ -129,27 +152,42 @@ impl Native {
             cpu: self.cpu,
             mark: stimulus.mark,
             ways: &self.ways,
-            early: false,
+            early: stimulus.hook == Hook::Xdp,
         };
-        let first = match stimulus.program {
+        let Hook::Tc(program) = stimulus.hook else {
+            let verdict = datapath::early(&mut run);
+            let argument = match verdict.action {
+                Action::Redirect => u32::from(verdict.argument == stimulus.ifindex),
+                _ => 0,
+            };
+            let packet = run.packet;
+            let (action, mark) = (verdict.action as u32, stimulus.mark);
+            return Answer { action, argument, packet, mark, events: self.events() };
+        };
+        let first = match program {
+            Program::ToNetdev => datapath::hooks::to_netdev(&mut run),
             Program::FromContainer => datapath::hooks::from_pod(&mut run),
             Program::ToContainer => datapath::hooks::to_pod(&mut run),
             Program::FromHost => datapath::hooks::from_host(&mut run),
             Program::FromNetdev => datapath::hooks::from_netdev(&mut run),
             other => panic!("{other} has no native twin yet"),
         };
-        let short = stimulus.program == Program::FromContainer && first.action != Action::Continue;
+        let short = program == Program::FromContainer && first.action != Action::Continue;
         self.short += u64::from(short);
         let Verdict { action, argument } = datapath::complete(&mut run, first);
         let (packet, mut mark) = (run.packet, run.mark);
         if action == Action::Proxy {
             mark = 0x0200 | argument << 16; // What the program itself does with this verdict.
         }
+        Answer { action: action as u32, argument, packet, mark, events: self.events() }
+    }
+
+    fn events(&mut self) -> Vec<Vec<u8>> {
         let mut events = Vec::new();
         while let Some(record) = self.maps.events.pop() {
             events.push(without_time(record));
         }
-        Answer { action: action as u32, argument, packet, mark, events }
+        events
     }
 
     pub fn write(&mut self, write: &MapWrite) {

@@ -1,6 +1,6 @@
 //! What is sent to which program: new flows, flows that go on, replies to what came out, errors about it, and damage.
 
-use std::{collections::VecDeque, net::IpAddr};
+use std::{collections::VecDeque, fmt, net::IpAddr};
 
 use loader::Program;
 
@@ -13,10 +13,27 @@ use crate::{
 /// Packets remembered to be continued and answered.
 const MEMORY: usize = 400;
 
+/// Where a packet is run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Hook {
+    Tc(Program),
+    /// Before there is a buffer.
+    Xdp,
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tc(program) => program.fmt(f),
+            Self::Xdp => f.write_str("cil_xdp_entry"),
+        }
+    }
+}
+
 /// A packet for a program.
 #[derive(Clone, Debug)]
 pub struct Stimulus {
-    pub program: Program,
+    pub hook: Hook,
     pub ifindex: u32,
     pub packet: Vec<u8>,
     pub mark: u32,
@@ -36,11 +53,17 @@ pub enum Kind {
     Error,
     Neighbour,
     Fragment,
+    /// What an earlier hook let pass.
+    Passed,
+    /// A packet from another balancer, which names the frontend.
+    Told,
+    /// Masqueraded traffic, or an answer to it.
+    Masqueraded,
 }
 
 /// A packet that was run.
 struct Run {
-    program: Program,
+    hook: Hook,
     input: Vec<u8>,
     /// What left the program, if it was not dropped.
     output: Option<Vec<u8>>,
@@ -68,41 +91,19 @@ impl Generator {
             let gone = self.rng.below(MEMORY);
             self.memory.swap_remove_back(gone);
         }
-        if output.is_some() && stimulus.program == Program::FromContainer && self.rng.chance(20) {
+        if output.is_some() && stimulus.hook == Hook::Tc(Program::FromContainer) && self.rng.chance(20) {
             let next = packets::again(&stimulus.packet, ACK);
             self.steady.extend(std::iter::repeat_n(next, 4).flatten());
         }
-        self.memory.push_back(Run { program: stimulus.program, input: stimulus.packet.clone(), output });
+        self.memory.push_back(Run { hook: stimulus.hook, input: stimulus.packet.clone(), output });
     }
 
     pub fn next(&mut self, program: Program, world: &World) -> Stimulus {
         let (kind, packet) = self.packet(program, world);
         let ifindex = self.interface(program, world, &packet);
         let mark = if self.rng.chance(5) { self.rng.next() as u32 } else { 0 };
-        let mut stimulus = Stimulus { program, ifindex, packet, mark, whole: true, kind };
-        match self.rng.below(100) {
-            0..=7 => {
-                for _ in 0..1 + self.rng.below(4) {
-                    let at = 12 + self.rng.below(stimulus.packet.len() - 12);
-                    stimulus.packet[at] = self.rng.next() as u8;
-                }
-                stimulus.whole = false;
-            }
-            8..=12 => {
-                // Mostly with an Ethernet header, without which the kernel itself refuses it.
-                let least = if self.rng.chance(90) { 14 } else { 1 };
-                let len = least + self.rng.below(stimulus.packet.len() - least);
-                stimulus.packet.truncate(len);
-                stimulus.whole = false;
-            }
-            13 if self.rng.chance(30) => {
-                for byte in &mut stimulus.packet {
-                    *byte = self.rng.next() as u8;
-                }
-                stimulus.whole = false;
-            }
-            _ => {}
-        }
+        let mut stimulus = Stimulus { hook: Hook::Tc(program), ifindex, packet, mark, whole: true, kind };
+        damage(&mut self.rng, &mut stimulus);
         stimulus
     }
 
@@ -130,7 +131,7 @@ impl Generator {
 
     fn again(&mut self, program: Program) -> Option<Vec<u8>> {
         let flags = self.tcp_flags();
-        let run = self.remembered(|run| run.program == program)?;
+        let run = self.remembered(|run| run.hook == Hook::Tc(program))?;
         packets::again(&run.input, flags)
     }
 
@@ -283,4 +284,31 @@ fn sees(program: Program, world: &World, src: IpAddr, dst: IpAddr) -> bool {
 
 fn is_pod(world: &World, ip: IpAddr) -> bool {
     world.pods.iter().any(|pod| pod.v4 == ip || pod.v6 == ip)
+}
+
+/// Damages or cuts an eighth of what is sent.
+pub fn damage(rng: &mut Rng, stimulus: &mut Stimulus) {
+    match rng.below(100) {
+        0..=7 => {
+            for _ in 0..1 + rng.below(4) {
+                let at = 12 + rng.below(stimulus.packet.len() - 12);
+                stimulus.packet[at] = rng.next() as u8;
+            }
+            stimulus.whole = false;
+        }
+        8..=12 => {
+            // Mostly with an Ethernet header, without which the kernel itself refuses it.
+            let least = if rng.chance(90) { 14 } else { 1 };
+            let len = least + rng.below(stimulus.packet.len() - least);
+            stimulus.packet.truncate(len);
+            stimulus.whole = false;
+        }
+        13 if rng.chance(30) => {
+            for byte in &mut stimulus.packet {
+                *byte = rng.next() as u8;
+            }
+            stimulus.whole = false;
+        }
+        _ => {}
+    }
 }

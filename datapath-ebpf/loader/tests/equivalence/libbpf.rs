@@ -53,7 +53,8 @@ impl Libbpf {
 
     /// Runs a packet; `None`: the kernel does not take it. Events are not read.
     pub fn run(&self, stimulus: &Stimulus) -> Option<Answer> {
-        let name = stimulus.program.name();
+        let crate::generate::Hook::Tc(program) = stimulus.hook else { return None };
+        let name = program.name();
         let program = self.object.progs_mut().find(|program| program.name() == name)?;
         let mut ctx = SkBuff { mark: stimulus.mark, ifindex: stimulus.ifindex, ..SkBuff::default() };
         let mut after = SkBuff::new_zeroed();

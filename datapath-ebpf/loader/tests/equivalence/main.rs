@@ -17,6 +17,7 @@ mod arms;
 mod generate;
 #[cfg(feature = "libbpf")]
 mod libbpf;
+mod outside;
 mod packets;
 mod rng;
 mod run;
@@ -73,7 +74,7 @@ fn kernel_and_native_agree_on_every_packet() {
     let Some((_fs, mut bench)) = bench(seed, world::World::config) else { return };
     bench.run(number("EQUIVALENCE_PACKETS", 100_000));
     show(&bench.report);
-    let from_pods = bench.report.programs[&loader::Program::FromContainer].compared;
+    let from_pods = bench.report.programs[&generate::Hook::Tc(loader::Program::FromContainer)].compared;
     assert!(bench.report.short * 20 > from_pods, "only {} of {from_pods} by the short way", bench.report.short);
 }
 

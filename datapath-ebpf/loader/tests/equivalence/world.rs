@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use abi::{
     be::{Addr4, Addr6, Port},
     config::{
-        DEFAULT_LIFETIMES, NODE_ALLOW_LOCALHOST, NODE_AUDIT, NODE_HOST_ROUTING, NODE_POLICY_VERDICTS,
+        DEFAULT_LIFETIMES, LB_AFFINITY, NODE_ALLOW_LOCALHOST, NODE_AUDIT, NODE_HOST_ROUTING, NODE_POLICY_VERDICTS,
         NODE_TRACK_FRAGMENTS, NodeConfig, Runtime,
     },
     endpoint::{
@@ -14,8 +14,8 @@ use abi::{
     },
     ipcache::{IpcacheEntry, IpcacheKey},
     lb::{
-        BACKEND_ACTIVE, BACKEND_QUARANTINED, BACKEND_TERMINATING, LbBackend4, LbBackend6, LbKey4, LbKey6, LbRevNat4,
-        LbRevNat6, LbService,
+        BACKEND_ACTIVE, BACKEND_QUARANTINED, BACKEND_TERMINATING, LbAffinityMatch, LbBackend4, LbBackend6, LbKey4,
+        LbKey6, LbRevNat4, LbRevNat6, LbService, SCOPE_EXTERNAL, SCOPE_INTERNAL, SERVICE_AFFINITY, SERVICE_TWO_SCOPES,
     },
     policy::{EGRESS, INGRESS, MatchType, POLICY_DENY, PolicyEntry, PolicyKey},
     write::MapWrite,
@@ -178,6 +178,7 @@ impl World {
             capture_len: 96,
             lifetimes: DEFAULT_LIFETIMES,
             seed: 0xc111_0517,
+            lb_flags: LB_AFFINITY,
             ..NodeConfig::default()
         }
     }
@@ -231,6 +232,7 @@ impl World {
         for pod in &self.pods {
             out.extend((0..40).map(|_| self.rule(pod, rng)));
         }
+        out.push(MapWrite::Runtime(Runtime::AnyProtocol as u32, Some(1)));
         out.extend(self.services());
         out.push(MapWrite::Runtime(Runtime::PolicyRevision as u32, Some(self.policy_revision)));
         out.push(MapWrite::Runtime(Runtime::LbRevision as u32, Some(self.lb_revision)));
@@ -282,15 +284,28 @@ impl World {
             let (four, six) = (v4(frontend.v4), v6(frontend.v6));
             out.push(MapWrite::RevNat4(rev_nat, Some(LbRevNat4 { address: four, port, ..LbRevNat4::default() })));
             out.push(MapWrite::RevNat6(rev_nat, Some(LbRevNat6 { address: six, port, ..LbRevNat6::default() })));
-            let slots = std::iter::once(0).chain(frontend.backends.iter().copied());
-            for (slot, backend_id) in slots.enumerate() {
-                let count = if slot == 0 { frontend.backends.len() as u16 } else { 0 };
-                let value = LbService { backend_id, count, rev_nat_index: rev_nat, ..LbService::default() };
-                let (backend_slot, proto) = (slot as u16, frontend.protocol);
-                let four = LbKey4 { address: four, dport: port, backend_slot, proto, ..LbKey4::default() };
-                let six = LbKey6 { address: six, dport: port, backend_slot, proto, ..LbKey6::default() };
-                out.push(MapWrite::Service4(four, Some(value)));
-                out.push(MapWrite::Service6(six, Some(value)));
+            // The first keeps its clients for three seconds; the last serves the cluster by its first backend alone.
+            let (affinity, scoped) = (n == 0, n + 1 == self.frontends.len());
+            for scope in if scoped { vec![SCOPE_EXTERNAL, SCOPE_INTERNAL] } else { vec![SCOPE_EXTERNAL] } {
+                let count = if scope == SCOPE_INTERNAL { 1 } else { frontend.backends.len() };
+                let slots = std::iter::once(0).chain(frontend.backends.iter().copied().take(count));
+                for (slot, backend_id) in slots.enumerate() {
+                    let mut value = LbService { backend_id, rev_nat_index: rev_nat, ..LbService::default() };
+                    if slot == 0 {
+                        value.count = count as u16;
+                        value.backend_id = if affinity { 3 } else { 0 };
+                        value.flags = if affinity { SERVICE_AFFINITY } else { 0 };
+                        value.flags2 = if scoped { SERVICE_TWO_SCOPES } else { 0 };
+                    } else if affinity {
+                        let key = LbAffinityMatch { backend_id, rev_nat_index: rev_nat, pad: 0 };
+                        out.push(MapWrite::AffinityMatch(key, Some(1)));
+                    }
+                    let (backend_slot, proto) = (slot as u16, frontend.protocol);
+                    let four = LbKey4 { address: four, dport: port, backend_slot, proto, scope, pad: 0 };
+                    let six = LbKey6 { address: six, dport: port, backend_slot, proto, scope, pad: 0 };
+                    out.push(MapWrite::Service4(four, Some(value)));
+                    out.push(MapWrite::Service6(six, Some(value)));
+                }
             }
         }
         out
@@ -322,6 +337,8 @@ impl World {
                 let four = LbBackend4 { address: v4(ip(four)), port, flags, ..LbBackend4::default() };
                 let six = LbBackend6 { address: v6(ip(six)), port, flags, ..LbBackend6::default() };
                 vec![
+                    // Now and then nobody looks for services of any protocol.
+                    MapWrite::Runtime(Runtime::AnyProtocol as u32, Some(u64::from(rng.chance(75)))),
                     MapWrite::Backend4(id, there.then_some(four)),
                     MapWrite::Backend6(id, there.then_some(six)),
                     MapWrite::Runtime(Runtime::LbRevision as u32, Some(self.lb_revision)),

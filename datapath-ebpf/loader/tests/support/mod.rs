@@ -1,7 +1,7 @@
 //! What kernel tests share: a bpffs of their own, network namespaces of their own, and saying why they are skipped.
 #![allow(dead_code, reason = "each test file uses a part")]
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
+use std::io::Write as _;
 use std::{
     collections::BTreeMap,
     ffi::CString,
@@ -14,12 +14,12 @@ use std::{
 /// Says why a test does not run; in CI it must run.
 pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
-    eprintln!("skipped: {why}");
+    let _shown = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// Says why nothing is tried; this may be so in CI, too.
 pub fn say_skipped(why: &str) {
-    eprintln!("skipped: {why}");
+    let _shown = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// Writes one entry into the kernel's maps.
@@ -155,14 +155,23 @@ pub fn coarse_clock() -> u64 {
 /// The same, when no turn of a second is near, before or after: what follows is within one second, also by the programs'
 /// count, which may be a tick behind.
 pub fn coarse_clock_away_from_the_next_second() -> u64 {
-    const NEAR: u64 = 12_000_000;
     let mut now = coarse_clock();
-    while now % 1_000_000_000 > 1_000_000_000 - NEAR || now % 1_000_000_000 < NEAR {
+    while now % SECOND > SECOND - NEAR || now % SECOND < NEAR {
         std::thread::sleep(std::time::Duration::from_nanos(NEAR / 4));
         now = coarse_clock();
     }
     now
 }
+
+/// Whether a second may have turned since [`coarse_clock_away_from_the_next_second`] said `then`: for the programs, whose count
+/// may be a tick ahead, that is before the clock says so.
+pub fn a_second_may_have_turned(then: u64) -> bool {
+    then / SECOND != (coarse_clock() + NEAR) / SECOND
+}
+
+const SECOND: u64 = 1_000_000_000;
+/// Some ticks, at the slowest rate but one.
+const NEAR: u64 = 12_000_000;
 
 /// Sends a frame out of an interface again and again until told to stop, and counts.
 pub fn send_frames(ifindex: u32, frame: &[u8], stop: &AtomicBool, sent: &AtomicU64) {

@@ -3,6 +3,11 @@
 //! Shared by the test of this crate and by its `conformance` example, which prints the numbers.
 #![allow(dead_code, missing_docs, reason = "the test and the example each use a part")]
 
+#[path = "../../../model/tests/corpus/parts.rs"]
+mod parts;
+
+pub use parts::{parts, shared};
+
 use hubble_api::json;
 use hubble_cli::{
     Io,
@@ -11,41 +16,10 @@ use hubble_cli::{
     settings::Environment,
 };
 use serde_json::Value;
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 /// What evaluates a part of the corpus.
 pub const EVALUATIONS: [fn(&Value) -> Score; 4] = [per_line, batches, cli_filters, events];
-
-/// The parts `<name>.<part>.json` of a corpus; none, said aloud, where there are none.
-pub fn parts(dir: &Path, name: &str) -> Vec<Value> {
-    let files = fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let is_part = |path: &PathBuf| {
-        let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
-        file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')) && file.ends_with(".json")
-    };
-    let mut files: Vec<_> = files.filter(is_part).collect();
-    files.sort();
-    if files.is_empty() {
-        println!("skipped: there is no {name}.*.json in {}", dir.display());
-    }
-    files
-        .into_iter()
-        .map(|path| serde_json::from_str(&fs::read_to_string(path).expect("readable")).expect("JSON"))
-        .collect()
-}
-
-pub fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared").join(path);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is absent", path.display());
-    None
-}
 
 /// Exit code, output and error output of a command.
 pub fn hubble(

@@ -9,6 +9,7 @@ use hubble_api::{
 };
 use hubble_model::{Event, FilterList, NodeInfo};
 use hubble_server::{History as _, Past, Tap as _};
+use std::io::Write as _;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -225,4 +226,63 @@ fn any_bytes_are_searched() {
             }
         },
     );
+}
+
+/// Runs with a small disk of its own in a folder, if it may mount one.
+fn on_a_small_disk(work: impl FnOnce(&Path) + Send + 'static) {
+    use nix::{
+        mount::{MsFlags, mount},
+        sched::{CloneFlags, unshare},
+    };
+    let thread = std::thread::spawn(move || {
+        let folder = tempfile::tempdir().unwrap();
+        // This thread, and those it starts, have mounts of their own from here on.
+        let mounted = unshare(CloneFlags::CLONE_NEWNS)
+            .and_then(|()| mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>))
+            .and_then(|()| mount(Some("none"), folder.path(), Some("tmpfs"), MsFlags::empty(), Some("size=1m")));
+        if let Err(why) = mounted {
+            assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
+            let _shown = writeln!(std::io::stderr(), "skipped: no disk can be mounted: {why}");
+            return;
+        }
+        work(folder.path());
+        nix::mount::umount(folder.path()).unwrap();
+    });
+    thread.join().unwrap();
+}
+
+#[test]
+fn a_full_disk_costs_flows_and_nothing_else() {
+    on_a_small_disk(|disk| {
+        let filler = disk.join("filler");
+        fs::write(&filler, vec![7; 900 << 10]).unwrap();
+        let recorder = open(&disk.join("history"));
+        // Texts that do not get shorter, ten times what there is room for.
+        let event = |at: u64| {
+            let noise: String =
+                (0..300).map(|n| format!("{:016x}", (at * 300 + n).wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+            Arc::new(Event::Flow(Box::new(Flow { summary: noise, ..flow(i64::try_from(at).unwrap()) })))
+        };
+        for at in 0..300 {
+            recorder.event(at, &event(at), &NodeInfo::default());
+        }
+        assert!(recorder.flush(LONG), "nobody waits for a disk that is full");
+        let full = recorder.report();
+        assert!(full.failed > 0 && full.written + full.failed == 300, "{full:?}");
+        assert!(full.error.as_ref().is_some_and(|why| why.contains("No space left")), "the reason is told: {full:?}");
+        let (kept, _) = read(&recorder, past());
+        assert_eq!(kept, (0..i64::try_from(full.written).unwrap()).collect::<Vec<_>>(), "what was written is there");
+
+        fs::remove_file(&filler).unwrap();
+        let mut at = 300;
+        while recorder.report().written == full.written {
+            recorder.event(at, &event(at), &NodeInfo::default());
+            at += 1;
+            recorder.flush(LONG);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        let (seconds, _) = read(&recorder, past());
+        assert_eq!(seconds.last().copied(), i64::try_from(at - 1).ok(), "it goes on when there is room");
+        drop(recorder);
+    });
 }

@@ -365,7 +365,7 @@ pub(crate) fn last_line(error: &str) -> String {
     last.strip_prefix("error: ").unwrap_or(last).into()
 }
 
-fn protocols(list: &[String]) -> Result<u16, FilterError> {
+pub(crate) fn protocols(list: &[String]) -> Result<u16, FilterError> {
     let mut mask = 0;
     for name in list {
         mask |= match name.to_lowercase().as_str() {
@@ -386,7 +386,7 @@ fn protocols(list: &[String]) -> Result<u16, FilterError> {
     Ok(mask)
 }
 
-fn application<V: FlowView + ?Sized>(flow: &V) -> u16 {
+pub(crate) fn application<V: FlowView + ?Sized>(flow: &V) -> u16 {
     match flow.l7().and_then(|l7| l7.record.as_ref()) {
         None => 0,
         Some(Record::Dns(_)) => proto::DNS,

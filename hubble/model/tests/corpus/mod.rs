@@ -3,40 +3,22 @@
 //! Shared by the test of this crate and by its `conformance` example, which prints the numbers.
 #![allow(dead_code, missing_docs, reason = "the test and the example each use a part")]
 
+mod parts;
+
+pub use parts::{parts, shared};
+
 use hubble_api::{
     flow::{Flow, FlowFilter},
     json,
 };
 use hubble_model::{Filter, FilterList};
 use serde_json::Value;
-use std::path::{Path, PathBuf};
 
 /// How many of a list are as published, and those that are not.
 pub struct Score {
     pub name: &'static str,
     pub total: usize,
     pub wrong: Vec<String>,
-}
-
-/// Where the corpora are, beside the repository.
-pub fn shared() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared")
-}
-
-/// The parts `<name>.<part>.json` of a corpus; none, said aloud, where there are none.
-pub fn parts(dir: &Path, name: &str) -> Vec<Value> {
-    let files = std::fs::read_dir(dir).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()));
-    let is_part = |path: &PathBuf| {
-        let file = path.file_name().and_then(|file| file.to_str()).unwrap_or_default();
-        file.strip_prefix(name).is_some_and(|rest| rest.starts_with('.')) && file.ends_with(".json")
-    };
-    let mut files: Vec<_> = files.filter(is_part).collect();
-    files.sort();
-    if files.is_empty() {
-        println!("skipped: there is no {name}.*.json in {}", dir.display());
-    }
-    let read = |path: PathBuf| serde_json::from_str(&std::fs::read_to_string(path).expect("readable")).expect("JSON");
-    files.into_iter().map(read).collect()
 }
 
 pub fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
@@ -50,7 +32,7 @@ pub fn filters(values: &[Value]) -> Vec<FlowFilter> {
         .collect()
 }
 
-fn flows(corpus: &Value) -> Vec<Flow> {
+pub fn flows(corpus: &Value) -> Vec<Flow> {
     let read = |value: &Value| json::from_str(&value.to_string()).expect("flows of the corpus are Flows");
     list(corpus, "flows").iter().map(read).collect()
 }

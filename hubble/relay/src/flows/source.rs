@@ -1,6 +1,6 @@
 //! One node's stream, read in batches and looked through before anybody relies on it.
 
-use crate::{answer::Item, codec::ToNode, pool, wire};
+use crate::{answer::Item, pool, wire};
 use futures::{FutureExt as _, StreamExt as _};
 use hubble_api::{
     Timestamp,
@@ -8,6 +8,7 @@ use hubble_api::{
         GetFlowsRequest, GetFlowsResponse, ServerStatusRequest, get_flows_response::ResponseTypes,
         observer_client::ObserverClient,
     },
+    raw::{AsClient, GET_FLOWS},
     time,
 };
 use hubble_model::merge::SourceId;
@@ -72,8 +73,8 @@ pub async fn probe(id: SourceId, stream: u64, channel: Channel, within: Duration
 async fn ask(channel: Channel, request: Request<GetFlowsRequest>) -> Result<Streaming<Bytes>, Status> {
     let mut client = Grpc::new(channel).max_decoding_message_size(RESPONSE_BYTES_MAX);
     client.ready().await.map_err(|why| Status::unavailable(format!("the connection was lost: {why}")))?;
-    let path = PathAndQuery::from_static("/observer.Observer/GetFlows");
-    Ok(client.server_streaming(request, path, ToNode).await?.into_inner())
+    let path = PathAndQuery::from_static(GET_FLOWS);
+    Ok(client.server_streaming(request, path, AsClient).await?.into_inner())
 }
 
 async fn pass_on(stream: &Stream, mut responses: Streaming<Bytes>, say: &mpsc::Sender<Heard>) -> Result<(), String> {

@@ -21,7 +21,7 @@ impl Observer {
         while position < end {
             batch.clear();
             let room = usize::try_from(end - position).unwrap_or(BATCH).min(BATCH);
-            let lost = self.0.read_batch(position, room, &mut batch);
+            let lost = self.0.read_batch(position, room, &mut batch).count;
             position += lost + batch.len() as u64;
             for event in batch.iter().filter(|event| event.time_ns() >= since_ns) {
                 if let Some(flow) = event.to_flow(&self.0.node) {

@@ -133,6 +133,7 @@ fn each_mistake_is_named_by_its_option() {
         (&["--hubble-peers-file=/nonexistent"], host(), "--hubble-peers-file: cannot read /nonexistent"),
         (&["--hubble-monitor-events=drop,nonsense"], host(), "--hubble-monitor-events: \"nonsense\""),
         (&["--hubble-event-queue-size=99999999"], host(), "--hubble-event-queue-size"),
+        (&["--hubble-observer-queue-size=0"], host(), "--hubble-observer-queue-size"),
         (&["--prometheus-serve-addr=9962"], host(), "--prometheus-serve-addr"),
         (&["--hubble-metrics=dns:querry"], host(), "--hubble-metrics: dns: there is no option \"querry\""),
         (&["--hubble-metrics-series-max=0"], host(), "--hubble-metrics-series-max"),

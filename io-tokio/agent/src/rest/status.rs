@@ -250,6 +250,19 @@ pub(super) fn configuration(view: &View, agent: &Agent) -> DaemonConfiguration {
     let realized = DaemonConfigurationSpec { options, policy_enforcement: enforcement(agent.enforcement()).to_owned() };
     let mtu = i64::from(settings.mtu);
     let given = settings.given.iter().map(|(name, value)| (name.clone(), value.clone().into()));
+    let abilities = agent.abilities();
+    // What `cilium policy validate --agent` asks for; the first four under upstream's names.
+    let able = [
+        ("EnableIPv4", abilities.ipv4),
+        ("EnableIPv6", abilities.ipv6),
+        ("EnableL7Proxy", agent_core::parse_options().l7_proxy),
+        ("EnableHostFirewall", abilities.host_firewall),
+        ("PolicyCIDRGroups", abilities.cidr_groups),
+        ("PolicyServices", abilities.services),
+        ("PolicyDNSNames", abilities.dns_names),
+        ("PolicyPortNames", abilities.port_names),
+    ];
+    let able = able.map(|(name, has)| (name.to_owned(), has.into()));
     DaemonConfiguration {
         spec: realized.clone(),
         status: DaemonConfigurationStatus {
@@ -263,7 +276,7 @@ pub(super) fn configuration(view: &View, agent: &Agent) -> DaemonConfiguration {
             ipam_mode: "cluster-pool".into(),
             masquerade: false,
             masquerade_protocols: Families::default(),
-            daemon_configuration_map: given.collect(),
+            daemon_configuration_map: given.chain(able).collect(),
             ..DaemonConfigurationStatus::default()
         },
     }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use hubble_transport::{Address, Clock, Network, bind_tcp};
 use tokio::task::JoinSet;
 use tokio_stream::wrappers::TcpListenerStream;
 
+use crate::sockets::{World, vip};
 use crate::support::Node;
 
 /// A relay whose peer service is the agent's socket; its address, and what keeps it running.
@@ -34,7 +36,10 @@ async fn relay(agent: &Path) -> (SocketAddr, JoinSet<()>) {
 }
 
 async fn hubble(server: SocketAddr, line: &str) -> (i32, String, String) {
-    let words = format!("--server {server} {line}");
+    run_hubble(&format!("--server {server} {line}")).await
+}
+
+async fn run_hubble(words: &str) -> (i32, String, String) {
     let args: Vec<String> = words.split_whitespace().map(str::to_owned).collect();
     let env = Environment { variables: BTreeMap::new(), directory: PathBuf::from("/nonexistent") };
     let (mut out, mut err) = (Vec::new(), Vec::new());
@@ -62,4 +67,48 @@ fn hubble_shows_what_pods_did_through_a_relay() {
     assert!(code == 0 && out.contains("node ") && out.contains("Connected"), "{out}{err}");
     let (code, out, err) = ask("observe --last 3 -o json");
     assert_eq!((code, out.lines().count()), (0, 3), "{out}{err}");
+}
+
+/// A control group below that of the node, as a container has one; gone with its last process.
+struct Container(PathBuf);
+
+impl Drop for Container {
+    fn drop(&mut self) {
+        for _ in 0..50 {
+            if std::fs::remove_dir(&self.0).is_ok() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+#[test]
+fn a_socket_sent_to_a_backend_is_a_flow_of_its_pod() {
+    let Some(world) = World::new(&[]) else { return };
+    world.serve(1, "TCP", &world.backends()[..1]);
+    let container = Container(world.cgroup().join("container"));
+    std::fs::create_dir(&container.0).unwrap();
+    // The first call of a container, from a process that ends only when it is told to.
+    let script = format!(
+        "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{}/{} && echo connected && read -r end",
+        container.0.display(),
+        vip(1).ip(),
+        vip(1).port(),
+    );
+    let mut child = world.client.net.command("bash").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let socket = world.node.dir.path().join("run/hubble.sock");
+    let line =
+        format!("--server unix://{} observe --all -t trace-sock --from-pod default/client -o jsonpb", socket.display());
+    let ask = || runtime.block_on(run_hubble(&line)).1;
+    world.node.eventually("the call is shown before and after", || {
+        let shown = ask();
+        shown.contains("\"TRACED\"") && shown.contains("\"TRANSLATED\"")
+    });
+    let shown = ask();
+    assert!(shown.contains("SOCK_XLATE_POINT_PRE_DIRECTION_FWD") && shown.contains("\"cgroup_id\":\""), "{shown}");
+    assert!(shown.contains(&format!("\"destination\":\"{}\"", vip(1).ip())), "{shown}");
+    drop(child.stdin.take());
+    child.wait().unwrap();
 }

@@ -74,15 +74,15 @@ impl Drop for Cgroup {
 }
 
 /// A node that translates services at the sockets of this process, two pods that serve and one that asks.
-struct World {
-    node: Node,
-    client: Pod,
+pub struct World {
+    pub node: Node,
+    pub client: Pod,
     web: [Pod; 2],
-    _cgroup: Cgroup,
+    cgroup: Cgroup,
 }
 
 impl World {
-    fn new(extra: &[&str]) -> Option<Self> {
+    pub fn new(extra: &[&str]) -> Option<Self> {
         let cgroup = Cgroup::enter()?;
         let root = format!("--cgroup-root={}", cgroup.path.display());
         let mut options = vec!["--bpf-lb-sock", &root, "--bpf-sock-rev-map-max=16384"];
@@ -91,11 +91,11 @@ impl World {
         let web = ["web1", "web2"].map(|name| node.pod(name, &["k8s:app=web"]));
         let client = node.pod("client", &["k8s:app=client"]);
         web.iter().for_each(|pod| pod.echo(80));
-        Some(Self { node, client, web, _cgroup: cgroup })
+        Some(Self { node, client, web, cgroup })
     }
 
     /// Puts a service in place; an agent that is not there is asked again until it is.
-    fn serve(&self, id: u16, protocol: &str, backends: &[SocketAddr]) {
+    pub fn serve(&self, id: u16, protocol: &str, backends: &[SocketAddr]) {
         let body = service(id, protocol, backends);
         let until = Instant::now() + Duration::from_secs(120);
         loop {
@@ -107,18 +107,23 @@ impl World {
         }
     }
 
+    /// The control group the agent translates in.
+    pub fn cgroup(&self) -> &Path {
+        &self.cgroup.path
+    }
+
     /// The namespaces of the client and of the host, each with whom it speaks to.
     fn clients(&self, to: &[SocketAddr]) -> Vec<Speaker> {
         [&self.client.net, self.node.net()].map(|net| Speaker::new(net, to)).into()
     }
 
-    fn backends(&self) -> [SocketAddr; 2] {
+    pub fn backends(&self) -> [SocketAddr; 2] {
         [0, 1].map(|n: usize| SocketAddr::new(self.web[n].ipv4, 80))
     }
 }
 
 /// Where clients of a service go.
-fn vip(id: u16) -> SocketAddr {
+pub fn vip(id: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 96, 0, 0)) + u32::from(id))), 80)
 }
 

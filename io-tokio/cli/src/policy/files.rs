@@ -8,6 +8,7 @@ use api::models::Traffic;
 use questions::Tally;
 use serde_json::Value;
 
+use super::reading::Reading;
 use crate::CliError;
 
 /// A line of a flow file at most.
@@ -19,7 +20,7 @@ const FILE_BYTES_MAX: u64 = 64 << 20;
 pub(crate) type Warnings = Vec<String>;
 
 /// Reads policies and checks them as the agent would. Objects come one by one, bare rules one by one without a kind.
-pub(crate) fn read(path: &Path) -> Result<(Vec<Value>, Warnings), CliError> {
+pub(crate) fn read(path: &Path, reading: &Reading) -> Result<(Vec<Value>, Warnings), CliError> {
     let mut rules = Vec::new();
     let mut warnings = Vec::new();
     for (name, text) in texts(path)? {
@@ -31,7 +32,22 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<Value>, Warnings), CliError> {
             let line = |n: &policy::rule::Notice| format!("{}: {object}{}: {}", name.display(), n.path, n.what);
             warnings.extend(notices.iter().map(line));
         };
-        let options = policy::parse::Options::default();
+        let options = &reading.options;
+        // What the object before the path is called, its rules, and its notices.
+        let mut check = |object: &str, rules: &[policy::rule::Rule], notices: &[policy::rule::Notice]| {
+            warn(object, notices);
+            match policy::abilities::check(rules, &reading.abilities) {
+                Ok(notices) => {
+                    warn(object, &notices);
+                    Ok(())
+                }
+                Err(unable) => {
+                    let lines: Vec<String> =
+                        unable.iter().map(|each| format!("{}: {object}{each}", name.display())).collect();
+                    Err(CliError::Invalid(lines.join("\n")))
+                }
+            }
+        };
         let values = policy::parse::documents(&text, &options.limits).map_err(|e| invalid(vec![e]))?;
         for (index, value) in values.into_iter().enumerate().filter(|(_, value)| !value.is_null()) {
             let here = |mut errors: Vec<policy::DocError>| {
@@ -40,11 +56,12 @@ pub(crate) fn read(path: &Path) -> Result<(Vec<Value>, Warnings), CliError> {
             };
             // Bare rules have no kind; everything else is an object of one.
             if value.is_array() || value.get("kind").is_none() {
-                let read = policy::parse::parse_rules(&value.to_string(), &options).map_err(here)?;
-                read.iter().for_each(|rule| warn("", &rule.notices));
+                let read = policy::parse::parse_rules(&value.to_string(), options).map_err(here)?;
+                read.iter().try_for_each(|rule| check("", std::slice::from_ref(&rule.rule), &rule.notices))?;
             } else {
-                let read = policy::parse::parse_value(&value, &options).map_err(here)?;
-                read.iter().for_each(|object| warn(&format!("{}: ", object.key), &object.notices));
+                let read = policy::parse::parse_value(&value, options).map_err(here)?;
+                read.iter()
+                    .try_for_each(|object| check(&format!("{}: ", object.key), &object.rules, &object.notices))?;
             }
             match value {
                 Value::Array(items) => rules.extend(items),
@@ -68,7 +85,7 @@ pub(crate) fn documents(paths: &[PathBuf]) -> Result<Vec<Value>, CliError> {
     let mut documents = Vec::new();
     let mut bare = Vec::new();
     for path in paths {
-        for value in read(path)?.0 {
+        for value in read(path, &Reading::default())?.0 {
             if value.get("kind").is_some() { documents.push(value) } else { bare.push(value) }
         }
     }

@@ -55,7 +55,8 @@ pub struct ExplainOptions {
     /// Who receives
     #[arg(long, value_name = "TO", required_unless_present = "flow")]
     pub to: Option<String>,
-    /// Destination port and protocol, or ICMP type and family: 80/TCP, 53/UDP, 8/ICMP, 128/ICMPv6
+    /// Destination port and protocol, or ICMP type and family: 80/TCP, 53/UDP, 8/ICMP, 128/ICMPv6; or the name the
+    /// destination gives the port: http, dns/UDP
     #[arg(long, value_name = "PORT[/PROTOCOL]", required_unless_present = "flow")]
     pub port: Option<String>,
     /// Only the end that judges in this direction

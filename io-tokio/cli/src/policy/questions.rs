@@ -11,6 +11,7 @@ use policy::{Config, Enforcement, Engine, ObjectKey};
 
 use super::files;
 use super::options::{Enforcing, ExplainOptions, LintOptions, PreviewOptions, RulesInForce};
+use super::reading::Reading;
 use crate::CliError;
 use crate::output::{Screen, Table};
 
@@ -30,7 +31,7 @@ fn engine(in_force: &RulesInForce, more: &[PathBuf]) -> Result<Engine, CliError>
         Engine::new(Config { enforcement, cluster_name: in_force.cluster_name.clone(), ..Config::default() });
     let paths: Vec<PathBuf> = in_force.rules.iter().chain(more).cloned().collect();
     let documents = files::documents(&paths)?;
-    let objects = questions::read("rules", &documents, &policy::parse::Options::default()).map_err(wrong)?;
+    let objects = questions::read("rules", &documents, &Reading::default().options).map_err(wrong)?;
     engine.change_objects(objects, &[]).map_err(|refused| CliError::Invalid(refused.to_string()))?;
     Ok(engine)
 }
@@ -63,11 +64,12 @@ fn question(options: &ExplainOptions) -> Result<ExplainRequest, CliError> {
         }
         None => {
             let (from, to) = (options.from.as_deref().unwrap_or_default(), options.to.as_deref().unwrap_or_default());
-            let (port, protocol) = port(options.port.as_deref().unwrap_or_default())?;
+            let (port, port_name, protocol) = port(options.port.as_deref().unwrap_or_default())?;
             ExplainRequest {
                 from: questions::party("--from", from).map_err(wrong)?,
                 to: questions::party("--to", to).map_err(wrong)?,
                 port,
+                port_name,
                 protocol,
                 direction: String::new(),
             }
@@ -79,13 +81,20 @@ fn question(options: &ExplainOptions) -> Result<ExplainRequest, CliError> {
     Ok(question)
 }
 
-fn port(text: &str) -> Result<(u16, String), CliError> {
-    let (number, protocol) = text.split_once('/').unwrap_or((text, "TCP"));
-    let number = number.parse().map_err(|_| {
-        let why = format!("--port: {number:?} is no port; a number from 0 to 65535 is expected, as in 80/TCP");
+/// Number or name of a port, and its protocol. A name may be left without one, a number is TCP's then.
+fn port(text: &str) -> Result<(u16, String, String), CliError> {
+    let (port, protocol) = text.split_once('/').unwrap_or((text, ""));
+    if policy::rule::port::is_port_name(port) {
+        return Ok((0, port.to_owned(), protocol.to_owned()));
+    }
+    let number = port.parse().map_err(|_| {
+        let why = format!(
+            "--port: {port:?} is no port; a number from 0 to 65535 is expected, as in 80/TCP, or the name the destination \
+             gives it, as in http"
+        );
         CliError::Invalid(why)
     })?;
-    Ok((number, protocol.to_owned()))
+    Ok((number, String::new(), if protocol.is_empty() { "TCP".into() } else { protocol.to_owned() }))
 }
 
 fn show_explanation(answer: &ExplainAnswer, screen: &mut Screen<'_>) -> Result<(), CliError> {
@@ -134,7 +143,7 @@ pub(crate) fn preview(client: &Client, options: &PreviewOptions, screen: &mut Sc
     let traffic = options.flows.as_deref().map(files::flows).transpose()?;
     let answer: PreviewAnswer = if options.in_force.is_offline() {
         let engine = engine(&options.in_force, &[])?;
-        let objects = questions::read("--file", &put, &policy::parse::Options::default()).map_err(wrong)?;
+        let objects = questions::read("--file", &put, &Reading::default().options).map_err(wrong)?;
         let key = |named| questions::object_key("--delete", named);
         let delete: Vec<ObjectKey> = options.delete.iter().map(key).collect::<Result<_, _>>().map_err(wrong)?;
         questions::preview(&engine, &questions::Nobody, &objects, &delete, &traffic.unwrap_or_default())
@@ -196,7 +205,7 @@ pub(crate) fn lint(client: &Client, options: &LintOptions, screen: &mut Screen<'
     let documents = files::documents(&options.paths)?;
     let findings: Vec<LintFinding> = if options.in_force.is_offline() {
         let engine = engine(&options.in_force, &[])?;
-        let objects = questions::read("rules", &documents, &policy::parse::Options::default()).map_err(wrong)?;
+        let objects = questions::read("rules", &documents, &Reading::default().options).map_err(wrong)?;
         questions::lint(&engine, &objects, true).map_err(wrong)?
     } else {
         client.call("POST", "/policy/lint", &[], Some(&LintRequest { documents }))?

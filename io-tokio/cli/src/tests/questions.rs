@@ -111,7 +111,9 @@ fn a_question_that_makes_no_sense_is_refused_with_the_flag_that_is_wrong() {
         (format!("--from web --to {WEB} --port 80"), "--from: \"web\" is not understood"),
         (format!("--from 10.0.0.0/8 --to {WEB} --port 80"), "is a prefix; give one address"),
         (format!("--from 777 --to {WEB} --port 80"), "from: there is no identity 777"),
-        (format!("--from {FRONT} --to {WEB} --port http"), "--port: \"http\" is no port"),
+        (format!("--from {FRONT} --to {WEB} --port http"), "port: no names of ports are known of"),
+        (format!("--from {FRONT} --to {WEB} --port 80000"), "--port: \"80000\" is no port"),
+        (format!("--from {FRONT} --to {WEB} --port a_b/TCP"), "--port: \"a_b\" is no port"),
         (format!("--from {FRONT} --to {WEB} --port 80/QUIC"), "\"QUIC\" is no protocol"),
         ("--from world --to 10.0.0.1 --port 80".into(), "no policy judges either end"),
         (format!("--from k8s:a=b,k8s:a=c --to {WEB} --port 80"), "contradicts"),
@@ -166,6 +168,22 @@ fn a_preview_counts_what_would_newly_be_denied_and_says_so_by_its_exit_code() {
 }
 
 #[test]
+fn a_preview_of_nothing_says_that_it_says_nothing() {
+    let (dir, policy) = folder();
+    let mut reply = flow("web", "front", 40000, "EGRESS");
+    reply["flow"]["is_reply"] = true.into();
+    for (name, text) in [("empty.json", String::new()), ("blank.json", "\n\n".into()), ("reply.json", reply.to_string())] {
+        let flows = file(&dir, name, &text);
+        let answer = json_of(&format!("policy preview -f {policy} --offline --flows {flows}"));
+        let number = |field: &str| answer[field].as_u64().unwrap_or(0);
+        assert_eq!((number("flows-judged"), number("newly-denied")), (0, 0), "{answer}");
+        assert!(answer["notes"].to_string().contains("no flow was judged"), "{answer}");
+        let text = cilium("/nowhere", &format!("policy preview -f {policy} --offline --flows {flows}")).expect(name);
+        assert!(text.contains("0 flows judged") && text.contains("Note: no flow was judged"), "{text}");
+    }
+}
+
+#[test]
 fn a_preview_of_nonsense_is_refused() {
     let (dir, policy) = folder();
     let flows = file(&dir, "flows.json", &format!("{}\nhello\n", flow("front", "web", 80, "INGRESS")));
@@ -206,6 +224,9 @@ fn the_agent_is_sent_the_change_and_the_traffic_alike_flows_together() {
     assert!(asked.recv().expect("a request").contains("\"since-seconds\":5400"));
     cilium(&socket, "policy explain --from shop/front-1 --to 10.0.0.9 --port 53/UDP").expect("answered");
     let request = asked.recv().expect("a request");
+    cilium(&socket, "policy explain --from shop/front-1 --to shop/web-1 --port http").expect("answered");
+    let named = asked.recv().expect("a request");
+    assert!(named.contains(r#""port-name":"http""#) && !named.contains("protocol"), "{named}");
     assert!(
         request.contains(r#""from":{"pod":"shop/front-1"}"#) && request.contains(r#""to":{"ip":"10.0.0.9"}"#),
         "{request}"
@@ -243,4 +264,61 @@ fn lint_without_an_agent_finds_what_needs_no_workloads() {
     let (_dir, socket, asked) = agent(r#"[{"object":"o","path":"spec","what":"selects no workload that is known"}]"#);
     cilium(&socket, &format!("policy lint {policy}")).expect_err("a finding of the agent's");
     assert!(asked.recv().expect("a request").starts_with("POST /v1/policy/lint "));
+}
+
+/// What an agent says of itself; `IPV6` stands for whether it has IPv6.
+const CONFIG: &str = r#"{"status":{"daemonConfigurationMap":{"EnableIPv4":true,"EnableIPv6":IPV6,"EnableL7Proxy":false,
+    "EnableHostFirewall":false,"PolicyCIDRGroups":false,"PolicyServices":false,"PolicyDNSNames":false,"PolicyPortNames":false}}}"#;
+
+#[test]
+fn policies_are_validated_for_what_an_agent_has_enabled() {
+    let (dir, plain) = folder();
+    let spec = |name: &str, section: &str| {
+        let head = "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: p}\nspec: ";
+        file(&dir, name, &format!("{head}{{{section}}}\n"))
+    };
+    let six = spec("six.yaml", "endpointSelector: {}, egress: [{toCIDR: ['2001:db8::/32']}]");
+    let http = "toPorts: [{ports: [{port: '80', protocol: TCP}], rules: {http: [{}]}}]";
+    let l7 = spec("l7.yaml", &format!("endpointSelector: {{}}, ingress: [{{{http}}}]"));
+    let node = spec("node.yaml", "nodeSelector: {}, ingress: [{}]");
+    let group = spec("group.yaml", "endpointSelector: {}, egressDeny: [{toCIDRSet: [{cidrGroupRef: g}]}]");
+    let bits = spec("bits.yaml", "endpointSelector: {}, egress: [{toCIDR: [10.0.0.1/8]}]");
+    let validate = |socket: &str, line: &str| cilium(socket, &format!("policy validate {line}"));
+    for file in [&plain, &six, &l7, &node, &group] {
+        validate("/nowhere", file).expect(file);
+    }
+    let config = CONFIG.replace("IPV6", "false").leak();
+    let (_agent, only4, asked) = agent(config);
+    let (_agent6, both, _) = agent(CONFIG.replace("IPV6", "true").leak());
+    for (socket, line, want) in [
+        (
+            "/nowhere",
+            format!("--enable-ipv6=false {plain} {six}"),
+            "six.yaml: CiliumClusterwideNetworkPolicy p: spec.egress[0]: 2001:db8::/32 is IPv6",
+        ),
+        (&only4, format!("--agent {six}"), "which is not enabled on this node"),
+        ("/nowhere", format!("--enable-l7-proxy=false {l7}"), "spec.ingress[0].toPorts[0].rules"),
+        (&only4, format!("--agent {l7}"), "L7 proxy is not enabled"),
+        (&only4, format!("--agent {group}"), "spec.egressDeny[0]: this agent is told of no CIDR group"),
+        ("/nowhere", bits.clone(), "bits are set behind the prefix length"),
+        ("/nowhere", format!("--agent {plain}"), "/nowhere"),
+        ("/nowhere", format!("--agent --enable-ipv6=false {plain}"), "cannot be used with"),
+    ] {
+        let error = validate(socket, &line).expect_err(&line).to_string();
+        assert!(error.contains(want), "{line}: {error}");
+    }
+    assert!(asked.recv().expect("a request").starts_with("GET /v1/config "));
+    validate(&both, &format!("--agent {six} {plain}")).expect("IPv6 is enabled there");
+    let warned = |line: &str| {
+        let text = validate("/nowhere", &format!("{line} -o json")).expect(line);
+        serde_json::from_str::<Value>(&text).expect("json")["not-enforced"].to_string()
+    };
+    assert!(
+        warned(&format!("--enable-host-firewall=false {node}"))
+            .contains("spec.nodeSelector: the host firewall is not enabled")
+    );
+    assert_eq!(warned(&node), "[]");
+    let (_other, other, _) = agent("{}");
+    let error = validate(&other, &format!("--agent {plain}")).expect_err("an older agent").to_string();
+    assert!(error.contains("does not say whether it has"), "{error}");
 }

@@ -7,6 +7,8 @@
 //! Needs root. The objects are `cilium` and `rig` of `datapath-ebpf/programs`; of the rows, those whose name contains ROWS.
 #![allow(clippy::print_stdout, reason = "a command")]
 
+mod outside;
+
 use std::{
     net::{Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
@@ -24,9 +26,10 @@ use abi::{
 use aya::{
     Ebpf, EbpfLoader, Pod,
     maps::{Array, ProgramArray},
-    programs::{Program as AyaProgram, SchedClassifier, TestRun as _, TestRunOptions, loaded_programs},
+    programs::{Program as AyaProgram, SchedClassifier, TestRun as _, TestRunOptions, Xdp, loaded_programs},
 };
-use loader::{Datapath, LoaderConfig, Maps, Program};
+use loader::{Datapath, LoaderConfig, Maps, Program, SkBuff};
+use zerocopy::IntoBytes as _;
 
 /// Repeats of one run, and runs.
 const REPEATS: u32 = 1_000;
@@ -175,7 +178,18 @@ impl Rig {
         for name in ["rig", "rig_nothing", "rig_call", "rig_hash", "rig_lru", "rig_lpm", "rig_least"] {
             Self::classifier(&mut ebpf, name).load()?;
         }
+        Self::classifier(&mut ebpf, "rig_lru_new").load()?;
+        for name in ["rig_xdp", "rig_xdp_none", "rig_xdp_grow"] {
+            Self::xdp(&mut ebpf, name).load()?;
+        }
         Ok(Self { ebpf })
+    }
+
+    fn xdp<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut Xdp {
+        match ebpf.program_mut(name) {
+            Some(AyaProgram::Xdp(program)) => program,
+            _ => panic!("the rig has a program {name}"),
+        }
     }
 
     fn classifier<'a>(ebpf: &'a mut Ebpf, name: &str) -> &'a mut SchedClassifier {
@@ -192,9 +206,13 @@ impl Rig {
     }
 
     fn aim(&mut self, id: u32) -> anyhow_free::Result<()> {
+        self.aim_at("RIG_TARGET", id)
+    }
+
+    fn aim_at(&mut self, map: &str, id: u32) -> anyhow_free::Result<()> {
         let info = loaded_programs().filter_map(Result::ok).find(|p| p.id() == id).expect("it is loaded");
         let fd = info.fd()?;
-        let map = self.ebpf.map_mut("RIG_TARGET").expect("the rig has it");
+        let map = self.ebpf.map_mut(map).expect("the rig has it");
         ProgramArray::try_from(map)?.set(0, &fd, 0)?;
         Ok(())
     }
@@ -229,8 +247,20 @@ impl Rig {
             let name = name.trim_start_matches("rig_");
             print!(" {name} {:.1}", (ns - empty) / times);
         }
+        // What is put into a map that is full and evicts: after as many as it holds.
+        let mut ns = f64::INFINITY;
+        for run in 0..RUNS {
+            let options = TestRunOptions {
+                data_in: Some(&[0; 64]),
+                repeat: if run == 0 { 100_000 } else { REPEATS },
+                ..TestRunOptions::new()
+            };
+            let took = Self::classifier(&mut self.ebpf, "rig_lru_new").test_run(options)?.duration.as_nanos() as f64;
+            ns = if run == 0 { ns } else { ns.min(took) };
+        }
+        print!(" lru_new {:.1}", (ns - empty) / 8.0);
         println!(
-            " (call: a helper; hash, LRU hash of 16-byte keys, LPM: a hit; least: connection and address looked up, once)"
+            " (lru_new: put into one that is full; call: a helper; hash, LRU hash of 16-byte keys, LPM: a hit; least: connection and address looked up, once)"
         );
         Ok(())
     }
@@ -241,21 +271,52 @@ impl Rig {
 
     /// Nanoseconds of one run, and what the program returned last.
     fn run(&mut self, packet: &[u8]) -> anyhow_free::Result<(f64, u32)> {
+        self.run_at(packet, 0)
+    }
+
+    /// The same at a device of this network namespace.
+    fn run_at(&mut self, packet: &[u8], ifindex: u32) -> anyhow_free::Result<(f64, u32)> {
+        let ctx = SkBuff { ifindex, ..SkBuff::default() };
         let mut out = [0; 1024];
         let options = TestRunOptions {
             data_in: Some(packet),
             data_out: Some(&mut out),
+            ctx_in: Some(ctx.as_bytes()),
             repeat: REPEATS,
             ..TestRunOptions::new()
         };
         let result = Self::classifier(&mut self.ebpf, "rig").test_run(options)?;
         Ok((result.duration.as_nanos() as f64, result.return_value))
     }
+
+    /// The same at the hook of packets without a buffer.
+    fn run_xdp(&mut self, packet: &[u8], ifindex: u32, repeat: u32) -> anyhow_free::Result<(f64, u32)> {
+        let mut out = [0; 1024];
+        let end = packet.len() as u32;
+        let ctx: [u32; 6] = [0, end, 0, ifindex, 0, 0];
+        let options = TestRunOptions {
+            data_in: Some(packet),
+            data_out: Some(&mut out),
+            ctx_in: Some(ctx.as_bytes()),
+            repeat,
+            ..TestRunOptions::new()
+        };
+        let result = Self::xdp(&mut self.ebpf, "rig_xdp").test_run(options)?;
+        Ok((result.duration.as_nanos() as f64, result.return_value))
+    }
+
+    fn id_of_xdp(&mut self, name: &str) -> anyhow_free::Result<u32> {
+        Ok(Self::xdp(&mut self.ebpf, name).info()?.id())
+    }
 }
 
 /// This example's one error type.
 mod anyhow_free {
     pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+}
+
+fn least(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
 }
 
 fn median(mut values: Vec<f64>) -> f64 {
@@ -355,12 +416,12 @@ fn measure(object: &Path, rig: &Path, mount: &Path, only: &str) -> anyhow_free::
                 with.push(ns);
                 ret = returned;
             }
-            let least = |values: &[f64]| values.iter().copied().fold(f64::INFINITY, f64::min);
             base_min = least(&base);
             print!(" {:8.0} {:8.0}", least(&with) - base_min, median(with) - median(base));
         }
         println!("  {} (rig {:.0})", ret as i32, base_min);
     }
+    outside::measure(object, &mount.join("outside"), &mut rig, only)?;
     for stats in datapath.load_stats() {
         println!(
             "{:20} {:7} instructions verified, {:6} bytes of machine code",

@@ -1,0 +1,373 @@
+//! What must hold of north-south traffic, worked out from the services and from what clients and backends have sent and
+//! received, never from the maps: who may serve whom, who answers in whose name, what fits through which device.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use abi::config::{LB_DSR, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE};
+use abi::lb::{SERVICE_FORWARD_DSR, SERVICE_ROUTABLE};
+use datapath::Action;
+use loader::Program;
+
+use super::{
+    view::{Tuple, View, inner, is_icmp, quoted, told, view},
+    world::{BACK_MTU, CLIENTS, NODE, PODS, Service, World},
+};
+use crate::{
+    arms::{Answer, hex},
+    generate::{Hook, Stimulus},
+    packets::{self, FIN, RST, SYN, TCP, UDP},
+};
+
+/// Whom a client's connection was given to.
+#[derive(Clone, Copy, Debug)]
+struct Given {
+    backend: u32,
+    /// Somebody has closed: a new SYN may go elsewhere.
+    closing: bool,
+}
+
+/// By which address a client reached a pod's port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Straight,
+    Frontend((std::net::IpAddr, u16)),
+    /// Both: which one its answers follow depends on what lives longer.
+    Unsure,
+}
+
+#[derive(Default)]
+pub struct Checker {
+    pub mode: u32,
+    /// Client to frontend.
+    given: BTreeMap<Tuple, Given>,
+    /// Backend to allocated port: for which client and frontend it stands.
+    stands: BTreeMap<Tuple, Tuple>,
+    /// World to allocated port: for which pod's traffic it stands.
+    masqueraded: BTreeMap<Tuple, Tuple>,
+    /// Client to pod.
+    local: BTreeMap<Tuple, Way>,
+    /// What each end has sent itself, as it knows it.
+    sent: BTreeSet<Tuple>,
+    /// Clients' packets of which it is not known whom they were given to: damaged ones, and those the early hook passed on.
+    unseen: BTreeSet<Tuple>,
+    /// Those of which it is not known whether they have closed.
+    doubtful: BTreeSet<Tuple>,
+    /// How often each kind of statement was tried.
+    pub tried: BTreeMap<&'static str, u64>,
+    pub broken: Vec<String>,
+}
+
+impl Checker {
+    /// Forgets what is known of a connection that was taken out of the maps.
+    pub fn forget(&mut self, connection: Tuple) {
+        for tuple in [connection, connection.back()] {
+            self.given.remove(&tuple);
+            if let Some(way) = self.local.get_mut(&tuple) {
+                *way = Way::Unsure;
+            }
+        }
+    }
+
+    fn holds(&mut self, what: &'static str, holds: bool, stimulus: &Stimulus, answer: &Answer) {
+        *self.tried.entry(what).or_default() += 1;
+        if !holds && self.broken.len() < 20 {
+            let (hook, packet) = (stimulus.hook, hex(&stimulus.packet));
+            self.broken.push(format!(
+                "{what}: {hook} at {}, {:?}\n  in     {packet}\n{answer:?}",
+                stimulus.ifindex, stimulus.kind
+            ));
+        }
+    }
+
+    /// A damaged packet was run: it may have opened what nobody here knows of.
+    pub fn see_damaged(&mut self, stimulus: &Stimulus) {
+        if let Some(sent) = view(&stimulus.packet) {
+            self.sent.insert(sent.tuple);
+            self.sent.extend(told(&stimulus.packet).map(|frontend| Tuple { dst: frontend, ..sent.tuple }));
+            self.unseen.insert(sent.tuple);
+            self.doubtful.insert(sent.tuple);
+            self.given.remove(&sent.tuple);
+        }
+    }
+
+    /// A whole packet was run.
+    pub fn see(&mut self, world: &World, stimulus: &Stimulus, answer: &Answer) {
+        let out = (!answer.is_drop()).then_some(answer.packet.as_slice());
+        let went = [Action::Redirect, Action::RedirectNeighbour].iter().any(|a| *a as u32 == answer.action);
+        if let Some(packet) = out {
+            let mut holds = packets::checksums_hold(packet);
+            if let Some(within) = inner(packet).filter(|_| went) {
+                holds &= packets::checksums_hold(&within);
+            }
+            self.holds("checksums are right", holds, stimulus, answer);
+        }
+        if went && stimulus.hook != Hook::Tc(Program::ToNetdev) {
+            self.fits(world, stimulus, answer);
+        }
+        let sent = view(&stimulus.packet);
+        self.sent.extend(sent.map(|sent| sent.tuple));
+        match stimulus.hook {
+            Hook::Tc(Program::FromContainer) => self.from_pod(&sent, stimulus, answer, went),
+            Hook::Tc(Program::ToNetdev) => self.out(world, &sent, stimulus, answer),
+            _ => self.from_outside(world, &sent, stimulus, answer, went),
+        }
+        self.errors(stimulus, answer, went);
+    }
+
+    fn fits(&mut self, world: &World, stimulus: &Stimulus, answer: &Answer) {
+        // At the early hook only "back" or not is known.
+        let back = match stimulus.hook {
+            Hook::Xdp => (answer.argument == 1) == (stimulus.ifindex == world.devices.back),
+            Hook::Tc(_) => answer.argument == world.devices.back,
+        };
+        let mtu = if back { BACK_MTU as usize } else { 1500 };
+        self.holds("it fits through the device", answer.packet.len() - 14 <= mtu, stimulus, answer);
+    }
+
+    fn from_outside(&mut self, world: &World, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer, went: bool) {
+        let Some(sent) = sent else { return };
+        if let Some(client) = self.stands.get(&sent.tuple).copied() {
+            return self.answered(&client, sent, stimulus, answer, went);
+        }
+        if let Some(pod) = self.masqueraded.get(&sent.tuple).copied() {
+            if answer.action == Action::RedirectPeer as u32 {
+                let got = view(&answer.packet).map(|v| v.tuple);
+                self.holds("an answer reaches the masqueraded pod", got == Some(pod.back()), stimulus, answer);
+            }
+            return;
+        }
+        let Some(service) = world.service(sent.tuple.dst.0, sent.tuple.dst.1, sent.tuple.protocol) else {
+            if answer.action == Action::RedirectPeer as u32 && !sent.fragment {
+                self.delivered(sent, told(&stimulus.packet).filter(|_| self.reads_options(sent)));
+            }
+            return;
+        };
+        let service = service.clone();
+        self.to_service(world, &service, sent, stimulus, answer, went);
+    }
+
+    fn reads_options(&self, sent: &View) -> bool {
+        self.mode & (LB_DSR | LB_HYBRID | LB_MODE_BY_SERVICE) != 0
+            && self.mode & LB_DSR_IPIP == 0
+            && (sent.tuple.protocol != TCP || sent.is_syn())
+    }
+
+    /// A client reached a pod: straight, or by a frontend.
+    fn delivered(&mut self, sent: &View, by: Option<(std::net::IpAddr, u16)>) {
+        match by {
+            Some(frontend) => {
+                // To another balancer.
+                self.sent.insert(Tuple { dst: frontend, ..sent.tuple });
+                self.local.insert(sent.tuple, Way::Frontend(frontend));
+            }
+            None => {
+                let way = self.local.entry(sent.tuple).or_insert(Way::Straight);
+                if *way != Way::Straight {
+                    *way = Way::Unsure;
+                }
+            }
+        }
+    }
+
+    fn to_service(
+        &mut self,
+        world: &World,
+        service: &Service,
+        sent: &View,
+        stimulus: &Stimulus,
+        answer: &Answer,
+        went: bool,
+    ) {
+        let delivered = answer.action == Action::RedirectPeer as u32;
+        let open = service.has(SERVICE_ROUTABLE) && world.admits(service, sent.tuple.src.0);
+        if !open {
+            self.holds("who may not in stays out", !went && !delivered, stimulus, answer);
+            return;
+        }
+        if sent.tcp_flags & (FIN | RST) != 0
+            && let Some(given) = self.given.get_mut(&sent.tuple)
+        {
+            given.closing = true;
+        }
+        let complained = went && is_icmp(&answer.packet);
+        let to_host = answer.action == Action::Pass as u32
+            && view(&answer.packet).is_some_and(|seen| seen.tuple != sent.tuple && NODE.is(seen.tuple.dst.0));
+        if complained || !(went || delivered || to_host) {
+            self.unseen.insert(sent.tuple);
+            if sent.tcp_flags & (FIN | RST) != 0 {
+                self.doubtful.insert(sent.tuple);
+            }
+            return;
+        }
+        let Some((id, seen)) = self.backend_of(world, service, sent, stimulus, answer) else {
+            self.holds("what goes to a frontend reaches a backend of it", false, stimulus, answer);
+            return;
+        };
+        let backend = world.backends[&id];
+        let before = self.given.get(&sent.tuple).copied();
+        let stays = before.filter(|given| !(given.closing && sent.is_syn()));
+        let may_keep = stays.is_some_and(|given| given.backend == id) && backend.there && !sent.is_syn();
+        let may_keep = may_keep
+            || (before.is_none()
+                && (self.unseen.contains(&sent.tuple) || sent.fragment)
+                && backend.there
+                && !sent.is_syn());
+        self.holds("the backend lives", backend.is_active() || may_keep, stimulus, answer);
+        if let Some(given) = stays.filter(|given| !given.closing) {
+            let old = world.backends[&given.backend];
+            let serves = old.there && (old.is_active() || !sent.is_syn());
+            self.holds("no connection moves while its backend lives", !serves || given.backend == id, stimulus, answer);
+        }
+        let closing = self.doubtful.contains(&sent.tuple)
+            || sent.tcp_flags & (FIN | RST) != 0
+            || stays.is_some_and(|given| given.closing && given.backend == id);
+        self.given.insert(sent.tuple, Given { backend: id, closing });
+        if delivered || to_host {
+            let to_pod = Tuple { src: sent.tuple.src, dst: seen.dst, protocol: sent.tuple.protocol };
+            self.holds("a pod sees the client", seen.src == sent.tuple.src, stimulus, answer);
+            self.local.insert(to_pod, Way::Frontend(sent.tuple.dst));
+        } else {
+            self.forwarded(service, sent, &seen, stimulus, answer);
+        }
+    }
+
+    /// Which backend a packet went to, and its ends there.
+    fn backend_of(
+        &self,
+        world: &World,
+        service: &Service,
+        sent: &View,
+        stimulus: &Stimulus,
+        answer: &Answer,
+    ) -> Option<(u32, Tuple)> {
+        if self.is_direct(service, sent) && self.mode & LB_DSR_IPIP != 0 && inner(&answer.packet).is_some() {
+            let (_, to) = packets::addresses(&answer.packet)?;
+            let found = service.backends.iter().find(|id| world.backends[id].at.is(to));
+            // Inside, nothing is changed.
+            let same = inner(&answer.packet)?.get(14..)? == stimulus.packet.get(14..)?;
+            return found.filter(|_| same).map(|id| (*id, sent.tuple));
+        }
+        let seen = view(&answer.packet)?.tuple;
+        let (id, _) = world.backend_at(service, seen.dst.0, seen.dst.1)?;
+        Some((id, seen))
+    }
+
+    fn is_direct(&self, service: &Service, sent: &View) -> bool {
+        self.mode & LB_DSR != 0
+            || (self.mode & LB_HYBRID != 0 && sent.tuple.protocol == TCP)
+            || (self.mode & LB_MODE_BY_SERVICE != 0 && service.flags2 & SERVICE_FORWARD_DSR != 0)
+    }
+
+    /// A packet went to a backend of another node.
+    fn forwarded(&mut self, service: &Service, sent: &View, seen: &Tuple, stimulus: &Stimulus, answer: &Answer) {
+        if !self.is_direct(service, sent) {
+            let ours = NODE.is(seen.src.0) && seen.src.1 >= 32_768;
+            self.holds("SNAT hides the client behind an allocated port", ours, stimulus, answer);
+            let free = sent.tuple.protocol != UDP || !(40_000..40_004).contains(&seen.src.1);
+            self.holds("ports of the host's sockets are left to it", free, stimulus, answer);
+            let mine = *self.stands.entry(seen.back()).or_insert(sent.tuple) == sent.tuple;
+            self.holds("no two clients share a port", mine, stimulus, answer);
+            return;
+        }
+        if self.mode & LB_DSR_IPIP != 0 {
+            return;
+        }
+        self.holds("DSR leaves the client as source", seen.src == sent.tuple.src, stimulus, answer);
+        if sent.tuple.protocol != TCP || sent.is_syn() {
+            self.holds("DSR tells of the frontend", told(&answer.packet) == Some(sent.tuple.dst), stimulus, answer);
+        }
+    }
+
+    /// A backend of another node answered to an allocated port.
+    fn answered(&mut self, client: &Tuple, sent: &View, stimulus: &Stimulus, answer: &Answer, went: bool) {
+        if sent.tcp_flags & (FIN | RST) != 0
+            && let Some(given) = self.given.get_mut(client)
+        {
+            given.closing = true;
+        }
+        if went && !is_icmp(&answer.packet) {
+            let got = view(&answer.packet).map(|v| v.tuple);
+            self.holds("an answer comes from the frontend", got == Some(client.back()), stimulus, answer);
+            let ttl = view(&answer.packet).map(|v| v.ttl);
+            self.holds("one hop is spent", ttl == Some(sent.ttl.wrapping_sub(1)), stimulus, answer);
+        }
+    }
+
+    fn from_pod(&mut self, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer, went: bool) {
+        let Some(sent) = sent else { return };
+        let Some(way) = self.local.get(&sent.tuple.back()).copied() else { return };
+        let got = view(&answer.packet).map(|v| v.tuple);
+        match way {
+            Way::Frontend(frontend) if went && !is_icmp(&answer.packet) => {
+                let should = Tuple { src: frontend, ..sent.tuple };
+                self.holds("a pod answers from the frontend", got == Some(should), stimulus, answer);
+            }
+            Way::Straight if answer.action == Action::Pass as u32 => {
+                self.holds("a pod asked straight answers straight", got == Some(sent.tuple), stimulus, answer);
+            }
+            _ => {}
+        }
+    }
+
+    /// A packet left the node by the stack.
+    fn out(&mut self, world: &World, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer) {
+        let (Some(sent), Some(got)) = (sent, view(&answer.packet)) else { return };
+        if answer.is_drop() || sent.fragment {
+            return;
+        }
+        if NODE.is(sent.tuple.src.0) && got.tuple.src.1 < 32_768 {
+            // What no stack sends is left as it is.
+            let usual = stimulus.mark == 0 && sent.tcp_flags & (SYN | FIN) != SYN | FIN;
+            if let (true, Some(Way::Frontend(frontend))) = (usual, self.local.get(&sent.tuple.back()).copied()) {
+                let should = Tuple { src: frontend, ..sent.tuple };
+                self.holds("the host answers from the frontend", got.tuple == should, stimulus, answer);
+            } else if got.tuple != sent.tuple {
+                let (ip, port) = got.tuple.src;
+                let is_frontend = world.service(ip, port, got.tuple.protocol).is_some();
+                self.holds("the host answers from a frontend", is_frontend, stimulus, answer);
+            }
+            return;
+        }
+        if got.tuple == sent.tuple {
+            return;
+        }
+        let from_pod = PODS.iter().any(|pod| pod.is(sent.tuple.src.0));
+        let ours = NODE.is(got.tuple.src.0) && got.tuple.src.1 >= 32_768 && got.tuple.dst == sent.tuple.dst;
+        self.holds(
+            "masquerading changes the source of pods alone",
+            (from_pod || NODE.is(sent.tuple.src.0)) && ours,
+            stimulus,
+            answer,
+        );
+        let mine = *self.masqueraded.entry(got.tuple.back()).or_insert(sent.tuple) == sent.tuple;
+        let free = !self.stands.contains_key(&got.tuple.back());
+        self.holds("no two pods share a port to one peer", mine && free, stimulus, answer);
+    }
+
+    /// An error that reached an end is about something that end has sent.
+    fn errors(&mut self, stimulus: &Stimulus, answer: &Answer, went: bool) {
+        let (Some(about), Some((_, to))) = (quoted(&answer.packet), packets::addresses(&answer.packet)) else { return };
+        let Some(before) = quoted(&stimulus.packet) else { return };
+        if inner(&answer.packet).is_some() {
+            return;
+        }
+        // What it was about, as it came, must be known here: damaged packets and fragments make connections too.
+        let known_here = self.masqueraded.contains_key(&before.back())
+            || self.stands.contains_key(&before.back())
+            || self.given.contains_key(&before.back())
+            || matches!(self.local.get(&before), Some(Way::Frontend(_)));
+        let changed = known_here
+            && (about != before || packets::addresses(&stimulus.packet) != packets::addresses(&answer.packet));
+        let delivered = answer.action == Action::RedirectPeer as u32 || went;
+        if changed && delivered && (CLIENTS.iter().any(|c| c.is(to)) || PODS.iter().any(|p| p.is(to))) {
+            // A connection may have gone on to another pod, which then hears of what the one before has sent.
+            let alike = |sent: &Tuple| {
+                sent.dst == about.dst && sent.src.1 == about.src.1 && PODS.iter().any(|pod| pod.is(sent.src.0))
+            };
+            let to_pod = PODS.iter().any(|pod| pod.is(to));
+            let known = self.sent.contains(&about) || (to_pod && self.sent.iter().any(alike));
+            let known = known && about.src.0 == to;
+            self.holds("an error is about what its receiver has sent", known, stimulus, answer);
+        }
+    }
+}
