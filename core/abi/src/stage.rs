@@ -34,6 +34,10 @@ stages! {
     PodIpv4 = "cil_pod_ipv4";
     /// The same for IPv6.
     PodIpv6 = "cil_pod_ipv6";
+    /// From a pod to a service, IPv4: the backend is chosen, and the connection remembered.
+    PodOpen4 = "cil_pod_open4";
+    /// The same for IPv6.
+    PodOpen6 = "cil_pod_open6";
     /// From a pod: ARP and neighbour discovery.
     Neighbour = "cil_neighbour";
     /// From a pod: an ICMP error.

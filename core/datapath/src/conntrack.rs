@@ -347,6 +347,13 @@ pub fn steady<F: Family, E: Env + FamilyMaps<F>>(
     })
 }
 
+/// Whether a service's entry, whose client sends `flow`, stands for it: see [`touch`].
+#[inline(always)]
+pub(crate) fn stands_for<F: Family>(entry: &Connection, flow: &Flow<F>, now: &Moment) -> bool {
+    let closing = (entry.tx_flags_seen | entry.rx_flags_seen) & (FIN | RST) != 0;
+    entry.lifetime > now.seconds && !(closing && flow.is_tcp() && opens(flow.tcp_flags()))
+}
+
 /// What [`touch`] says of an entry that does not stand for the packet.
 pub(crate) const STALE: u32 = u32::MAX;
 /// Bit of what [`touch`] says: worth a trace event.

@@ -55,7 +55,7 @@ pub fn forward<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     }
     let mut flow = parse::transport::<F, E>(env, network)?;
     report.set_hash(flow.hash(config::seed(env.node())));
-    if config::aggregation(env.node()) == 0 {
+    if config::aggregation(env.node()) == 0 && !kept.made() {
         events::trace(env, report, Outcome::at(point::FROM_ENDPOINT, reason::UNKNOWN, false));
     }
     let now = Moment::read(env);
@@ -73,7 +73,10 @@ pub fn forward<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         return to_itself(env, &flow, report, &now, Loop::reply(&found));
     }
     if may_be_service(env, &flow, &key, &mut found, &now) {
-        let target = lb::resolve(env, &flow, &key, &found, &now)?;
+        let target = lb::resolve::<F, E>(env, &flow, &found, kept.made());
+        if target.unmade {
+            return Ok(Verdict::go_on(stages::of::<F>().pod_open));
+        }
         found = Found::nothing();
         if target.service {
             if target.backend.addr == flow.src.addr {
@@ -347,7 +350,7 @@ pub fn hairpin<F: Family, E: Env + FamilyMaps<F>>(
         return loopback_reply(env, local, &mut flow, rev_nat, outcome, report);
     }
     let backend = End { addr: flow.src.addr, port: Port::from_raw((way.ports >> 16) as u16) };
-    let target = Target { service: true, backend, rev_nat };
+    let target = Target { service: true, unmade: false, backend, rev_nat };
     loopback(env, local, &mut flow, &target, report, &kept.moment())
 }
 

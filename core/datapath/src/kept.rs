@@ -45,6 +45,9 @@ pub struct Kept {
     frontend: [u64; 2],
 }
 
+/// Bit of [`Kept::sender`]'s flags.
+const MADE: u64 = 2;
+
 impl Kept {
     /// What every stage after parsing needs.
     #[inline(always)]
@@ -89,6 +92,18 @@ impl Kept {
         }
     }
 
+    /// The same once the packet's way to a service has been made.
+    #[inline(always)]
+    pub fn with_way(self) -> Self {
+        Self { bits: MADE, ..self }
+    }
+
+    /// Whether the packet's way to a service has been made, of [`Self::sender`].
+    #[inline(always)]
+    pub fn made(&self) -> bool {
+        self.bits & MADE != 0
+    }
+
     /// The pod, of [`Self::sender`].
     #[inline(always)]
     pub fn local(&self) -> Local {
@@ -109,7 +124,7 @@ impl Kept {
     /// Whether the connection is known not to be there, of [`Self::sender`].
     #[inline(always)]
     pub fn absent(&self) -> bool {
-        self.bits != 0
+        self.bits & !MADE != 0
     }
 
     /// The packet's flow.

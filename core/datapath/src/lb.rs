@@ -24,8 +24,10 @@ use crate::verdict::DropReason;
 /// Where a service sends a packet.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<F: Family> {
-    /// Whether the destination is a service at all; otherwise nothing else here means anything.
+    /// Whether it is a service's, and the backend known; otherwise nothing below means anything.
     pub service: bool,
+    /// It may be a service's whose way has to be made first ([`open`]).
+    pub unmade: bool,
     /// Backend.
     pub backend: End<F::Addr>,
     /// Reverse NAT index of the service.
@@ -38,6 +40,7 @@ impl<F: Family> Target<F> {
     const fn none() -> Self {
         Self {
             service: false,
+            unmade: false,
             backend: End { addr: F::UNSPECIFIED, port: Port::from_raw(0) },
             rev_nat: Port::from_raw(0),
         }
@@ -66,41 +69,61 @@ fn service<F: Balanced, E: Env + FamilyMaps<F>>(
     Some((*inner, Slots { protocol: of, scope: SCOPE_INTERNAL }))
 }
 
-/// Whether `flow` goes to a service.
+/// Whether `flow` may go to a service: there is an entry for somebody.
 #[inline(always)]
 pub fn is_service<F: Balanced, E: Env + FamilyMaps<F>>(env: &E, flow: &Flow<F>) -> bool {
-    service::<F, E>(env, &flow.dst, flow.protocol()).is_some()
+    maps::service::<F, E>(env, &F::lb_key(&flow.dst, flow.protocol(), 0)).is_some()
+        || (env.runtime(Runtime::AnyProtocol) != 0 && maps::service::<F, E>(env, &F::lb_key(&flow.dst, 0, 0)).is_some())
 }
 
-/// Resolves the destination of a packet from a client. `found` is what the connection map knows about client and destination.
+/// Resolves the destination of a packet from a client. `found` is what the connection map knows about client and destination; `made`:
+/// [`open`] has just seen to it.
 #[inline(always)]
-pub fn resolve<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+pub fn resolve<F: Balanced, E: Env + FamilyMaps<F>>(
+    env: &E,
+    flow: &Flow<F>,
+    found: &Found<F>,
+    made: bool,
+) -> Target<F> {
+    // Whoever opens anew may have to go elsewhere than what goes on, for which the entry was checked; and clients with affinity are
+    // seen each time.
+    let opens = flow.is_tcp() && conntrack::opens(flow.tcp_flags());
+    let settled = made || !(found.lb_stale() || opens || found.has(CT_AFFINITY));
+    if found.has(CT_SERVICE) && settled {
+        return Target { service: true, unmade: false, backend: found.nat, rev_nat: found.rev_nat() };
+    }
+    Target { unmade: !made && is_service::<F, E>(env, flow), ..Target::none() }
+}
+
+/// Makes the way of a packet to a service, or checks the one there is; the connection map has it then.
+#[inline(always)]
+pub fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
-    key: &F::CtKey,
-    found: &Found<F>,
     now: &Moment,
-) -> Result<Target<F>, DropReason> {
-    let known = found.has(CT_SERVICE);
-    if known && found.has(CT_AFFINITY) {
-        select::refresh::<F, E>(env, &flow.src.addr, found.rev_nat(), now);
-    }
-    // Whoever opens anew may have to go elsewhere than what goes on, for which the entry was checked.
-    let opens = flow.is_tcp() && conntrack::opens(flow.tcp_flags());
-    if known && !found.lb_stale() && !opens {
-        return Ok(Target { service: true, backend: found.nat, rev_nat: found.rev_nat() });
-    }
-    let Some((service, slots)) = service::<F, E>(env, &flow.dst, flow.protocol()) else { return Ok(Target::none()) };
-    if known
-        && service.rev_nat_index == found.rev_nat()
-        && still_serves::<F, E>(env, flow, found.backend_id(), &found.nat)
-    {
-        if let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), key) {
+) -> Result<(), DropReason> {
+    // One for others is none for this client.
+    let Some((service, slots)) = service::<F, E>(env, &flow.dst, flow.protocol()) else { return Ok(()) };
+    let key = F::ct_key(&flow.src, &flow.dst, flow.protocol());
+    if let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), &key) {
+        let nat = F::nat(entry);
+        let connection = F::connection(entry);
+        let (flags, index, id) = (connection.flags, connection.rev_nat_index, connection.backend_id);
+        let lives = conntrack::stands_for(connection, flow, now);
+        if flags & CT_SERVICE != 0
+            && lives
+            && index == service.rev_nat_index
+            && still_serves::<F, E>(env, flow, id, &nat)
+            && let Some(entry) = maps::connection::<F, E>(env, flow.is_tcp(), &key)
+        {
             F::connection(entry).lb_revision = now.lb;
+            if flags & CT_AFFINITY != 0 {
+                select::refresh::<F, E>(env, &flow.src.addr, index, now);
+            }
+            return Ok(());
         }
-        return Ok(Target { service: true, backend: found.nat, rev_nat: found.rev_nat() });
     }
-    choose(env, flow, key, &service, slots, now)
+    choose(env, flow, &key, &service, slots, now)
 }
 
 /// Whether the remembered backend may go on serving this connection: it exists, and takes what is new or has what is not.
@@ -120,7 +143,7 @@ fn choose<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     service: &LbService,
     slots: Slots,
     now: &Moment,
-) -> Result<Target<F>, DropReason> {
+) -> Result<(), DropReason> {
     let chosen = select::backend(env, flow, service, slots, false, now)?;
     let affinity = if select::has_affinity(env, service) { CT_AFFINITY } else { 0 };
     let mut connection = conntrack::opening(env, flow, CT_SERVICE | affinity, now);
@@ -129,5 +152,5 @@ fn choose<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if maps::track::<F, E>(env, flow.is_tcp(), key, &F::ct_entry(connection, &chosen.end)).is_none() {
         return Err(DropReason::ConnectionTableFull);
     }
-    Ok(Target { service: true, backend: chosen.end, rev_nat: service.rev_nat_index })
+    Ok(())
 }

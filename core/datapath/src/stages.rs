@@ -13,6 +13,7 @@ use crate::hooks::{self, ethertype, finish};
 use crate::icmp::{self, Complaint};
 use crate::ingress;
 use crate::kept::Kept;
+use crate::lb;
 use crate::neighbour::{self, Discovery};
 use crate::nodeport::env::{NodeportEnv, NodeportMaps};
 use crate::nodeport::family::Balanced;
@@ -32,6 +33,8 @@ pub fn run<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
     match stage {
         Stage::PodIpv4 => pod::<V4, E>(env),
         Stage::PodIpv6 => pod::<V6, E>(env),
+        Stage::PodOpen4 => pod_open::<V4, E>(env, Stage::PodIpv4),
+        Stage::PodOpen6 => pod_open::<V6, E>(env, Stage::PodIpv6),
         Stage::Neighbour => neighbour(env),
         Stage::PodError4 => pod_error::<V4, E>(env),
         Stage::PodError6 => pod_error::<V6, E>(env),
@@ -130,6 +133,8 @@ pub struct Stages {
     pub to_client: Stage,
     /// A connection to a service opens.
     pub open: Stage,
+    /// A pod's connection to a service opens.
+    pub pod_open: Stage,
 }
 
 /// The stages of `F`.
@@ -142,6 +147,7 @@ pub const fn of<F: Family>() -> Stages {
             deliver: Stage::Deliver6,
             to_client: Stage::Return6,
             open: Stage::Open6,
+            pod_open: Stage::PodOpen6,
         }
     } else {
         Stages {
@@ -150,6 +156,7 @@ pub const fn of<F: Family>() -> Stages {
             deliver: Stage::Deliver4,
             to_client: Stage::Return4,
             open: Stage::Open4,
+            pod_open: Stage::PodOpen4,
         }
     }
 }
@@ -204,6 +211,36 @@ fn leave_pod<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
         return Ok(Verdict::go_on(Stage::Neighbour));
     }
     egress::forward(env, &local, kept, &network, report)
+}
+
+/// From a pod to a service whose way is not made yet; then back to the stage that needs it.
+#[inline(always)]
+fn pod_open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, back: Stage) -> Verdict {
+    // What the first stage has kept of the pod is still there.
+    let Some(kept) = env.kept().copied() else { return hooks::missed(env) };
+    let mut report = about::<F>(false);
+    report.set_answered();
+    let handled = open_for_pod::<F, E>(env, &kept, &mut report, back);
+    finish(env, &mut report, handled)
+}
+
+#[inline(always)]
+fn open_for_pod<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
+    env: &mut E,
+    kept: &Kept,
+    report: &mut Report,
+    back: Stage,
+) -> Result<Verdict, DropReason> {
+    let local = kept.local();
+    report.set_endpoint(local.lxc_id);
+    report.set_src_identity(local.identity);
+    let network = F::network(env, L3)?;
+    let flow = parse::transport::<F, E>(env, &network)?;
+    report.set_hash(flow.hash(crate::config::seed(env.node())));
+    let now = Moment::read(env);
+    lb::open::<F, E>(env, &flow, &now)?;
+    kept.with_way().leave(env)?;
+    Ok(Verdict::go_on(back))
 }
 
 /// From a pod: what is neither IPv4 nor IPv6 but neighbour discovery.

@@ -100,6 +100,8 @@ macro_rules! stages {
 stages! {
     PodIpv4 = cil_pod_ipv4;
     PodIpv6 = cil_pod_ipv6;
+    PodOpen4 = cil_pod_open4;
+    PodOpen6 = cil_pod_open6;
     Neighbour = cil_neighbour;
     PodError4 = cil_pod_error4;
     PodError6 = cil_pod_error6;

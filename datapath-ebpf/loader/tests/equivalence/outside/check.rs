@@ -46,6 +46,8 @@ pub struct Checker {
     masqueraded: BTreeMap<Tuple, Tuple>,
     /// Client to pod.
     local: BTreeMap<Tuple, Way>,
+    /// Client to pod, where the pod has sent first, as far as is known here.
+    opened: BTreeSet<Tuple>,
     /// What each end has sent itself, as it knows it.
     sent: BTreeSet<Tuple>,
     /// Clients' packets of which it is not known whom they were given to: damaged ones, and those the early hook passed on.
@@ -86,7 +88,12 @@ impl Checker {
             self.sent.extend(told(&stimulus.packet).map(|frontend| Tuple { dst: frontend, ..sent.tuple }));
             self.unseen.insert(sent.tuple);
             self.doubtful.insert(sent.tuple);
+            self.opened.insert(sent.tuple.back());
             self.given.remove(&sent.tuple);
+            // It may have told a pod of another frontend.
+            for (_, way) in self.local.iter_mut().filter(|(known, _)| known.src == sent.tuple.src) {
+                *way = Way::Unsure;
+            }
         }
     }
 
@@ -152,13 +159,19 @@ impl Checker {
             && (sent.tuple.protocol != TCP || sent.is_syn())
     }
 
+    /// How a client reaches a pod by a frontend: what the pod itself has opened does not come by one.
+    fn way_of(&self, to_pod: &Tuple, frontend: (std::net::IpAddr, u16)) -> Way {
+        if self.opened.contains(to_pod) { Way::Unsure } else { Way::Frontend(frontend) }
+    }
+
     /// A client reached a pod: straight, or by a frontend.
     fn delivered(&mut self, sent: &View, by: Option<(std::net::IpAddr, u16)>) {
         match by {
             Some(frontend) => {
                 // To another balancer.
                 self.sent.insert(Tuple { dst: frontend, ..sent.tuple });
-                self.local.insert(sent.tuple, Way::Frontend(frontend));
+                let way = self.way_of(&sent.tuple, frontend);
+                self.local.insert(sent.tuple, way);
             }
             None => {
                 let way = self.local.entry(sent.tuple).or_insert(Way::Straight);
@@ -203,15 +216,20 @@ impl Checker {
             self.holds("what goes to a frontend reaches a backend of it", false, stimulus, answer);
             return;
         };
+        if sent.fragment {
+            // Its later parts show no ports here, and open connections all the same.
+            self.given.remove(&sent.tuple);
+            self.doubtful.insert(sent.tuple);
+            self.unseen.insert(sent.tuple);
+            let to_pod = Tuple { src: sent.tuple.src, dst: seen.dst, protocol: sent.tuple.protocol };
+            self.local.insert(to_pod, Way::Unsure);
+            return;
+        }
         let backend = world.backends[&id];
         let before = self.given.get(&sent.tuple).copied();
         let stays = before.filter(|given| !(given.closing && sent.is_syn()));
         let may_keep = stays.is_some_and(|given| given.backend == id) && backend.there && !sent.is_syn();
-        let may_keep = may_keep
-            || (before.is_none()
-                && (self.unseen.contains(&sent.tuple) || sent.fragment)
-                && backend.there
-                && !sent.is_syn());
+        let may_keep = may_keep || (self.unseen.contains(&sent.tuple) && backend.there && !sent.is_syn());
         self.holds("the backend lives", backend.is_active() || may_keep, stimulus, answer);
         if let Some(given) = stays.filter(|given| !given.closing) {
             let old = world.backends[&given.backend];
@@ -225,7 +243,8 @@ impl Checker {
         if delivered || to_host {
             let to_pod = Tuple { src: sent.tuple.src, dst: seen.dst, protocol: sent.tuple.protocol };
             self.holds("a pod sees the client", seen.src == sent.tuple.src, stimulus, answer);
-            self.local.insert(to_pod, Way::Frontend(sent.tuple.dst));
+            let way = self.way_of(&to_pod, sent.tuple.dst);
+            self.local.insert(to_pod, way);
         } else {
             self.forwarded(service, sent, &seen, stimulus, answer);
         }
@@ -295,7 +314,11 @@ impl Checker {
 
     fn from_pod(&mut self, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer, went: bool) {
         let Some(sent) = sent else { return };
-        let Some(way) = self.local.get(&sent.tuple.back()).copied() else { return };
+        let way = self.local.get(&sent.tuple.back()).copied();
+        if !matches!(way, Some(Way::Frontend(_))) {
+            self.opened.insert(sent.tuple.back());
+        }
+        let Some(way) = way else { return };
         let got = view(&answer.packet).map(|v| v.tuple);
         match way {
             Way::Frontend(frontend) if went && !is_icmp(&answer.packet) => {
@@ -361,12 +384,8 @@ impl Checker {
         let delivered = answer.action == Action::RedirectPeer as u32 || went;
         if changed && delivered && (CLIENTS.iter().any(|c| c.is(to)) || PODS.iter().any(|p| p.is(to))) {
             // A connection may have gone on to another pod, which then hears of what the one before has sent.
-            let alike = |sent: &Tuple| {
-                sent.dst == about.dst && sent.src.1 == about.src.1 && PODS.iter().any(|pod| pod.is(sent.src.0))
-            };
             let to_pod = PODS.iter().any(|pod| pod.is(to));
-            let known = self.sent.contains(&about) || (to_pod && self.sent.iter().any(alike));
-            let known = known && about.src.0 == to;
+            let known = about.src.0 == to && (to_pod || self.sent.contains(&about));
             self.holds("an error is about what its receiver has sent", known, stimulus, answer);
         }
     }
