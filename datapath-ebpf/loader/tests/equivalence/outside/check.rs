@@ -119,6 +119,14 @@ impl Checker {
             Hook::Tc(Program::ToNetdev) => self.out(world, &sent, stimulus, answer),
             _ => self.from_outside(world, &sent, stimulus, answer, went),
         }
+        if let Some(sent) = sent.filter(|sent| sent.tcp_flags & (FIN | RST) != 0) {
+            // What was reset ends within seconds, and whoever sends then opens anew.
+            let back = sent.tuple.back();
+            for (_, way) in self.local.iter_mut().filter(|(known, _)| known.src == sent.tuple.src || **known == back) {
+                *way = Way::Unsure;
+            }
+            self.opened.insert(back);
+        }
         self.errors(stimulus, answer, went);
     }
 
