@@ -7,6 +7,7 @@
 mod measure;
 mod namespace;
 mod node;
+mod northsouth;
 mod outside;
 mod place;
 mod pod;

@@ -27,6 +27,7 @@ const WRAPPED: &[(&[&str], &[&str])] = &[
             "hubble/ui",
             "cni/plugin",
             "sim-tests",
+            "benches",
         ],
     ),
     (
@@ -41,6 +42,7 @@ const WRAPPED: &[(&[&str], &[&str])] = &[
             "hubble/api",
             "cni/plugin",
             "sim-tests",
+            "benches",
         ],
     ),
     (&["kube"], &["io-tokio", "hubble/server", "hubble/relay", "hubble/cli", "hubble/ui", "cni/plugin", "sim-tests"]),

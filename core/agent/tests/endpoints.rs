@@ -247,7 +247,11 @@ fn a_kernel_that_says_full_keeps_everybody_on_the_old_policy_until_there_is_room
 #[test]
 fn policy_mistakes_name_their_place() {
     let mut world = World::new(config());
+    let big = format!("{DENY_ALL}{}", " ".repeat(10 << 20));
+    let deep = DENY_ALL.replace("\"80\"", &format!("{}{}", "[".repeat(60), "]".repeat(60)));
     for (text, part) in [
+        (big.as_str(), "policy-bytes-max"),
+        (&deep, "policy-depth-max"),
         ("{", "document 1"),
         (r#"{"apiVersion":"v1","kind":"Pod"}"#, "kind"),
         (&DENY_ALL.replace("fromEndpoints", "fromEndpoint"), "fromEndpoint"),

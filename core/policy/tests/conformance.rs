@@ -2,12 +2,15 @@
 
 #![allow(clippy::disallowed_macros, reason = "a skipped test says so")]
 
+use std::io::Write as _;
+
 mod corpus;
 
 fn corpus_files(name: &str) -> Vec<std::path::PathBuf> {
     let files = corpus::corpora(&corpus::default_dir(), name);
     if files.is_empty() {
-        eprintln!("skipped: there is no {name}.*.json in {}", corpus::default_dir().display());
+        let _shown =
+            writeln!(std::io::stderr(), "skipped: there is no {name}.*.json in {}", corpus::default_dir().display());
     }
     files
 }

@@ -16,6 +16,7 @@ use maps::Maps;
 use oracle::{Expect, Probe};
 use policy::{Config, Engine, Verdict};
 use std::sync::atomic::{AtomicU64, Ordering};
+use types::NumericIdentity;
 
 fn config(bytes: &mut Bytes<'_>) -> Config {
     Config {
@@ -78,6 +79,9 @@ fn check(history: &[u8]) {
     let mut world = World::new();
     let mut maps = Maps::default();
     maps.apply_all(&first.writes);
+    for id in history::CROWD.map(NumericIdentity::new) {
+        maps.apply_all(&engine.upsert_identity(id, &world.identities[&id]).expect("far below the bound").writes);
+    }
     let probes = Probe::all();
     let mut step = 0;
     while let Some(op) = Op::read(&mut bytes) {

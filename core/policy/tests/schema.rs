@@ -11,6 +11,7 @@ use policy::{
 };
 use schemas::{constraints, differences, documents_of_everything, examples, fields, place_mut, schema_of};
 use serde_json::{Value, json};
+use std::io::Write as _;
 use std::{
     collections::BTreeSet,
     path::{Path, PathBuf},
@@ -21,7 +22,7 @@ fn reference(name: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    eprintln!("skipped: there is no {}", path.display());
+    let _shown = writeln!(std::io::stderr(), "skipped: there is no {}", path.display());
     None
 }
 

@@ -2,7 +2,6 @@
 //!
 //! What the pipeline decides is tested elsewhere, byte by byte. Here the question is whether the kernel's own stack at both
 //! ends is content: checksums it verifies, connections it completes, neighbours it resolves.
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod support;
 

@@ -278,7 +278,7 @@ impl Command {
 
     /// True when words behind the command mean something; otherwise they are refused.
     pub fn takes_words(self) -> bool {
-        let config = matches!(self, Self::ConfigGet | Self::ConfigSet | Self::ConfigReset | Self::ConfigView);
+        let config = matches!(self, Self::ConfigGet | Self::ConfigSet | Self::ConfigReset);
         config || matches!(self, Self::Top | Self::Record | Self::Completion | Self::Help)
     }
 

@@ -198,6 +198,8 @@ async fn what_is_wrong_is_named() {
         ("list nodes -o xml", "unknown output format: xml"),
         ("list nodes node-1", "unknown command \"node-1\" for \"hubble list nodes\""),
         ("watch peers one", "unknown command \"one\" for \"hubble watch peers\""),
+        ("config view all", "unknown command \"all\" for \"hubble config view\""),
+        ("nonsense", "unknown command \"nonsense\" for \"hubble\""),
         ("version now", "unknown command \"now\" for \"hubble version\""),
         ("observe --first 1 --last 1", "cannot set both --first and --last"),
         ("observe --first 1 --all", "cannot set both --first and --all"),

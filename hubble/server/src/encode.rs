@@ -29,8 +29,8 @@ pub(crate) fn flow(event: &Event, node: &NodeInfo, mask: Option<&Mask>) -> Optio
     Some(around(&flow))
 }
 
-/// Responses kept for others, at most.
-const MADE_MAX: usize = 512;
+/// Responses kept for others, at most: streams that are behind are apart by no more than a few windows of HTTP/2.
+const MADE_MAX: usize = 4_096;
 
 /// Responses made for one stream that others ask for as well: most streams want the same flows with one of few masks.
 #[derive(Debug)]

@@ -7,7 +7,11 @@
 //! Only when its task does not get to run for half a turn of the ring is something overwritten that nobody looked at.
 //! Then the kinds of flows in that stretch tell whether one asked for may have been among them.
 
-use crate::{flows::Window, observer::Shared, select::Select};
+use crate::{
+    flows::Window,
+    observer::{Shared, herald},
+    select::Select,
+};
 use hubble_model::{Event, Kinds};
 use std::{
     collections::VecDeque,
@@ -57,6 +61,7 @@ impl Following {
         let place = Place { shared: Arc::clone(shared), aside: Mutex::new(Aside { next, ..Aside::default() }) };
         let place = Arc::new(place);
         shared.guards.fetch_add(1, Ordering::SeqCst);
+        herald::run(shared);
         let guard = tokio::spawn(guard(Arc::clone(&place), Arc::clone(select), window)).abort_handle();
         Self { place, guard }
     }

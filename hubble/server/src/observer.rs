@@ -1,5 +1,6 @@
 //! The handle through which events come in, and the state all streams read.
 
+pub(crate) mod herald;
 mod recorded;
 
 use crate::{Config, Extras, encode::Made, follow::Overwritten};
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     /// Readers that wait for the next event.
     waiting: AtomicUsize,
     news: Notify,
+    /// Who tells them.
+    herald: herald::Herald,
     /// Followers that want to know how far the ring has come.
     pub guards: AtomicUsize,
     /// Says so at every quarter of the ring.
@@ -93,6 +96,7 @@ impl Observer {
             state: Mutex::new(state),
             waiting: AtomicUsize::new(0),
             news: Notify::new(),
+            herald: herald::Herald::default(),
             guards: AtomicUsize::new(0),
             strides: Notify::new(),
             closed: CancellationToken::new(),
@@ -218,10 +222,10 @@ impl Shared {
             self.extras.taps.iter().for_each(|tap| tap.event(position, &event, &self.node));
         }
         if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.news.notify_waiters();
+            self.herald.tell();
         }
         if self.guards.load(Ordering::SeqCst) > 0 && position.is_multiple_of(self.stride()) {
-            self.strides.notify_waiters();
+            self.herald.tell_stride();
         }
     }
 

@@ -115,3 +115,42 @@ async fn what_streams_hold_of_the_past_is_bounded_and_given_back() {
     }
     second.get_flows(GetFlowsRequest::default()).await.expect("there is room again");
 }
+
+#[tokio::test]
+async fn followers_that_never_read_hold_a_bounded_number_of_events_and_refuse_nobody() {
+    const SILENT: usize = 200;
+    let observer = Observer::new(Config {
+        node_name: "n".into(),
+        ring_capacity: 255,
+        observer_queue_max: 1_000,
+        held_events_max: 5_000,
+        ..Config::default()
+    });
+    let (accept, accepted) = mpsc::channel(16);
+    let memory = Memory(accept);
+    let this = Peer { name: "n".into(), address: String::new(), server_name: None };
+    let mut tasks = JoinSet::new();
+    let serving = observer.clone();
+    tasks.spawn(async move {
+        serve_incoming(&serving, this, &Alone, ReceiverStream::new(accepted)).await.expect("it serves");
+    });
+    let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
+    let mut unread = Vec::new();
+    for _ in 0..SILENT {
+        unread.push(client(&memory).await.get_flows(request.clone()).await.expect("accepted"));
+    }
+    for number in 1..=3_000 {
+        observer.publish_flow(Flow { summary: "x".repeat(4_000), ..flow(number) });
+        tokio::task::yield_now().await;
+    }
+    // Each may have a batch set aside and one on its way, whatever the bound.
+    let held = observer.held_events();
+    assert!(held > 5_000 && held <= 5_000 + SILENT * 2 * 64, "{held} are held");
+    let question = GetFlowsRequest { number: 10, ..GetFlowsRequest::default() };
+    let answer = client(&memory).await.get_flows(question).await.expect("nobody is refused for their sake");
+    assert_eq!(answer.into_inner().count().await, 10);
+    drop(unread);
+    while observer.held_events() > 0 {
+        tokio::task::yield_now().await;
+    }
+}

@@ -100,6 +100,8 @@ pub struct Settings {
     pub balancing: Balancing,
     /// Prometheus.
     pub prometheus: Option<SocketAddr>,
+    /// Where kube-proxy's health checks are answered.
+    pub healthz: Option<SocketAddr>,
     /// Hubble's settings, if it is enabled.
     pub hubble: Option<HubbleSettings>,
     /// What becomes of flows besides being served.
@@ -239,6 +241,10 @@ impl Settings {
                 .or_else(|| options.addresses.devices.first().cloned()),
             balancing: Balancing::new(&options.balancing),
             prometheus: listen_address("prometheus-serve-addr", &options.prometheus_serve_addr)?,
+            healthz: listen_address(
+                "kube-proxy-replacement-healthz-bind-address",
+                &options.balancing.kube_proxy_replacement_healthz_bind_address,
+            )?,
             hubble: hubble(options, host, node_ip)?,
             sinks: sinks::sinks(&options.sinks)?,
             socket_group: options.paths.socket_group,

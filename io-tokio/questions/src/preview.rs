@@ -34,6 +34,9 @@ pub fn preview(
     let mut answer = PreviewAnswer { skipped: traffic.skipped, notes: documents::notices(put), ..Default::default() };
     let flows = recorded(traffic, known, &mut answer)?;
     answer.judged = flows.iter().map(|flow| flow.count).sum();
+    if answer.judged == 0 {
+        answer.notes.push("no flow was judged, so this says nothing of what the change would do".into());
+    }
     let then = changed(engine, put, delete).map_err(|refused| bad("put", refused.to_string()))?;
     for change in compare(engine, &then, &flows) {
         match (change.before, change.after) {

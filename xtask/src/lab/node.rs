@@ -20,6 +20,24 @@ use super::{Programs, namespace, outside};
 /// How long an agent may take to be well.
 const START_PATIENCE: Duration = Duration::from_secs(60);
 
+/// One of the nodes.
+#[derive(Debug)]
+pub(super) struct Site {
+    namespace: &'static str,
+    /// Folder of what its agent keeps, in the lab's.
+    folder: &'static str,
+    devices: &'static str,
+    addresses: [&'static str; 2],
+    pods: [&'static str; 2],
+}
+
+/// The node.
+const NODE: Site =
+    Site { namespace: "node", folder: "", devices: "eth0,eth1", addresses: outside::NODE, pods: outside::PODS };
+/// The other node.
+pub(super) const FAR: Site =
+    Site { namespace: "far", folder: "far", devices: "eth0,eth1", addresses: outside::FAR, pods: outside::FAR_PODS };
+
 /// A lab that runs.
 pub(super) struct Lab {
     pub(super) place: Place,
@@ -30,16 +48,24 @@ pub(super) struct Lab {
     servers: Vec<Child>,
     pub(super) namespaces: BTreeMap<String, Namespace>,
     pub(super) pods: Vec<Pod>,
+    /// The pod of the other node, once it is there.
+    pub(super) far: Option<Pod>,
 }
 
 impl Lab {
     pub(super) fn new(place: Place, programs: Programs, keep: bool, restarts: u32) -> Self {
         let (namespaces, pods) = (BTreeMap::new(), Vec::new());
-        Self { place, programs, keep, restarts, agent: None, servers: Vec::new(), namespaces, pods }
+        Self { place, programs, keep, restarts, agent: None, servers: Vec::new(), namespaces, pods, far: None }
     }
 
     fn path(&self, name: &str) -> PathBuf {
-        self.place.dir().join(name)
+        self.path_at(&NODE, name)
+    }
+    fn path_at(&self, site: &Site, name: &str) -> PathBuf {
+        self.place.dir().join(site.folder).join(name)
+    }
+    fn bpf_root(&self, site: &Site) -> PathBuf {
+        self.place.bpf_root().join(site.folder)
     }
 
     pub(super) fn is_kept(&self) -> bool {
@@ -48,11 +74,14 @@ impl Lab {
 
     /// Node, world, directories.
     pub(super) fn build(&mut self) -> Result<()> {
-        for dir in ["run", "lib", "policies"] {
-            fs::create_dir_all(self.path(dir))?;
+        for site in [&NODE, &FAR] {
+            for dir in ["run", "lib", "policies"] {
+                fs::create_dir_all(self.path_at(site, dir))?;
+            }
+            fs::create_dir_all(self.bpf_root(site)).context("is /sys/fs/bpf mounted? try `cargo xtask setup`")?;
         }
-        fs::create_dir_all(self.place.bpf_root()).context("is /sys/fs/bpf mounted? try `cargo xtask setup`")?;
         let (node, world) = outside::build(&self.place)?;
+        self.namespaces.insert("far".into(), outside::build_far(&self.place, &node, &world)?);
         self.namespaces.insert("node".into(), node);
         self.namespaces.insert("world".into(), world);
         self.serve("world")
@@ -84,43 +113,70 @@ impl Lab {
 
     /// Starts the agent and waits until it says that it is well.
     pub(super) fn start_agent(&mut self) -> Result<Duration> {
-        let log = File::options().create(true).append(true).open(self.path("agent.log"))?;
-        let mut command = Command::new(&self.programs.agent);
-        let mut flag = |name: &str, value: &str| {
-            command.arg(format!("--{name}={value}"));
-        };
-        flag("state-dir", &self.path("run").display().to_string());
-        flag("lib-dir", &self.path("lib").display().to_string());
-        flag("bpf-root", &self.place.bpf_root().display().to_string());
-        flag("bpf-object", &self.programs.object.display().to_string());
-        flag("static-cnp-path", &self.path("policies").display().to_string());
-        flag("node-name", &format!("{}-node", self.place.name()));
-        flag("devices", "eth0");
-        // Node ports are served where packets come in: in XDP, native where the driver can.
-        flag("enable-node-port", "true");
-        flag("bpf-lb-acceleration", "best-effort");
-        flag("ipv4-node", outside::NODE[0]);
-        flag("ipv6-node", outside::NODE[1]);
-        flag("ipv4-range", outside::PODS[0]);
-        flag("ipv6-range", outside::PODS[1]);
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let began = Instant::now();
-        let child = self.spawn(&mut command, "node")?;
+        let child = self.spawn_agent(&NODE)?;
         self.agent = Some(child);
         loop {
-            breathe()?;
             if let Some(status) = self.agent.as_mut().expect("just started").try_wait()? {
                 self.agent = None;
                 bail!("the agent ended: {status}");
             }
-            if self.cilium(&["status", "--brief", "--timeout", "5"]).is_ok() {
+            if self.is_well(&NODE, began)? {
                 return Ok(began.elapsed());
             }
-            if began.elapsed() > START_PATIENCE {
-                bail!("the agent is not well after {START_PATIENCE:?}");
-            }
+        }
+    }
+
+    /// Starts the other node's agent, with a pod of its own.
+    pub(super) fn start_far(&mut self, pod: Pod) -> Result<()> {
+        let began = Instant::now();
+        let child = self.spawn_agent(&FAR)?;
+        self.servers.push(child);
+        while !self.is_well(&FAR, began)? {}
+        self.make_namespace(&pod)?;
+        let (pod, _) = self.attach_at(&FAR, pod)?;
+        self.serve(pod.name)?;
+        self.far = Some(pod);
+        Ok(())
+    }
+
+    /// Looks once whether an agent is well, after a moment.
+    fn is_well(&self, site: &Site, began: Instant) -> Result<bool> {
+        breathe()?;
+        if began.elapsed() > START_PATIENCE {
+            bail!("the agent is not well after {START_PATIENCE:?}");
+        }
+        let is_well = self.cilium_at(site, &["status", "--brief", "--timeout", "5"]).is_ok();
+        if !is_well {
             std::thread::sleep(Duration::from_millis(20));
         }
+        Ok(is_well)
+    }
+
+    fn spawn_agent(&mut self, site: &Site) -> Result<Child> {
+        let log = File::options().create(true).append(true).open(self.path_at(site, "agent.log"))?;
+        let mut command = Command::new(&self.programs.agent);
+        let mut flag = |name: &str, value: &str| {
+            command.arg(format!("--{name}={value}"));
+        };
+        flag("state-dir", &self.path_at(site, "run").display().to_string());
+        flag("lib-dir", &self.path_at(site, "lib").display().to_string());
+        flag("bpf-root", &self.bpf_root(site).display().to_string());
+        flag("bpf-object", &self.programs.object.display().to_string());
+        flag("static-cnp-path", &self.path_at(site, "policies").display().to_string());
+        flag("node-name", &format!("{}-{}", self.place.name(), site.namespace));
+        flag("devices", site.devices);
+        // Node ports are served where packets come in: in XDP, native where the driver can.
+        flag("enable-node-port", "true");
+        flag("bpf-lb-acceleration", "best-effort");
+        // Services say themselves whether backends of other nodes answer clients directly.
+        flag("bpf-lb-mode", "annotation");
+        flag("ipv4-node", site.addresses[0]);
+        flag("ipv6-node", site.addresses[1]);
+        flag("ipv4-range", site.pods[0]);
+        flag("ipv6-range", site.pods[1]);
+        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
+        self.spawn(&mut command, site.namespace)
     }
 
     /// `kill -9`.
@@ -133,7 +189,10 @@ impl Lab {
 
     /// Runs the plugin for a pod, as a container runtime would.
     pub(super) fn cni(&self, command: &str, pod: &Pod) -> Result<Value> {
-        let node = self.place.namespace("node");
+        self.cni_at(&NODE, command, pod)
+    }
+    fn cni_at(&self, site: &Site, command: &str, pod: &Pod) -> Result<Value> {
+        let node = self.place.namespace(site.namespace);
         let mut plugin = Command::new(&self.programs.plugin);
         let mut labels = vec![format!("k8s:io.kubernetes.pod.namespace={}", pod.namespace)];
         labels.extend(pod.labels.iter().map(|label| format!("k8s:{label}")));
@@ -147,8 +206,8 @@ impl Lab {
             .env("CNI_IFNAME", "eth0")
             .env("CNI_PATH", "/opt/cni/bin")
             .env("CNI_ARGS", format!("IgnoreUnknown=1;K8S_POD_NAMESPACE={};K8S_POD_NAME={}", pod.namespace, pod.name))
-            .env("CILIUM_SOCK", self.path("run/cilium.sock"))
-            .env("CILIUM_RUN_DIR", self.path("run"))
+            .env("CILIUM_SOCK", self.path_at(site, "run/cilium.sock"))
+            .env("CILIUM_RUN_DIR", self.path_at(site, "run"))
             .env("CILIUM_CNI_PATIENCE", "2")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -182,9 +241,12 @@ impl Lab {
     }
 
     /// Has the plugin add a pod whose namespace exists; says how long that took.
-    pub(super) fn attach(&self, mut pod: Pod) -> Result<(Pod, Duration)> {
+    pub(super) fn attach(&self, pod: Pod) -> Result<(Pod, Duration)> {
+        self.attach_at(&NODE, pod)
+    }
+    fn attach_at(&self, site: &Site, mut pod: Pod) -> Result<(Pod, Duration)> {
         let began = Instant::now();
-        let result = self.cni("ADD", &pod)?;
+        let result = self.cni_at(site, "ADD", &pod)?;
         let took = began.elapsed();
         let addresses = result["ips"].as_array().context("the result has no ips")?;
         let ip = |value: &Value| value["address"].as_str()?.split('/').next()?.parse::<IpAddr>().ok();
@@ -215,10 +277,13 @@ impl Lab {
 
     /// The command line of the agent; what it printed.
     pub(super) fn cilium(&self, args: &[&str]) -> Result<String> {
+        self.cilium_at(&NODE, args)
+    }
+    fn cilium_at(&self, site: &Site, args: &[&str]) -> Result<String> {
         let mut command = Command::new(&self.programs.cilium);
         command
-            .env("CILIUM_SOCK", self.path("run/cilium.sock"))
-            .env("CILIUM_BPF_ROOT", self.place.bpf_root())
+            .env("CILIUM_SOCK", self.path_at(site, "run/cilium.sock"))
+            .env("CILIUM_BPF_ROOT", self.bpf_root(site))
             .args(args);
         crate::shell::output(&mut command)
     }

@@ -28,7 +28,12 @@ pub(super) struct Pod {
     pub(super) ips: Vec<IpAddr>,
 }
 
-/// Every pod.
+/// The pod of the other node.
+pub(super) fn far() -> Pod {
+    Pod { name: "far-backend", namespace: "shop", labels: &["app=backend"], ips: Vec::new() }
+}
+
+/// Every pod of the node.
 pub(super) fn all() -> Vec<Pod> {
     let pod = |name, namespace, labels| Pod { name, namespace, labels, ips: Vec::new() };
     vec![

@@ -14,7 +14,7 @@ use super::outside::{NODE, WORLD, WORLD6};
 use super::policies;
 use super::probe::{Kind, ask, ask_at, ask_briefly, who};
 use super::report::Report;
-use super::{pod, restart};
+use super::{northsouth, pod, restart};
 
 /// Frontends of the services: the backends by HTTP, the databases by UDP and TCP.
 const SHOP: [&str; 2] = ["10.96.0.10", "fd00:96::10"];
@@ -30,6 +30,8 @@ pub(super) fn walk(lab: &mut Lab, report: &mut Report) -> Result<()> {
     report.step("Services get addresses and backends", |r| services(lab, r))?;
     report.step("No policy: everything talks", |r| everything_talks(lab, r))?;
     report.step("The world reaches a service at the node's own address", |r| node_port(lab, r))?;
+    report.step("A backend on another node, by SNAT and by DSR", |r| northsouth::modes(lab, r))?;
+    report.step("Backends come and go behind a load balancer's address", |r| northsouth::change(lab, r))?;
     report.step("A policy by labels: only the right client gets through", |r| by_labels(lab, r))?;
     report.step("A CIDR rule to the outside", |r| cidr(lab, r))?;
     report.step("A CIDR rule with an exception", |r| except(lab, r))?;
@@ -184,7 +186,7 @@ fn to_world<'a>(from: &'a str, ips: &[&str], allowed: bool) -> Vec<Question<'a>>
     ips.iter().map(question).collect()
 }
 
-const BACKENDS: [&str; 3] = ["backend-1", "backend-2", "backend-3"];
+pub(super) const BACKENDS: [&str; 3] = ["backend-1", "backend-2", "backend-3"];
 
 fn everything_talks(lab: &Lab, report: &mut Report) -> Result<()> {
     let servers = ["backend-1", "backend-2", "db-1", "intruder"];
@@ -302,7 +304,7 @@ fn node_port(lab: &Lab, report: &mut Report) -> Result<()> {
 }
 
 /// Who answered how often.
-fn through(lab: &Lab, from: &str, to: SocketAddr, kind: Kind, times: usize) -> BTreeMap<String, usize> {
+pub(super) fn through(lab: &Lab, from: &str, to: SocketAddr, kind: Kind, times: usize) -> BTreeMap<String, usize> {
     let mut seen = BTreeMap::new();
     for _ in 0..times {
         let answer = ask_at(lab.namespace(from), to, kind, Duration::from_millis(1500));

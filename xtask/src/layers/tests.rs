@@ -50,6 +50,7 @@ fn the_designs_own_edges_are_allowed() {
         ("hubble/api", &[], &["tonic", "tonic-prost"]),
         ("cni/plugin", &["cni/netconf", "io-tokio/api"], &["tokio"]),
         ("sim-tests", &["core/agent", "datapath-sim"], &["turmoil", "tokio"]),
+        ("benches", &["hubble/relay", "hubble/cli"], &["tokio", "tonic"]),
         ("core/machine", &["core/machine"], &[]),
     ] {
         assert_eq!(broken(folder, ours, others), 0, "{folder} -> {ours:?} {others:?}");

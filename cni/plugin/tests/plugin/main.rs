@@ -3,6 +3,7 @@
 mod stand_in;
 
 use std::fs::File;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::os::fd::AsRawFd;
 
@@ -16,7 +17,8 @@ fn on_a_host(work: impl FnOnce() + Send) {
         let inside = move || {
             if let Err(error) = new_namespace() {
                 assert!(std::env::var_os("CI").is_none(), "needs root in CI: {error}");
-                println!("skipped: cannot make a network namespace ({error}); run as root");
+                let _shown =
+                    writeln!(std::io::stderr(), "skipped: cannot make a network namespace ({error}); run as root");
                 return;
             }
             work();

@@ -4,7 +4,7 @@
 //! cut nobody has told about has the identity of the longest told prefix around it.
 
 use super::{
-    prefixes::{PrefixId, PrefixState, Prefixes},
+    prefixes::{Place, PrefixId, PrefixState, Prefixes},
     terms::{TermId, Terms},
 };
 use crate::{delta::ClassId, rule::CidrScope};
@@ -31,6 +31,8 @@ pub(crate) struct IdentityState {
     /// The prefix it stands for where CIDR rules are concerned.
     pub(crate) address: Option<Cidr>,
     pub(crate) class: ClassId,
+    /// The first of the prefixes that have it, told or inherited.
+    pub(crate) prefixes: Option<PrefixId>,
 }
 
 /// The identities that have a label, or a key.
@@ -64,8 +66,8 @@ impl Posting {
 pub(crate) struct Facts {
     pub(crate) identities: BTreeMap<NumericIdentity, IdentityState>,
     pub(crate) prefixes: Prefixes,
-    /// Prefixes by identity, told or inherited.
-    prefixes_of: BTreeMap<NumericIdentity, BTreeSet<PrefixId>>,
+    /// The first of the prefixes of each identity that is not known.
+    strays: BTreeMap<NumericIdentity, PrefixId>,
     /// Identities by the prefix they stand for.
     pub(crate) identities_at: BTreeMap<Cidr, BTreeSet<NumericIdentity>>,
     /// Prefixes by a port name of theirs.
@@ -181,25 +183,74 @@ impl Facts {
 
     /// The prefixes of an identity, told or inherited.
     pub(crate) fn prefixes_of(&self, id: NumericIdentity) -> impl Iterator<Item = PrefixId> + '_ {
-        self.prefixes_of.get(&id).into_iter().flatten().copied()
+        self.prefixes.list(self.first_of(id))
     }
 
-    /// Sets the identity of a prefix and keeps the index.
-    pub(crate) fn set_identity(&mut self, prefix: PrefixId, identity: NumericIdentity) {
-        let old = core::mem::replace(&mut self.prefixes.state_mut(prefix).identity, identity);
-        if old != identity {
-            self.drop_prefix_of(old, prefix);
+    fn first_of(&self, id: NumericIdentity) -> Option<PrefixId> {
+        match self.identities.get(&id) {
+            Some(state) => state.prefixes,
+            None => self.strays.get(&id).copied(),
         }
-        self.prefixes_of.entry(identity).or_default().insert(prefix);
     }
 
-    pub(crate) fn drop_prefix_of(&mut self, identity: NumericIdentity, prefix: PrefixId) {
-        if let Some(set) = self.prefixes_of.get_mut(&identity) {
-            set.remove(&prefix);
-            if set.is_empty() {
-                self.prefixes_of.remove(&identity);
+    fn set_first_of(&mut self, id: NumericIdentity, first: Option<PrefixId>) {
+        match (self.identities.get_mut(&id), first) {
+            (Some(state), first) => state.prefixes = first,
+            (None, Some(first)) => drop(self.strays.insert(id, first)),
+            (None, None) => drop(self.strays.remove(&id)),
+        }
+    }
+
+    /// Takes an identity in. It keeps the prefixes it had, known or not.
+    pub(crate) fn put_identity(&mut self, id: NumericIdentity, mut state: IdentityState) {
+        state.prefixes = self.first_of(id);
+        self.strays.remove(&id);
+        self.identities.insert(id, state);
+    }
+
+    /// Forgets an identity, but not which prefixes have it.
+    pub(crate) fn take_identity(&mut self, id: NumericIdentity) -> Option<IdentityState> {
+        let state = self.identities.remove(&id)?;
+        self.set_first_of(id, state.prefixes);
+        Some(state)
+    }
+
+    /// Sets the identity of a prefix, and puts it into that one's list.
+    pub(crate) fn set_identity(&mut self, prefix: PrefixId, identity: NumericIdentity) {
+        let state = self.prefixes.state(prefix);
+        if state.place.is_some() && state.identity == identity {
+            return;
+        }
+        self.take_out(prefix);
+        let after = self.first_of(identity);
+        if let Some(place) = after.and_then(|next| self.prefixes.state_mut(next).place.as_mut()) {
+            place.before = Some(prefix);
+        }
+        let state = self.prefixes.state_mut(prefix);
+        (state.identity, state.place) = (identity, Some(Place { before: None, after }));
+        self.set_first_of(identity, Some(prefix));
+    }
+
+    /// Takes a prefix out of the list of its identity.
+    fn take_out(&mut self, prefix: PrefixId) {
+        let state = self.prefixes.state_mut(prefix);
+        let (identity, Some(place)) = (state.identity, state.place.take()) else { return };
+        match place.before {
+            None => self.set_first_of(identity, place.after),
+            Some(before) => {
+                if let Some(previous) = &mut self.prefixes.state_mut(before).place {
+                    previous.after = place.after;
+                }
             }
         }
+        if let Some(next) = place.after.and_then(|after| self.prefixes.state_mut(after).place.as_mut()) {
+            next.before = place.before;
+        }
+    }
+
+    pub(crate) fn remove_prefix(&mut self, prefix: PrefixId) -> Option<PrefixState> {
+        self.take_out(prefix);
+        self.prefixes.remove(prefix)
     }
 
     /// Terms the identity answers with yes, without an address.

@@ -37,6 +37,14 @@ impl Dirty {
     }
 }
 
+/// Peers that were in one class and gained the same terms.
+#[derive(Default)]
+struct Cell {
+    /// The label answers of the identities among them, once there is one.
+    labels: Option<Arc<[TermId]>>,
+    peers: PeerSet,
+}
+
 /// Peers by the class they are in and the answers they give now.
 type Moves = BTreeMap<(Option<ClassId>, Arc<[TermId]>), PeerSet>;
 
@@ -81,30 +89,29 @@ impl Engine {
     fn collect_gained(&mut self, dirty: &mut Dirty, moves: &mut Moves) {
         dirty.gained.sort_unstable();
         let terms: Vec<TermId> = dirty.gained.iter().map(|(_, term)| *term).collect();
-        let mut cells: BTreeMap<(ClassId, &[TermId]), (Option<Arc<[TermId]>>, PeerSet)> = BTreeMap::new();
+        let mut cells: BTreeMap<(ClassId, &[TermId]), Cell> = BTreeMap::new();
         let mut at = 0;
         for run in dirty.gained.chunk_by(|a, b| a.0 == b.0) {
             let (id, gained) = (run[0].0, &terms[at..at + run.len()]);
             at += run.len();
-            if let Some(state) = self.facts.identities.get_mut(&id) {
-                // Identities of one class have the same label answers.
-                let (labels, peers) = cells.entry((state.class, gained)).or_default();
-                state.answers = labels.get_or_insert_with(|| union(&state.answers, gained)).clone();
-                if !dirty.anew.contains(&Peer::Identity(id)) {
-                    peers.insert(Peer::Identity(id));
-                }
+            let Some(state) = self.facts.identities.get_mut(&id) else { continue };
+            // Identities of one class have the same label answers.
+            let cell = cells.entry((state.class, gained)).or_default();
+            state.answers = cell.labels.get_or_insert_with(|| union(&state.answers, gained)).clone();
+            if !dirty.anew.contains(&Peer::Identity(id)) {
+                cell.peers.insert(Peer::Identity(id));
             }
-            for prefix in self.facts.prefixes_of(id) {
+            for prefix in self.facts.prefixes.list(state.prefixes) {
                 let peer = Peer::Prefix(prefix);
                 match self.facts.prefixes.state(prefix).class {
                     Some(class) if !dirty.anew.contains(&peer) => {
-                        cells.entry((class, gained)).or_default().1.insert(peer);
+                        cells.entry((class, gained)).or_default().peers.insert(peer);
                     }
                     _ => drop(dirty.anew.insert(peer)),
                 }
             }
         }
-        for ((class, gained), (_, peers)) in cells {
+        for ((class, gained), Cell { peers, .. }) in cells {
             if !peers.is_empty() {
                 let answers = union(self.classes.answers(class), gained);
                 moves.entry((Some(class), answers)).or_default().add(&peers);
@@ -131,7 +138,8 @@ impl Engine {
             }
             if stay > 0 {
                 let mut rest = self.classes.peers(class).clone();
-                let parts = moves.iter().filter(|((now, _), _)| *now == Some(class));
+                let (none, next) = (Arc::<[TermId]>::from([]), ClassId(class.0.saturating_add(1)));
+                let parts = moves.range((Some(class), none.clone())..(Some(next), none));
                 parts.for_each(|(_, peers)| rest.subtract(peers));
                 moves.insert((Some(class), self.classes.answers(class).clone()), rest);
             }

@@ -61,7 +61,8 @@ impl Engine {
             }
         };
         let fresh = !self.facts.identities.contains_key(&id);
-        self.facts.identities.insert(id, IdentityState { labels: labels.clone(), answers, address, class });
+        let state = IdentityState { labels: labels.clone(), answers, address, class, prefixes: None };
+        self.facts.put_identity(id, state);
         let prefixes = self.facts.prefixes_of(id).map(Peer::Prefix);
         let dirty = Dirty::anew(core::iter::once(Peer::Identity(id)).chain(prefixes));
         self.move_peers(dirty, false, &[], &mut txn);
@@ -73,7 +74,7 @@ impl Engine {
     }
 
     pub(super) fn commit_identity_removal(&mut self, id: NumericIdentity) -> Delta {
-        let Some(state) = self.facts.identities.remove(&id) else { return self.no_change() };
+        let Some(state) = self.facts.take_identity(id) else { return self.no_change() };
         let mut txn = Txn { visible: true, ..Txn::default() };
         self.facts.unpost(id, &state.labels);
         self.drop_identity_at(id, state.address);
@@ -180,8 +181,7 @@ impl Engine {
     }
 
     pub(super) fn delete_prefix(&mut self, id: PrefixId, txn: &mut Txn) {
-        let Some(state) = self.facts.prefixes.remove(id) else { return };
-        self.facts.drop_prefix_of(state.identity, id);
+        let Some(state) = self.facts.remove_prefix(id) else { return };
         if let Some(class) = state.class {
             txn.delta.writes.push(Write::DeletePrefix(state.cidr));
             self.classes.leave(class, Peer::Prefix(id));

@@ -37,12 +37,21 @@ pub(crate) struct PrefixState {
     pub(crate) class: Option<ClassId>,
     /// The identity the ipcache shows for it, once it is written.
     pub(crate) shown: NumericIdentity,
+    /// Its neighbours in the list of its identity's prefixes, once it is in one.
+    pub(crate) place: Option<Place>,
+}
+
+/// A place in a list of prefixes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) before: Option<PrefixId>,
+    pub(crate) after: Option<PrefixId>,
 }
 
 impl PrefixState {
     pub(crate) const fn new(cidr: Cidr) -> Self {
         let identity = NumericIdentity::UNKNOWN;
-        Self { cidr, told: None, wanted: 0, identity, class: None, shown: identity }
+        Self { cidr, told: None, wanted: 0, identity, class: None, shown: identity, place: None }
     }
 }
 
@@ -91,6 +100,11 @@ impl Prefixes {
         self.ids.remove(&state.cidr);
         self.free.push(id.0);
         Some(state)
+    }
+
+    /// The list that begins with a prefix.
+    pub(crate) fn list(&self, first: Option<PrefixId>) -> impl Iterator<Item = PrefixId> + '_ {
+        core::iter::successors(first, |id| self.state(*id).place.and_then(|place| place.after))
     }
 
     /// The prefixes inside `outer`, itself included, in the order of addresses.

@@ -75,6 +75,8 @@ pub enum Op {
 }
 
 pub const IDENTITIES: [u32; 5] = [1000, 1001, 1002, 1003, 0x0100_0001];
+/// Identities that are there from the beginning, alike but for a label of most of them: classes that split unevenly.
+pub const CROWD: [u32; 4] = [1004, 1005, 1006, 1007];
 pub const PREFIXES: [&str; 6] = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3/32", "10.1.2.4/32", "fd00::/8"];
 
 fn identity(bytes: &mut Bytes<'_>) -> NumericIdentity {
@@ -272,6 +274,11 @@ impl World {
         let mut world = Self::default();
         for id in NumericIdentity::all_reserved().filter(|id| id.as_u32() != 0) {
             world.identities.insert(id, id.reserved_labels().expect("reserved identities have labels"));
+        }
+        for id in CROWD {
+            let tier = (id != 1006).then_some("k8s:tier=t");
+            let labels = Labels::parse(["k8s:app=a", "k8s:io.kubernetes.pod.namespace=x"].into_iter().chain(tier));
+            world.identities.insert(NumericIdentity::new(id), labels);
         }
         let all = |text: &str| text.parse().expect("it is a prefix");
         world.addresses.insert(all("0.0.0.0/0"), (NumericIdentity::WORLD_IPV4, Vec::new()));

@@ -1,6 +1,6 @@
 //! Loops over rules and decides. Shares nothing with the engine but the parsed rules.
 
-use crate::history::{IDENTITIES, World};
+use crate::history::{CROWD, IDENTITIES, World};
 use policy::{
     Config, Direction, EndpointFacts, Enforcement,
     rule::{Action, CidrRule, CidrScope, Entity, Peer, PeerRule, Peers, PortSpec, Ports, Rule, Subject},
@@ -28,7 +28,8 @@ pub struct Probe {
 
 impl Probe {
     pub fn all() -> Vec<Self> {
-        let ids = IDENTITIES.iter().copied().chain([1, 9, 777]).map(NumericIdentity::new).map(PeerProbe::Identity);
+        let ids = IDENTITIES.into_iter().chain(CROWD).chain([1, 9, 777]);
+        let ids = ids.map(NumericIdentity::new).map(PeerProbe::Identity);
         let addrs = ["10.1.2.3", "10.1.2.4", "10.1.2.9", "10.1.9.9", "10.9.9.9", "192.0.2.1", "fd00::1", "2001::1"];
         let addrs = addrs.iter().map(|a| PeerProbe::Address(a.parse().expect("they are addresses")));
         let peers: Vec<PeerProbe> = ids.chain(addrs).collect();

@@ -1,6 +1,5 @@
 //! Real traffic from outside to services, through every hook and forwarding mode: the stacks of client and backend judge
 //! checksums, connections and addresses. Needs root; prints `skipped: …` without.
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod choice;
 mod host;

@@ -2,7 +2,6 @@
 //!
 //! Programs for control groups have no test runs, so the kernel is compared with the simulator call by call
 //! (`compare`): the same services, the same calls, the same addresses, and in the end the same maps.
-#![allow(clippy::print_stderr, reason = "a skipped test says so")]
 
 mod compare;
 #[path = "../../../../datapath-sim/tests/support/frontends.rs"]

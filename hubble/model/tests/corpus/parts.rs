@@ -2,6 +2,7 @@
 //! too.
 
 use serde_json::Value;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 /// A file or folder beside the repository; none, said aloud, where it is absent.
@@ -10,7 +11,7 @@ pub fn shared(path: &str) -> Option<PathBuf> {
     if path.exists() {
         return Some(path);
     }
-    println!("skipped: {} is absent", path.display());
+    let _shown = writeln!(std::io::stderr(), "skipped: {} is absent", path.display());
     None
 }
 
@@ -24,7 +25,7 @@ pub fn parts(dir: &Path, name: &str) -> Vec<Value> {
     let mut files: Vec<_> = files.filter(is_part).collect();
     files.sort();
     if files.is_empty() {
-        println!("skipped: there is no {name}.*.json in {}", dir.display());
+        let _shown = writeln!(std::io::stderr(), "skipped: there is no {name}.*.json in {}", dir.display());
     }
     let read = |path: PathBuf| serde_json::from_str(&std::fs::read_to_string(path).expect("readable")).expect("JSON");
     files.into_iter().map(read).collect()

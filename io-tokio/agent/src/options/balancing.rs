@@ -38,6 +38,9 @@ pub struct LoadBalancing {
     /// Answer on services' healthCheckNodePort
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = true, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub enable_health_check_nodeport: bool,
+    /// Where kube-proxy's health checks are answered, such as 0.0.0.0:10256; empty: nowhere
+    #[arg(long, default_value = "", value_name = "[HOST]:PORT")]
+    pub kube_proxy_replacement_healthz_bind_address: String,
     /// First and last node port
     #[arg(long, default_value = "30000,32767", value_name = "FIRST,LAST", value_delimiter = ',')]
     pub node_port_range: Vec<String>,

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests are tests")]
 
 mod bad_input;
+mod balancing;
 mod hubble;
 mod life;
 mod questions;
@@ -12,3 +13,4 @@ mod services;
 mod sinks;
 mod sockets;
 mod support;
+mod traffic;

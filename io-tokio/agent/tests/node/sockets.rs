@@ -4,7 +4,6 @@
 //! The test's own process stands for the node's: it moves into a control group of its own, to which the agent attaches.
 
 use std::fs;
-use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -13,13 +12,11 @@ use std::time::{Duration, Instant};
 
 use api::models::StatusResponse;
 use machine::Rng;
-use netlink::Namespace;
 use serde_json::{Value, json};
 
 use crate::support::{Node, Pod, skip};
+use crate::traffic::{ANSWER_WITHIN, Seen, Speaker, exchange, under_traffic};
 
-/// How long an answer may take on a machine that does much else.
-const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 /// Agents killed while services change.
 const DEATHS: u32 = 6;
 /// Services that change.
@@ -115,9 +112,9 @@ impl World {
         &self.cgroup.path
     }
 
-    /// The namespaces of the client and of the host.
-    fn clients(&self) -> [Namespace; 2] {
-        [&self.client.net, self.node.net()].map(|net| Namespace::open(net.handle.path()).unwrap())
+    /// The namespaces of the client and of the host, each with whom it speaks to.
+    fn clients(&self, to: &[SocketAddr]) -> Vec<Speaker> {
+        [&self.client.net, self.node.net()].map(|net| Speaker::new(net, to)).into()
     }
 
     pub fn backends(&self) -> [SocketAddr; 2] {
@@ -140,12 +137,6 @@ fn service(id: u16, protocol: &str, backends: &[SocketAddr]) -> Value {
         "frontend-address": { "ip": vip(id).ip().to_string(), "port": vip(id).port(), "protocol": protocol },
         "backend-addresses": backends,
     })
-}
-
-fn exchange(stream: &mut TcpStream) -> std::io::Result<()> {
-    stream.set_read_timeout(Some(ANSWER_WITHIN))?;
-    stream.write_all(b"x")?;
-    stream.read_exact(&mut [0])
 }
 
 #[test]
@@ -204,65 +195,6 @@ fn sockets_of_a_removed_backend_end_and_others_do_not() {
     servers[1].recv_from(&mut [0; 16]).expect("the other one is asked");
 }
 
-/// What traffic saw.
-#[derive(Default)]
-struct Seen {
-    stop: AtomicBool,
-    exchanges: AtomicU64,
-    connections: AtomicU64,
-}
-
-impl Seen {
-    fn goes_on(&self) -> bool {
-        !self.stop.load(Ordering::Relaxed)
-    }
-}
-
-fn long_lived(net: &Namespace, to: SocketAddr, seen: &Seen) -> Result<(), String> {
-    let fail = |what: &str, why: std::io::Error| format!("established to {to}: {what}: {why}");
-    net.run(|| {
-        let mut stream = TcpStream::connect_timeout(&to, ANSWER_WITHIN).map_err(|e| fail("connect", e))?;
-        while seen.goes_on() {
-            exchange(&mut stream).map_err(|e| fail("exchange", e))?;
-            seen.exchanges.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    })
-    .unwrap()
-}
-
-fn new_ones(net: &Namespace, to: &[SocketAddr], seen: &Seen) -> Result<(), String> {
-    let fail = |to: &SocketAddr, what: &str, why: std::io::Error| format!("new to {to}: {what}: {why}");
-    net.run(|| {
-        for to in to.iter().cycle() {
-            if !seen.goes_on() {
-                break;
-            }
-            let mut stream = TcpStream::connect_timeout(to, ANSWER_WITHIN).map_err(|e| fail(to, "connect", e))?;
-            exchange(&mut stream).map_err(|e| fail(to, "exchange", e))?;
-            seen.connections.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(3));
-        }
-        Ok(())
-    })
-    .unwrap()
-}
-
-/// Runs `change` under traffic of pod and host, to one service for long and to all anew; returns what went wrong.
-fn under_traffic(from: &[Namespace; 2], seen: &Seen, to: &[SocketAddr], change: impl FnOnce()) -> Vec<String> {
-    std::thread::scope(|scope| {
-        let mut traffic = Vec::new();
-        for net in from {
-            traffic.push(scope.spawn(move || long_lived(net, to[0], seen)));
-            traffic.push(scope.spawn(move || new_ones(net, to, seen)));
-        }
-        change();
-        seen.stop.store(true, Ordering::Relaxed);
-        traffic.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect()
-    })
-}
-
 /// Agents die at random points of an update of a thousand services.
 #[test]
 fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
@@ -272,13 +204,12 @@ fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
         world.serve(id, "TCP", &[one, other]);
     }
     let seen = Seen::default();
-    let targets = [vip(1), vip(2), vip(SERVICES)];
-    let mut rng = Rng::new(1000);
-    let (clients, client) = (world.clients(), world.node.client.clone());
+    let clients = world.clients(&[vip(1), vip(2), vip(SERVICES)]);
+    let (mut rng, client) = (Rng::new(1000), world.node.client.clone());
     let node = &mut world.node;
     let updated = AtomicU64::new(0);
     let done = AtomicBool::new(false);
-    let faults = under_traffic(&clients, &seen, &targets, || {
+    let faults = under_traffic(&clients, &seen, || {
         std::thread::scope(|scope| {
             let updates = scope.spawn(|| {
                 for id in 2..=SERVICES {
@@ -330,7 +261,7 @@ fn a_backend_that_flaps_disturbs_nobody_but_its_own() {
     world.serve(2, "TCP", &[steady, flapping]);
     let seen = Seen::default();
     let mut changes = 0;
-    let faults = under_traffic(&world.clients(), &seen, &[vip(1), vip(2)], || {
+    let faults = under_traffic(&world.clients(&[vip(1), vip(2)]), &seen, || {
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(4) {
             let due = began + Duration::from_millis(10) * (changes + 1);

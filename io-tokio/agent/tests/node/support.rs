@@ -1,7 +1,7 @@
 //! A node with pods, taken down when it is dropped.
 
 use std::fs;
-use std::io::Read;
+use std::io::{Read, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,10 +17,9 @@ const AGENT: &str = env!("CARGO_BIN_EXE_cilium-agent");
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
 /// Says why a test does not run; in CI it must run.
-#[allow(clippy::print_stderr, reason = "a skipped test says so")]
 pub fn skip(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must run this: {why}");
-    eprintln!("skipped: {why}");
+    let _shown = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
 /// The object file: `CILIUM_BPF_OBJECT`, or where `cargo xtask bpf` puts it.
@@ -189,6 +188,18 @@ impl Node {
             assert!(Instant::now() < until, "the agent is not ready:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// A namespace behind a network device of the node, `ext0`.
+    pub fn outside(&self) -> Net {
+        let net = Net::new("cil-out");
+        self.net.ip(&["link", "add", "ext0", "type", "veth", "peer", "name", "eth0", "netns", &net.name]);
+        for (at, device, last) in [(&self.net, "ext0", 1), (&net, "eth0", 2)] {
+            at.ip(&["link", "set", device, "up"]);
+            at.ip(&["addr", "add", &format!("192.0.2.{last}/24"), "dev", device]);
+            at.ip(&["-6", "addr", "add", &format!("2001:db8::{last}/64"), "dev", device, "nodad"]);
+        }
+        net
     }
 
     /// The node's namespace.

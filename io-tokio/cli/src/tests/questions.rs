@@ -168,6 +168,22 @@ fn a_preview_counts_what_would_newly_be_denied_and_says_so_by_its_exit_code() {
 }
 
 #[test]
+fn a_preview_of_nothing_says_that_it_says_nothing() {
+    let (dir, policy) = folder();
+    let mut reply = flow("web", "front", 40000, "EGRESS");
+    reply["flow"]["is_reply"] = true.into();
+    for (name, text) in [("empty.json", String::new()), ("blank.json", "\n\n".into()), ("reply.json", reply.to_string())] {
+        let flows = file(&dir, name, &text);
+        let answer = json_of(&format!("policy preview -f {policy} --offline --flows {flows}"));
+        let number = |field: &str| answer[field].as_u64().unwrap_or(0);
+        assert_eq!((number("flows-judged"), number("newly-denied")), (0, 0), "{answer}");
+        assert!(answer["notes"].to_string().contains("no flow was judged"), "{answer}");
+        let text = cilium("/nowhere", &format!("policy preview -f {policy} --offline --flows {flows}")).expect(name);
+        assert!(text.contains("0 flows judged") && text.contains("Note: no flow was judged"), "{text}");
+    }
+}
+
+#[test]
 fn a_preview_of_nonsense_is_refused() {
     let (dir, policy) = folder();
     let flows = file(&dir, "flows.json", &format!("{}\nhello\n", flow("front", "web", 80, "INGRESS")));
