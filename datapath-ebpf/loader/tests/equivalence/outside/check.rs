@@ -9,7 +9,7 @@ use datapath::Action;
 use loader::Program;
 
 use super::{
-    view::{Tuple, View, inner, is_icmp, quoted, told, view},
+    view::{Tuple, View, inner, is_icmp, loose, quoted, told, view},
     world::{BACK_MTU, CLIENTS, NODE, PODS, Service, World},
 };
 use crate::{
@@ -83,17 +83,18 @@ impl Checker {
 
     /// A damaged packet was run: it may have opened what nobody here knows of.
     pub fn see_damaged(&mut self, stimulus: &Stimulus) {
-        if let Some(sent) = view(&stimulus.packet) {
-            self.sent.insert(sent.tuple);
-            self.sent.extend(told(&stimulus.packet).map(|frontend| Tuple { dst: frontend, ..sent.tuple }));
-            self.unseen.insert(sent.tuple);
-            self.doubtful.insert(sent.tuple);
-            self.opened.insert(sent.tuple.back());
-            self.given.remove(&sent.tuple);
-            // It may have told a pod of another frontend.
-            for (_, way) in self.local.iter_mut().filter(|(known, _)| known.src == sent.tuple.src) {
-                *way = Way::Unsure;
-            }
+        let Some(sent) = loose(&stimulus.packet) else { return };
+        self.sent.insert(sent);
+        self.sent.extend(told(&stimulus.packet).map(|frontend| Tuple { dst: frontend, ..sent }));
+        self.unseen.insert(sent);
+        self.doubtful.insert(sent);
+        self.opened.insert(sent.back());
+        self.given.remove(&sent);
+        // A backend may have closed by it.
+        self.doubtful.extend(self.stands.get(&sent).copied());
+        // It may have told a pod of another frontend.
+        for (_, way) in self.local.iter_mut().filter(|(known, _)| known.src == sent.src) {
+            *way = Way::Unsure;
         }
     }
 
@@ -117,6 +118,14 @@ impl Checker {
             Hook::Tc(Program::FromContainer) => self.from_pod(&sent, stimulus, answer, went),
             Hook::Tc(Program::ToNetdev) => self.out(world, &sent, stimulus, answer),
             _ => self.from_outside(world, &sent, stimulus, answer, went),
+        }
+        if let Some(sent) = sent.filter(|sent| sent.tcp_flags & (FIN | RST) != 0) {
+            // What was reset ends within seconds, and whoever sends then opens anew.
+            let back = sent.tuple.back();
+            for (_, way) in self.local.iter_mut().filter(|(known, _)| known.src == sent.tuple.src || **known == back) {
+                *way = Way::Unsure;
+            }
+            self.opened.insert(back);
         }
         self.errors(stimulus, answer, went);
     }
@@ -207,6 +216,14 @@ impl Checker {
             && view(&answer.packet).is_some_and(|seen| seen.tuple != sent.tuple && NODE.is(seen.tuple.dst.0));
         if complained || !(went || delivered || to_host) {
             self.unseen.insert(sent.tuple);
+            // It may have been given to another nevertheless, if whoever had it does not serve.
+            let serves = |given: &Given| {
+                let old = world.backends[&given.backend];
+                old.there && (old.is_active() || !sent.is_syn())
+            };
+            if self.given.get(&sent.tuple).is_some_and(|given| !serves(given)) {
+                self.given.remove(&sent.tuple);
+            }
             if sent.tcp_flags & (FIN | RST) != 0 {
                 self.doubtful.insert(sent.tuple);
             }
@@ -231,7 +248,7 @@ impl Checker {
         let may_keep = stays.is_some_and(|given| given.backend == id) && backend.there && !sent.is_syn();
         let may_keep = may_keep || (self.unseen.contains(&sent.tuple) && backend.there && !sent.is_syn());
         self.holds("the backend lives", backend.is_active() || may_keep, stimulus, answer);
-        if let Some(given) = stays.filter(|given| !given.closing) {
+        if let Some(given) = stays.filter(|given| !given.closing && !self.doubtful.contains(&sent.tuple)) {
             let old = world.backends[&given.backend];
             let serves = old.there && (old.is_active() || !sent.is_syn());
             self.holds("no connection moves while its backend lives", !serves || given.backend == id, stimulus, answer);

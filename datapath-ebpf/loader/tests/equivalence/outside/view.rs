@@ -50,6 +50,29 @@ pub fn view(packet: &[u8]) -> Option<View> {
     Some(View { tuple, tcp_flags, ttl, fragment: layout.fragment })
 }
 
+/// The ends of a packet that may be cut or lie about its length: where the ports are all the same.
+pub fn loose(packet: &[u8]) -> Option<Tuple> {
+    let (src, dst) = packets::addresses(packet)?;
+    let (protocol, l4) = match src {
+        IpAddr::V4(_) => (*packet.get(L3 + 9)?, L3 + usize::from(packet.get(L3)? & 15) * 4),
+        IpAddr::V6(_) => {
+            let (mut next, mut at) = (*packet.get(L3 + 6)?, L3 + 40);
+            while matches!(next, 0 | 43 | 44 | 51 | 60) {
+                let units = usize::from(*packet.get(at + 1)?);
+                let length = match next {
+                    44 => 8,
+                    51 => (units + 2) * 4,
+                    _ => (units + 1) * 8,
+                };
+                (next, at) = (*packet.get(at)?, at + length);
+            }
+            (next, at)
+        }
+    };
+    let port = |at: usize| Some(u16::from_be_bytes(packet.get(at..at + 2)?.try_into().ok()?));
+    Some(Tuple { src: (src, port(l4)?), dst: (dst, port(l4 + 2)?), protocol })
+}
+
 /// The packet inside an IPIP or IP6IP6 packet, behind the Ethernet header of the outer one.
 pub fn inner(packet: &[u8]) -> Option<Vec<u8>> {
     let (protocol, header) = match packet.get(12..14)? {

@@ -141,6 +141,23 @@ pub fn network() -> (Devices, Ways, Vec<std::net::UdpSocket>) {
         support::ip(&[family, "route", "replace", &base(CLIENTS[0], ipv6), "dev", "front"]);
         support::ip(&[family, "route", "replace", &base(WORLD[2], ipv6), "dev", "front"]);
         support::ip(&[family, "route", "replace", &base(REMOTE[0], ipv6), "dev", "back"]);
+        // Whoever else is in these nets has no neighbour.
+        for (at, ifindex, mtu) in
+            [(CLIENTS[0], devices.front, 1500), (WORLD[2], devices.front, 1500), (REMOTE[0], devices.back, BACK_MTU)]
+        {
+            let net: IpAddr = match at.of(ipv6) {
+                IpAddr::V4(ip) => {
+                    let [a, b, c, _] = ip.octets();
+                    Ipv4Addr::new(a, b, c, 0).into()
+                }
+                IpAddr::V6(ip) => {
+                    let [a, b, c, ..] = ip.segments();
+                    Ipv6Addr::new(a, b, c, 0, 0, 0, 0, 0).into()
+                }
+            };
+            let prefix = types::Cidr::new(net, if ipv6 { 48 } else { 24 }).expect("a network");
+            ways.add(prefix, Way { ifindex, macs: None, mtu });
+        }
         let known = CLIENTS[..3].iter().chain([&WORLD[2]]).map(|at| ("front", *at));
         let remote = REMOTE.iter().map(|at| ("back", *at));
         for (device, at) in known.chain(remote) {
