@@ -172,7 +172,9 @@ fn a_preview_of_nothing_says_that_it_says_nothing() {
     let (dir, policy) = folder();
     let mut reply = flow("web", "front", 40000, "EGRESS");
     reply["flow"]["is_reply"] = true.into();
-    for (name, text) in [("empty.json", String::new()), ("blank.json", "\n\n".into()), ("reply.json", reply.to_string())] {
+    for (name, text) in
+        [("empty.json", String::new()), ("blank.json", "\n\n".into()), ("reply.json", reply.to_string())]
+    {
         let flows = file(&dir, name, &text);
         let answer = json_of(&format!("policy preview -f {policy} --offline --flows {flows}"));
         let number = |field: &str| answer[field].as_u64().unwrap_or(0);
