@@ -13,6 +13,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     sync::{Arc, atomic::Ordering, mpsc},
     thread,
+    time::Duration,
 };
 
 use abi::{
@@ -27,6 +28,8 @@ use crate::{
     sys,
 };
 
+/// How often it is looked whether a change is in force.
+const LOOK_EVERY: Duration = Duration::from_micros(30);
 /// Threads that wait at once; beyond, the caller does.
 const WAITING_MAX: usize = 16;
 
@@ -102,11 +105,12 @@ impl MaglevTables {
             let _gone = done.send(change(map.as_fd()));
         })?;
         loop {
-            match result.try_recv() {
+            // Not without sleeping: the thread may have to run on this very CPU.
+            match result.recv_timeout(LOOK_EVERY) {
                 Ok(result) => return result,
-                Err(mpsc::TryRecvError::Disconnected) => return Err(io::ErrorKind::BrokenPipe.into()),
-                Err(mpsc::TryRecvError::Empty) if is_done(self.fd.as_fd())? => return Ok(()),
-                Err(mpsc::TryRecvError::Empty) => thread::yield_now(),
+                Err(mpsc::RecvTimeoutError::Disconnected) => return Err(io::ErrorKind::BrokenPipe.into()),
+                Err(mpsc::RecvTimeoutError::Timeout) if is_done(self.fd.as_fd())? => return Ok(()),
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
             }
         }
     }

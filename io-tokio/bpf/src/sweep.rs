@@ -135,12 +135,14 @@ fn walk<K: Plain, V: Plain>(
     failure.map_or(Ok(found), Err)
 }
 
+/// Where a backend is, and its state.
+type Known<A> = (End<A>, u8);
+
 /// What is asked of one family's maps.
 trait Tables<F: Family> {
     fn now(&self) -> u32;
     fn has_departed(&self, key: &F::CtKey) -> bool;
-    /// Where a backend is, and its state.
-    fn backend(&self, id: u32) -> Result<Option<(End<F::Addr>, u8)>, MapError>;
+    fn backend(&self, id: u32) -> Result<Option<Known<F::Addr>>, MapError>;
     fn frontend(&self, index: Port) -> Result<Option<End<F::Addr>>, MapError>;
     fn service(
         &self,
@@ -174,7 +176,7 @@ const SCOPES: [u8; 2] = [SCOPE_EXTERNAL, SCOPE_INTERNAL];
 fn connections<F: Family, T: Tables<F>>(tables: &T, table: &Table<F::CtKey, F::CtEntry>) -> Result<Found, MapError> {
     // Answers of the maps, so that a service with many connections is not asked for once for each. A known
     // answer only ever lets an entry live: whatever would go is asked about anew.
-    let mut backends: BTreeMap<u32, (End<F::Addr>, u8)> = BTreeMap::new();
+    let mut backends: BTreeMap<u32, Known<F::Addr>> = BTreeMap::new();
     let mut members: BTreeSet<(u16, u32)> = BTreeSet::new();
     walk(table, |key, entry| {
         let mut copy = *entry;
@@ -230,7 +232,7 @@ macro_rules! side {
             fn has_departed(&self, key: &$ct_key) -> bool {
                 !self.addresses.is_empty() && [key.a, key.b].into_iter().any(|addr| self.is_gone(addr))
             }
-            fn backend(&self, id: u32) -> Result<Option<(End<$addr>, u8)>, MapError> {
+            fn backend(&self, id: u32) -> Result<Option<Known<$addr>>, MapError> {
                 Ok(self.maps.$backends.get(&id)?.map(|backend| <$family as Family>::backend(&backend)))
             }
             fn service(

@@ -84,7 +84,8 @@ pub(super) fn change(lab: &Lab, report: &mut Report) -> Result<()> {
                 put(2, "")?;
                 thread::sleep(Duration::from_millis(50));
                 put(0, "")?;
-                Ok(thread::sleep(Duration::from_millis(50)))
+                thread::sleep(Duration::from_millis(50));
+                Ok(())
             });
             done.store(true, Ordering::Relaxed);
             let asked = asking.join().expect("probes do not panic");

@@ -2,6 +2,7 @@
 //! checksums, connections and addresses. Needs root; prints `skipped: …` without.
 
 mod choice;
+mod full;
 mod host;
 mod modes;
 mod net;

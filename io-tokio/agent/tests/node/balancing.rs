@@ -60,7 +60,7 @@ fn serve(client: &Client, id: u16, backends: &[SocketAddr]) {
         "id": id,
         "frontend-address": address(&frontend(id)),
         "backend-addresses": backends.iter().map(address).collect::<Vec<_>>(),
-        "flags": { "type": if id % 2 == 0 { "NodePort" } else { "ClusterIP" } },
+        "flags": { "type": if id.is_multiple_of(2) { "NodePort" } else { "ClusterIP" } },
     });
     let until = Instant::now() + Duration::from_secs(200);
     while let Err(why) = client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body)) {
