@@ -115,9 +115,9 @@ impl Checker {
         let sent = view(&stimulus.packet);
         self.sent.extend(sent.map(|sent| sent.tuple));
         match stimulus.hook {
-            Hook::Tc(Program::FromContainer) => self.from_pod(&sent, stimulus, answer, went),
+            Hook::Tc(Program::FromContainer) => self.check_from_pod(&sent, stimulus, answer, went),
             Hook::Tc(Program::ToNetdev) => self.out(world, &sent, stimulus, answer),
-            _ => self.from_outside(world, &sent, stimulus, answer, went),
+            _ => self.check_from_outside(world, &sent, stimulus, answer, went),
         }
         if let Some(sent) = sent.filter(|sent| sent.tcp_flags & (FIN | RST) != 0) {
             // What was reset ends within seconds, and whoever sends then opens anew.
@@ -140,7 +140,14 @@ impl Checker {
         self.holds("it fits through the device", answer.packet.len() - 14 <= mtu, stimulus, answer);
     }
 
-    fn from_outside(&mut self, world: &World, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer, went: bool) {
+    fn check_from_outside(
+        &mut self,
+        world: &World,
+        sent: &Option<View>,
+        stimulus: &Stimulus,
+        answer: &Answer,
+        went: bool,
+    ) {
         let Some(sent) = sent else { return };
         if let Some(client) = self.stands.get(&sent.tuple).copied() {
             return self.answered(&client, sent, stimulus, answer, went);
@@ -159,7 +166,7 @@ impl Checker {
             return;
         };
         let service = service.clone();
-        self.to_service(world, &service, sent, stimulus, answer, went);
+        self.check_to_service(world, &service, sent, stimulus, answer, went);
     }
 
     fn reads_options(&self, sent: &View) -> bool {
@@ -191,7 +198,7 @@ impl Checker {
         }
     }
 
-    fn to_service(
+    fn check_to_service(
         &mut self,
         world: &World,
         service: &Service,
@@ -329,7 +336,7 @@ impl Checker {
         }
     }
 
-    fn from_pod(&mut self, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer, went: bool) {
+    fn check_from_pod(&mut self, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer, went: bool) {
         let Some(sent) = sent else { return };
         let way = self.local.get(&sent.tuple.back()).copied();
         if !matches!(way, Some(Way::Frontend(_))) {

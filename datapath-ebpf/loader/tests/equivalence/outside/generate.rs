@@ -90,9 +90,9 @@ impl Generator {
             return Stimulus { hook, ifindex, packet, mark, whole: true, kind: Kind::Passed };
         }
         let (kind, packet) = match hook {
-            FROM_POD => self.from_pod(),
-            TO_NET => self.to_net(),
-            _ => self.from_net(hook, world),
+            FROM_POD => self.sent_by_pod(),
+            TO_NET => self.sent_to_net(),
+            _ => self.sent_by_net(hook, world),
         };
         let ifindex = self.interface(hook, world, &packet);
         let mark = if hook != Hook::Xdp && self.rng.chance(4) { self.rng.next() as u32 } else { 0 };
@@ -101,7 +101,7 @@ impl Generator {
         stimulus
     }
 
-    fn from_net(&mut self, hook: Hook, world: &World) -> (Kind, Vec<u8>) {
+    fn sent_by_net(&mut self, hook: Hook, world: &World) -> (Kind, Vec<u8>) {
         let remembered = match self.rng.below(100) {
             0..=34 => self.again(hook).map(|p| (Kind::Again, p)),
             35..=59 => self.answer(End::Left).map(|p| (Kind::Reply, p)),
@@ -114,7 +114,7 @@ impl Generator {
         remembered.unwrap_or_else(|| (Kind::New, self.new_flow(world).build()))
     }
 
-    fn from_pod(&mut self) -> (Kind, Vec<u8>) {
+    fn sent_by_pod(&mut self) -> (Kind, Vec<u8>) {
         let remembered = match self.rng.below(100) {
             0..=19 => self.again(FROM_POD).map(|p| (Kind::Again, p)),
             20..=69 => self.answer(End::Pod).map(|p| (Kind::Reply, p)),
@@ -124,7 +124,7 @@ impl Generator {
         remembered.unwrap_or_else(|| (Kind::New, self.egress().build()))
     }
 
-    fn to_net(&mut self) -> (Kind, Vec<u8>) {
+    fn sent_to_net(&mut self) -> (Kind, Vec<u8>) {
         let remembered = match self.rng.below(100) {
             0..=29 => self.again(TO_NET).map(|p| (Kind::Again, p)),
             30..=54 => self.of_host().map(|p| (Kind::Reply, p)),
