@@ -299,7 +299,7 @@ impl Bench {
         let stimulus = self.generator.next(program, &self.world);
         let now = support::coarse_clock_away_from_the_next_second();
         let kernel = self.kernel.run(&stimulus);
-        let turned = support::a_second_may_have_turned(now);
+        let (turned, ticked) = (support::a_second_may_have_turned(now), now != support::coarse_clock());
         let figures = self.report.programs.entry(stimulus.hook).or_default();
         let Some(kernel) = kernel else {
             figures.refused += 1;
@@ -313,6 +313,12 @@ impl Bench {
         }
         let mut native = self.native.run(&stimulus, now);
         let long = self.long.run(&stimulus, now);
+        if ticked && (kernel.action, kernel.argument) != (native.action, native.argument) {
+            // The arms may have seen the bucket of the node's own errors a tick apart: only one was allowed to complain.
+            self.report.between_seconds += 1;
+            self.copy_connections();
+            return;
+        }
         let same = long == native;
         let key = RateKey { usage: RATE_ICMPV6, ifindex: stimulus.ifindex };
         if let Some(bucket) = self.kernel.maps().ratelimit.get(&key).expect("reading") {
