@@ -427,7 +427,7 @@ impl Bench {
                 }
             )* };
         }
-        copy!(frag4, frag6, ct4, ct_any4, ct6, ct_any6, lb4_affinity, lb6_affinity);
+        copy!(frag4, frag6, ct4, ct_any4, ct6, ct_any6, lb4_affinity, lb6_affinity, ratelimit);
         for (key, value) in kernel.metrics.sums().expect("reading") {
             native.metrics[0].update(key, value, Default::default()).expect("it is as large");
             long.metrics[0].update(key, value, Default::default()).expect("it is as large");
