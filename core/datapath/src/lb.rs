@@ -47,33 +47,42 @@ impl<F: Family> Target<F> {
     }
 }
 
-/// The service behind a frontend as clients in the cluster see it, and where its slots are: of this protocol, or of any. The
+/// The service behind a frontend, as traffic from outside sees it, and the protocol under which it stands: this one, or 0, any. The
 /// second look-up is made only where such services are: most packets go to no service and would pay for it.
+#[inline(always)]
+pub fn frontend<'a, F: Family, E: Env + FamilyMaps<F>>(
+    env: &'a E,
+    at: &End<F::Addr>,
+    protocol: u8,
+) -> Option<(&'a LbService, u8)> {
+    if let Some(service) = maps::service::<F, E>(env, &F::lb_key(at, protocol, 0)) {
+        return Some((service, protocol));
+    }
+    if env.runtime(Runtime::AnyProtocol) == 0 {
+        return None;
+    }
+    Some((maps::service::<F, E>(env, &F::lb_key(at, 0, 0))?, 0))
+}
+
+/// The service behind a frontend as clients in the cluster see it, and where its slots are.
 #[inline(always)]
 fn service<F: Balanced, E: Env + FamilyMaps<F>>(
     env: &E,
-    frontend: &End<F::Addr>,
+    at: &End<F::Addr>,
     protocol: u8,
 ) -> Option<(LbService, Slots)> {
-    let mut of = protocol;
-    let mut found = maps::service::<F, E>(env, &F::lb_key(frontend, protocol, 0)).copied();
-    if found.is_none() && env.runtime(Runtime::AnyProtocol) != 0 {
-        of = 0;
-        found = maps::service::<F, E>(env, &F::lb_key(frontend, 0, 0)).copied();
-    }
-    let service = found?;
+    let (service, protocol) = frontend::<F, E>(env, at, protocol)?;
     if service.flags2 & SERVICE_TWO_SCOPES == 0 {
-        return Some((service, Slots { protocol: of, scope: SCOPE_EXTERNAL }));
+        return Some((*service, Slots { protocol, scope: SCOPE_EXTERNAL }));
     }
-    let inner = maps::service::<F, E>(env, &F::scoped_key(frontend, of, 0, SCOPE_INTERNAL))?;
-    Some((*inner, Slots { protocol: of, scope: SCOPE_INTERNAL }))
+    let inner = maps::service::<F, E>(env, &F::scoped_key(at, protocol, 0, SCOPE_INTERNAL))?;
+    Some((*inner, Slots { protocol, scope: SCOPE_INTERNAL }))
 }
 
 /// Whether `flow` may go to a service: there is an entry for somebody.
 #[inline(always)]
-pub fn is_service<F: Balanced, E: Env + FamilyMaps<F>>(env: &E, flow: &Flow<F>) -> bool {
-    maps::service::<F, E>(env, &F::lb_key(&flow.dst, flow.protocol(), 0)).is_some()
-        || (env.runtime(Runtime::AnyProtocol) != 0 && maps::service::<F, E>(env, &F::lb_key(&flow.dst, 0, 0)).is_some())
+pub fn is_service<F: Family, E: Env + FamilyMaps<F>>(env: &E, flow: &Flow<F>) -> bool {
+    frontend::<F, E>(env, &flow.dst, flow.protocol()).is_some()
 }
 
 /// Resolves the destination of a packet from a client. `found` is what the connection map knows about client and destination; `made`:

@@ -5,7 +5,7 @@
 //! the entry is believed until the load-balancer revision moves, then checked.
 
 use abi::be::Port;
-use abi::config::{LB_DSR, LB_EXTERNAL_CLUSTER_IP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_SOURCE_RANGES, Runtime};
+use abi::config::{LB_DSR, LB_EXTERNAL_CLUSTER_IP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_SOURCE_RANGES};
 use abi::ct::{CT_AFFINITY, CT_DSR, CT_INBOUND, CT_LOCAL_BACKEND, CT_NODE_PORT, CT_SERVICE};
 use abi::endpoint::ENDPOINT_HOST;
 use abi::lb::{LbService, SCOPE_EXTERNAL, SERVICE_FORWARD_DSR, SERVICE_ROUTABLE, SERVICE_SOURCE_RANGE};
@@ -168,17 +168,8 @@ fn remembered<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, flow: 
 /// The service behind a frontend, as traffic from outside sees it. Reverse NAT index 0: none.
 #[inline(always)]
 fn look_up<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &E, flow: &Flow<F>) -> (LbService, Slots) {
-    let protocol = flow.protocol();
-    let key = F::scoped_key(&flow.dst, protocol, 0, SCOPE_EXTERNAL);
-    if let Some(service) = crate::maps::service::<F, E>(env, &key) {
-        return (*service, Slots { protocol, scope: SCOPE_EXTERNAL });
-    }
-    if env.runtime(Runtime::AnyProtocol) == 0 {
-        return (LbService::default(), Slots { protocol: 0, scope: SCOPE_EXTERNAL });
-    }
-    let key = F::scoped_key(&flow.dst, 0, 0, SCOPE_EXTERNAL);
-    match crate::maps::service::<F, E>(env, &key) {
-        Some(service) => (*service, Slots { protocol: 0, scope: SCOPE_EXTERNAL }),
+    match lb::frontend::<F, E>(env, &flow.dst, flow.protocol()) {
+        Some((service, protocol)) => (*service, Slots { protocol, scope: SCOPE_EXTERNAL }),
         None => (LbService::default(), Slots { protocol: 0, scope: SCOPE_EXTERNAL }),
     }
 }
