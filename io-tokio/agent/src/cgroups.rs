@@ -97,10 +97,12 @@ impl Cgroups {
         loop {
             self.asked.notified().await;
             let (ids, root, is_pod) = (self.known().asked.clone(), root.clone(), is_pod.clone());
-            let looking = tokio::task::spawn_blocking(move || (find(&root, &ids, is_pod), ids));
-            if let Ok((pods, ids)) = looking.await {
-                self.note(Instant::now(), pods, &ids);
-            }
+            let asked = ids.clone();
+            let pods = tokio::task::spawn_blocking(move || find(&root, &ids, is_pod)).await.unwrap_or_else(|why| {
+                tracing::error!(%why, "the search for pods of control groups broke; their sockets stay nobody's for now");
+                HashMap::new()
+            });
+            self.note(Instant::now(), pods, &asked);
             self.looked.notify_one();
             tokio::time::sleep(LOOK_EVERY).await;
         }
@@ -204,10 +206,12 @@ mod tests {
         fs::write(deep.join("cgroup.procs"), format!("999999999\n{}\n", std::process::id())).unwrap();
         let ino = fs::metadata(&deep).unwrap().ino();
         assert_eq!(directories(root.path(), &[ino, u64::MAX].into()), [(ino, deep)]);
-        let loopback = |ip: IpAddr| ip.is_loopback();
-        let found = find(root.path(), &[ino].into(), loopback);
-        // Where the test may not list addresses there are none.
-        assert!(found.get(&ino).is_none_or(|all| all.iter().all(|ip| ip.is_loopback())));
         assert!(find(root.path(), &[ino].into(), |_| false).is_empty(), "a process of the host is no pod");
+        if !nix::unistd::geteuid().is_root() {
+            // Nobody else may enter a namespace, not even their own; the tests of the node need root throughout.
+            return;
+        }
+        let found = find(root.path(), &[ino].into(), |ip| ip.is_loopback());
+        assert!(found[&ino].contains(&IpAddr::from([127, 0, 0, 1])), "{found:?}");
     }
 }

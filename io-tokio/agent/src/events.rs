@@ -81,7 +81,8 @@ const WAITING_MAX: usize = 256;
 /// Hands batches on until there are no more, and tells of records the ring had no room for.
 pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
     let mut complained = false;
-    let mut waiting = VecDeque::new();
+    // Records of sockets of which it is not known yet whose they are.
+    let mut waiting: VecDeque<Vec<u8>> = VecDeque::new();
     let mut overflow = Overflow::new(&outlets.maps);
     let mut ask = tokio::time::interval(LOST_EVERY);
     ask.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -93,7 +94,11 @@ pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
                 continue;
             }
             () = outlets.cgroups.looked() => {
-                try_again(&mut waiting, &outlets);
+                if let Some((observer, decoder)) = &outlets.hubble {
+                    for record in std::mem::take(&mut waiting) {
+                        outlets.publish((observer, decoder), &record, &mut waiting, &mut complained);
+                    }
+                }
                 continue;
             }
             batch = batches.recv() => match batch {
@@ -110,34 +115,33 @@ pub async fn hand_on(mut batches: mpsc::Receiver<Batch>, outlets: Outlets) {
             observer.publish_lost(LostEventSource::ObserverEventsQueue, batch.lost, None);
         }
         for record in batch.records().filter(|record| outlets.kinds.takes(record)) {
-            match observer.publish_record(decoder, record) {
-                Ok(()) => {}
-                Err(DecodeError::Cgroup(id)) => {
-                    if outlets.cgroups.is_asked(id) && waiting.len() < WAITING_MAX {
-                        waiting.push_back(record.to_vec());
-                    }
-                }
-                Err(why) => {
-                    outlets.metrics.lost_events("observer_events_queue", 1);
-                    if !complained {
-                        tracing::warn!(%why, "a record of the programs makes no sense; more of them are only counted");
-                        complained = true;
-                    }
-                }
-            }
+            outlets.publish((observer, decoder), record, &mut waiting, &mut complained);
         }
     }
 }
 
-/// Publishes records of sockets whose pod was looked for. A socket of no pod is nobody's flow; the original leaves such out
-/// as well.
-fn try_again(waiting: &mut VecDeque<Vec<u8>>, outlets: &Outlets) {
-    let Some((observer, decoder)) = &outlets.hubble else { return };
-    for record in std::mem::take(waiting) {
-        match observer.publish_record(decoder, &record) {
-            // Asked for after the look began.
-            Err(DecodeError::Cgroup(id)) if outlets.cgroups.is_asked(id) => waiting.push_back(record),
-            _ => {}
+impl Outlets {
+    /// Hands a record to Hubble. One of a socket whose pod is being looked for waits; a socket of no pod is nobody's flow, and the
+    /// original leaves such out as well.
+    fn publish(
+        &self,
+        (observer, decoder): (&Observer, &Decoder<Names>),
+        record: &[u8],
+        waiting: &mut VecDeque<Vec<u8>>,
+        complained: &mut bool,
+    ) {
+        match observer.publish_record(decoder, record) {
+            Ok(()) => {}
+            Err(DecodeError::Cgroup(id)) if !self.cgroups.is_asked(id) => {}
+            Err(DecodeError::Cgroup(_)) if waiting.len() < WAITING_MAX => waiting.push_back(record.to_vec()),
+            Err(DecodeError::Cgroup(_)) => self.metrics.lost_events("observer_events_queue", 1),
+            Err(why) => {
+                self.metrics.lost_events("observer_events_queue", 1);
+                if !*complained {
+                    tracing::warn!(%why, "a record of the programs makes no sense; more of them are only counted");
+                    *complained = true;
+                }
+            }
         }
     }
 }
