@@ -205,13 +205,13 @@ fn connections<F: Family, T: Tables<F>>(tables: &T, table: &Table<F::CtKey, F::C
             return Ok(Fate::Alive);
         }
         let Some(frontend) = tables.frontend(index)? else { return Ok(Fate::Orphaned) };
+        if state != BACKEND_ACTIVE {
+            // It has no slot, and finishes what it has.
+            return Ok(Fate::Alive);
+        }
         let all = tables.members(index, &frontend)?;
         members.extend(all.iter().map(|id| (index.raw, *id)));
-        // Others than active ones have no slot, and finish what they have.
-        if state == BACKEND_ACTIVE && !all.contains(&id) {
-            return Ok(Fate::Orphaned);
-        }
-        Ok(Fate::Alive)
+        Ok(if all.contains(&id) { Fate::Alive } else { Fate::Orphaned })
     })
 }
 
