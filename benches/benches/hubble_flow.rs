@@ -5,6 +5,7 @@
 #![allow(missing_docs, reason = "a benchmark's parts are its own")]
 
 use abi::event::{NOTIFY_TRACE, PAYLOAD_LEN, Prefix, TraceNotify, TraceRecord};
+use cilium_benches::counting::{Counting, count};
 use criterion::{Criterion, Throughput, criterion_group};
 use hubble_api::{
     flow::{Flow, FlowFilter, Http, HttpHeader, Layer7, TcpFlags, Workload, flow_filter::Experimental, layer7::Record},
@@ -16,38 +17,13 @@ use hubble_model::{
 };
 use hubble_server::{Config, Observer};
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     collections::BTreeMap,
     hint::black_box,
     net::{IpAddr, Ipv4Addr},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::Duration,
 };
 use zerocopy::IntoBytes;
-
-/// Counts allocations and what is in use.
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-static LIVE: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is handed to the system allocator unchanged; the counters do not touch the memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        LIVE.fetch_add(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        LIVE.fetch_sub(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -134,18 +110,19 @@ fn both() -> (FlowRecord, Flow) {
 
 fn print_memory() {
     let (bytes, decoder) = (record(), Decoder::new(Tables::new()));
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
-    const ROUNDS: u64 = 1_000;
-    (0..ROUNDS).for_each(|_| drop(black_box(decoder.decode(bytes.as_bytes(), STAMP))));
-    let each = (ALLOCATIONS.load(Ordering::Relaxed) - before) as f64 / ROUNDS as f64;
+    const ROUNDS: usize = 1_000;
+    let ((), used) = count(|| (0..ROUNDS).for_each(|_| drop(black_box(decoder.decode(bytes.as_bytes(), STAMP)))));
+    let each = used.calls as f64 / ROUNDS as f64;
     println!("decode and enrich: {each:.1} allocations   original: 17, without enrichment");
     println!("an event in the ring: {} bytes", size_of::<Event>());
-    let before = LIVE.load(Ordering::Relaxed);
-    let observer = Observer::new(Config::default());
-    for _ in 0..2 * Config::default().ring_capacity {
-        observer.publish_record(&decoder, bytes.as_bytes()).expect("a good record");
-    }
-    println!("a full ring of 4,095 flows: {} KiB", (LIVE.load(Ordering::Relaxed) - before) >> 10);
+    let (_observer, used) = count(|| {
+        let observer = Observer::new(Config::default());
+        for _ in 0..2 * Config::default().ring_capacity {
+            observer.publish_record(&decoder, bytes.as_bytes()).expect("a good record");
+        }
+        observer
+    });
+    println!("a full ring of 4,095 flows: {} KiB", used.kept >> 10);
 }
 
 fn way_in(c: &mut Criterion) {

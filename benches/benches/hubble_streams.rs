@@ -5,29 +5,29 @@
 
 #![allow(missing_docs, reason = "a benchmark's parts are its own")]
 
+use cilium_benches::counting::{Counting, of_all_threads};
 use futures::StreamExt as _;
 use hubble_api::{
     FieldMask,
     flow::{CiliumEventType, Endpoint, Flow, Ip, Layer4, Tcp, TcpFlags, layer4::Protocol},
     json,
-    observer::{GetFlowsRequest, GetFlowsResponse, get_flows_response::ResponseTypes},
+    observer::{
+        GetFlowsRequest, GetFlowsResponse, ServerStatusRequest, get_flows_response::ResponseTypes,
+        observer_client::ObserverClient,
+    },
     raw::{AsClient, GET_FLOWS},
     time,
 };
-use hubble_cli::{Io, settings::Environment};
+use hubble_cli::{DEFAULT_MASK, Io, settings::Environment};
 use hubble_relay::{Relay, Settings, pool::Reach, wire};
 use hubble_server::{Config, Listen, Observer, Peer, PeerSource, PeerTable, Server};
 use hubble_transport::{Address, Clock, Network, connect};
 use prost::Message as _;
 use std::{
-    alloc::{GlobalAlloc, Layout, System},
     hint::black_box,
     io::{self, BufRead, Read, Write},
     process::{Child, Command, Stdio},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 use tokio::{
@@ -38,47 +38,8 @@ use tokio::{
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Request, client::Grpc, codegen::http::uri::PathAndQuery};
 
-/// Counts what is allocated.
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-static BYTES: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is handed to the system allocator unchanged; the counters do not touch the memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        BYTES.fetch_add(layout.size() as u64, Ordering::Relaxed);
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: the caller's contract is passed on.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
-
 #[global_allocator]
-static COUNTING: Counting = Counting;
-
-/// What the command line asks for, unless told otherwise, to print a line.
-const CLI_MASK: &[&str] = &[
-    "time",
-    "verdict",
-    "IP",
-    "l4",
-    "source.identity",
-    "source.namespace",
-    "source.pod_name",
-    "destination.identity",
-    "destination.namespace",
-    "destination.pod_name",
-    "Type",
-    "node_name",
-    "event_type",
-    "is_reply",
-    "Summary",
-];
+static ALLOCATOR: Counting<true> = Counting;
 
 fn flow(node: usize, number: i64) -> Flow {
     let end = |n: i64| {
@@ -184,8 +145,17 @@ async fn nodes(count: usize, flows: i64) -> Address {
 
 /// CPU time of the calling thread.
 fn thread_ns() -> u64 {
-    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
-    stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).unwrap_or(0)
+    let stat = std::fs::read_to_string("/proc/thread-self/schedstat").expect("the kernel counts (CONFIG_SCHED_INFO)");
+    stat.split_whitespace().next().and_then(|ns| ns.parse().ok()).expect("nanoseconds first")
+}
+
+/// Looks again and again until something is so.
+fn wait_until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let given_up = Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(Instant::now() < given_up, "not within a minute: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// A relay on a thread of its own: its address, and how much CPU time the thread has used.
@@ -247,14 +217,13 @@ fn end_to_end(count: usize, flows: i64, mask: &[&str], original: &str) {
     let (address, used) = relay(service);
     let request = GetFlowsRequest { field_mask: masked(mask), ..GetFlowsRequest::default() };
     let want = u64::try_from(flows).expect("few") * count as u64;
-    // Until every node is connected.
-    while runtime.block_on(ask(address.clone(), GetFlowsRequest { number: 1, first: true, ..Default::default() })) == 0
-        || runtime.block_on(ask(address.clone(), request.clone())) < want
-    {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("every node is connected", || {
+        let one = GetFlowsRequest { number: 1, first: true, ..GetFlowsRequest::default() };
+        runtime.block_on(ask(address.clone(), one)) > 0
+            && runtime.block_on(ask(address.clone(), request.clone())) == want
+    });
     const ROUNDS: u64 = 3;
-    let (allocations, bytes) = (ALLOCATIONS.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed));
+    let (allocations, bytes) = of_all_threads();
     let before = used();
     let mut best = Duration::MAX;
     for _ in 0..ROUNDS {
@@ -267,12 +236,14 @@ fn end_to_end(count: usize, flows: i64, mask: &[&str], original: &str) {
     let name = |part| format!("relay: {count} nodes{what}, {part}");
     report(&name("end to end, best of 3"), best.as_nanos() as f64 / want as f64, original);
     report(&name("processor time of the relay alone"), (used() - before) as f64 / all, "-");
-    let per = |after: u64, before: u64| (after - before) as f64 / all;
+    let (allocated, in_bytes) = of_all_threads();
+    // Published for two nodes without a mask.
+    let original = if count == 2 && mask.is_empty() { "185, 13800" } else { "-" };
     println!(
-        "{:<66} {:>9.1} allocations, {:.0} bytes (nodes, relay and client)   original: 185, 13800",
+        "{:<66} {:>9.1} allocations, {:.0} bytes (nodes, relay and client)   original: {original}",
         "",
-        per(ALLOCATIONS.load(Ordering::Relaxed), allocations),
-        per(BYTES.load(Ordering::Relaxed), bytes),
+        (allocated - allocations) as f64 / all,
+        (in_bytes - bytes) as f64 / all,
     );
 }
 
@@ -310,9 +281,7 @@ fn followers(count: u64, flows: i64, mask: &[&str]) {
     let until = Some(time::from_nanos(i128::from(1_700_000_000_000_000_000 + (flows - 1) * 1_000)));
     let request = GetFlowsRequest { follow: true, until, field_mask: masked(mask), ..GetFlowsRequest::default() };
     let asked: Vec<_> = (0..count).map(|_| runtime.spawn(ask(address.clone(), request.clone()))).collect();
-    while observer.streams() < usize::try_from(count).expect("few") {
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    wait_until("all follow", || observer.streams() == usize::try_from(count).expect("few"));
     let ready: Vec<Flow> = (0..=flows).map(|number| flow(1, number)).collect();
     let (before, began) = (thread_ns(), Instant::now());
     ready.into_iter().for_each(|flow| observer.publish_flow(flow));
@@ -396,6 +365,28 @@ fn command() {
     }
 }
 
+/// Where a relay's program says that it listens. The rest of what it says is read and let go.
+fn listens_at(child: &mut Child) -> Address {
+    let mut log = io::BufReader::new(child.stderr.take().expect("piped"));
+    let mut line = String::new();
+    let port = loop {
+        line.clear();
+        assert!(log.read_line(&mut line).expect("text") > 0, "it ended before it said where it listens");
+        if let Some((_, rest)) = line.split_once(" address=127.0.0.1:") {
+            break rest.split_whitespace().next().and_then(|port| port.parse().ok()).expect("a port");
+        }
+    };
+    std::thread::spawn(move || io::copy(&mut log, &mut io::sink()));
+    Address::Tcp { host: "127.0.0.1".into(), port }
+}
+
+/// Nodes a relay is connected to.
+async fn connected(relay: Address) -> Option<u32> {
+    let connection = connect(&Network, relay, None, Duration::from_secs(30)).await.ok()?;
+    let status = ObserverClient::new(connection.channel).server_status(ServerStatusRequest {}).await.ok()?;
+    status.into_inner().num_connected_nodes
+}
+
 /// Resident memory of the relay's program with so many nodes, when nobody asks anything.
 fn idle(count: usize, original: &str) {
     let Some(program) = std::env::current_exe().ok().and_then(|me| Some(me.parent()?.parent()?.join("hubble-relay")))
@@ -412,10 +403,13 @@ fn idle(count: usize, original: &str) {
     let addresses = ["--listen-address", "127.0.0.1:0", "--health-listen-address", "127.0.0.1:0"];
     let mut child = Command::new(program);
     let child = child.args(options).args(addresses).arg("--peer-service").arg(service.to_string());
-    let mut child: Child = child.stderr(Stdio::null()).spawn().expect("it starts");
-    std::thread::sleep(Duration::from_secs(3));
-    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap_or_default();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("?").trim();
+    let mut child: Child = child.stderr(Stdio::piped()).spawn().expect("it starts");
+    let relay = listens_at(&mut child);
+    wait_until("every node is connected", || {
+        runtime.block_on(connected(relay.clone())) == Some(u32::try_from(count).expect("few"))
+    });
+    let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).expect("it runs");
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("of a process").trim();
     println!("{:<66} {resident:>12}   original: {original}", format!("relay: {count} nodes, resident memory, idle"));
     child.kill().and_then(|()| child.wait()).expect("it ends");
 }
@@ -426,9 +420,9 @@ fn main() {
     if is_chosen("server") {
         bare_connection();
         followers(1, 50_000, &[]);
-        followers(1, 50_000, CLI_MASK);
+        followers(1, 50_000, &DEFAULT_MASK);
         followers(100, 5_000, &[]);
-        followers(100, 5_000, CLI_MASK);
+        followers(100, 5_000, &DEFAULT_MASK);
     }
     if is_chosen("relay") {
         looked_through();

@@ -25,6 +25,8 @@ pub mod times;
 mod tls;
 mod top;
 
+pub use observe::DEFAULT_MASK;
+
 use commands::Command;
 use flags::Parsed;
 use settings::{Environment, Settings};

@@ -22,7 +22,7 @@ use hubble_api::{
 use tokio_stream::StreamExt as _;
 
 /// What compact, dict and table show; nothing else is asked for.
-const DEFAULT_MASK: [&str; 20] = [
+pub const DEFAULT_MASK: [&str; 20] = [
     "time",
     "verdict",
     "ethernet",
