@@ -276,6 +276,7 @@ fn a_full_disk_costs_flows_and_nothing_else() {
         fs::remove_file(&filler).unwrap();
         let mut at = 300;
         while recorder.report().written == full.written {
+            assert!(at < 1_500, "a minute after there is room again nothing was written: {:?}", recorder.report());
             recorder.event(at, &event(at), &NodeInfo::default());
             at += 1;
             recorder.flush(LONG);
