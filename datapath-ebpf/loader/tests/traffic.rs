@@ -8,9 +8,6 @@ mod support;
 use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::fd::AsRawFd,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
     thread,
     time::Duration,
 };
@@ -24,51 +21,12 @@ use abi::{
     policy::{INGRESS, PolicyEntry, PolicyKey},
 };
 use loader::{Datapath, Direction, Interface, LoaderConfig, Maps, Program};
+use support::netns::{Namespace, forward, mac};
 
 /// How long what should come may take: the machine may be busy, and a wait ends as soon as it is over.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long what should not come is waited for.
 const IMPATIENCE: Duration = Duration::from_millis(300);
-
-/// A network namespace in which pods' sockets are opened, and which goes with the value.
-struct Namespace {
-    name: String,
-}
-
-impl Namespace {
-    fn new(name: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("tdatapath-{}-{}-{name}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let _ = Command::new("ip").args(["netns", "del", &name]).output();
-        support::ip(&["netns", "add", &name]);
-        Self { name }
-    }
-
-    fn ip(&self, args: &[&str]) {
-        let mut all = vec!["-n", &self.name];
-        all.extend(args);
-        support::ip(&all);
-    }
-
-    /// Runs `body` on a thread inside.
-    fn enter<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                let file = std::fs::File::open(format!("/var/run/netns/{}", self.name)).expect("it was made");
-                // SAFETY: setns(2) takes a descriptor, which is open; only this thread moves.
-                assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-                body()
-            });
-            inside.join().expect("the body does not panic on its own")
-        })
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
-    }
-}
 
 /// A pod of the test: identity and class are both 1000 + `n`, the policy id is `n`.
 struct Pod {
@@ -87,20 +45,6 @@ fn pod4(n: u8) -> Ipv4Addr {
 }
 fn pod6(n: u8) -> Ipv6Addr {
     Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, n.into())
-}
-
-/// Eight bytes of a MAC address as `ip link` shows it.
-fn mac(in_netns: &[&str], device: &str) -> [u8; 8] {
-    let mut args = in_netns.to_vec();
-    args.extend(["-o", "link", "show", device]);
-    let out = Command::new("ip").args(&args).output().expect("iproute2 is installed");
-    let text = String::from_utf8(out.stdout).expect("text");
-    let shown = text.split("link/ether ").nth(1).expect("an Ethernet device").split(' ').next().expect("an address");
-    let mut mac = [0; 8];
-    for (to, from) in mac.iter_mut().zip(shown.split(':')) {
-        *to = u8::from_str_radix(from, 16).expect("hex");
-    }
-    mac
 }
 
 struct World {
@@ -122,16 +66,7 @@ impl World {
         support::ip(&["link", "set", "cilium_host", "up"]);
         support::ip(&["addr", "add", &format!("{ROUTER4}/32"), "dev", "cilium_host"]);
         support::ip(&["addr", "add", &format!("{ROUTER6}/128"), "dev", "cilium_host", "nodad"]);
-        for (path, value) in [
-            ("net/ipv4/ip_forward", "1"),
-            ("net/ipv6/conf/all/forwarding", "1"),
-            ("net/ipv4/conf/all/rp_filter", "0"),
-            ("net/ipv4/conf/default/rp_filter", "0"),
-            // Link-local addresses of the pods' host sides serve at once, not after a second or two.
-            ("net/ipv6/conf/default/accept_dad", "0"),
-        ] {
-            std::fs::write(format!("/proc/sys/{path}"), value).expect("we are root in this namespace");
-        }
+        forward();
         let node = NodeConfig {
             router_ipv4: ROUTER4.into(),
             router_ipv6: ROUTER6.into(),
@@ -176,14 +111,7 @@ impl World {
 
     /// Makes a pod, tells the maps, attaches the programs.
     fn add(&mut self, n: u8) {
-        let netns = Namespace::new(&format!("p{n}"));
-        let (host_side, pod_side) = (format!("lxc{n}"), format!("tmp{n}"));
-        support::ip(&["link", "add", &host_side, "type", "veth", "peer", "name", &pod_side]);
-        support::ip(&["link", "set", &pod_side, "netns", &netns.name]);
-        support::ip(&["link", "set", &host_side, "up"]);
-        netns.ip(&["link", "set", &pod_side, "name", "eth0"]);
-        netns.ip(&["link", "set", "lo", "up"]);
-        netns.ip(&["link", "set", "eth0", "up"]);
+        let (netns, host_side) = (Namespace::of_pod(n.into()), format!("lxc{n}"));
         let (ip4, ip6) = (pod4(n), pod6(n));
         netns.ip(&["addr", "add", &format!("{ip4}/32"), "dev", "eth0"]);
         netns.ip(&["addr", "add", &format!("{ip6}/128"), "dev", "eth0", "nodad"]);

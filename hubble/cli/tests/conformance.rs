@@ -2,13 +2,16 @@
 
 mod corpus;
 
-use corpus::{Score, compare_filters, hubble, shared};
+use corpus::{
+    compare_filters, hubble,
+    parts::{Score, shared},
+};
 use serde_json::Value;
 use std::{collections::BTreeMap, fs, path::Path};
 
 fn check(evaluate: fn(&Value) -> Score) {
     let Some(folder) = shared("conformance") else { return };
-    corpus::parts(&folder, "hubble-printer").iter().for_each(|part| evaluate(part).finish());
+    corpus::parts::parts(&folder, "hubble-printer").iter().for_each(|part| evaluate(part).finish());
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 mod corpus;
 
-use corpus::{Score, filters};
+use corpus::{filters, parts::Score};
 use hubble_api::{
     flow::{Flow, FlowFilter},
     json,
@@ -11,8 +11,8 @@ use hubble_model::{Filter, FilterList, Interest, Kinds};
 use serde_json::Value;
 
 fn check(evaluate: fn(&Value) -> Score) {
-    let Some(folder) = corpus::shared("conformance") else { return };
-    for part in corpus::parts(&folder, "hubble-filters") {
+    let Some(folder) = corpus::parts::shared("conformance") else { return };
+    for part in corpus::parts::parts(&folder, "hubble-filters") {
         let Score { name, total, wrong } = evaluate(&part);
         println!("{name}: {}/{total}", total - wrong.len());
         assert!(total > 0, "{name}: nothing was compared");
@@ -33,8 +33,8 @@ fn lists_of_filters() {
 /// A flow that matches is of a kind its filter is about: otherwise a loss could go untold.
 #[test]
 fn no_filter_matches_what_it_is_not_about() {
-    let Some(folder) = corpus::shared("conformance") else { return };
-    for part in corpus::parts(&folder, "hubble-filters") {
+    let Some(folder) = corpus::parts::shared("conformance") else { return };
+    for part in corpus::parts::parts(&folder, "hubble-filters") {
         let flows = corpus::flows(&part);
         let (mut matching, mut ruled_out) = (0, 0);
         for case in corpus::list(&part, "filters") {
@@ -54,7 +54,7 @@ fn no_filter_matches_what_it_is_not_about() {
 }
 
 fn vectors() -> Option<Value> {
-    let path = corpus::shared("reference/data/hubble-filter-vectors.json")?;
+    let path = corpus::parts::shared("reference/data/hubble-filter-vectors.json")?;
     Some(serde_json::from_str(&std::fs::read_to_string(path).expect("readable")).expect("vectors are JSON"))
 }
 

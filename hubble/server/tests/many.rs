@@ -31,6 +31,18 @@ impl Dial for Memory {
     }
 }
 
+/// Serves what comes through memory, as long as the tasks live.
+fn serve(observer: &Observer) -> (Memory, JoinSet<()>) {
+    let (accept, accepted) = mpsc::channel(16);
+    let this = Peer { name: "n".into(), address: String::new(), server_name: None };
+    let mut tasks = JoinSet::new();
+    let observer = observer.clone();
+    tasks.spawn(async move {
+        serve_incoming(&observer, this, &Alone, ReceiverStream::new(accepted)).await.expect("it serves");
+    });
+    (Memory(accept), tasks)
+}
+
 async fn client(memory: &Memory) -> ObserverClient<Channel> {
     let address = Address::Tcp { host: "memory".into(), port: 1 };
     ObserverClient::new(connect(memory, address, None, Duration::from_secs(60)).await.expect("it accepts").channel)
@@ -43,14 +55,7 @@ fn flow(number: i64) -> Flow {
 #[tokio::test]
 async fn a_thousand_observers_all_see_every_flow_and_idle_ones_hold_nobody_up() {
     let observer = Observer::new(Config { node_name: "n".into(), ..Config::default() });
-    let (accept, accepted) = mpsc::channel(16);
-    let memory = Memory(accept);
-    let this = Peer { name: "n".into(), address: String::new(), server_name: None };
-    let mut tasks = JoinSet::new();
-    let serving = observer.clone();
-    tasks.spawn(async move {
-        serve_incoming(&serving, this, &Alone, ReceiverStream::new(accepted)).await.expect("it serves");
-    });
+    let (memory, _serving) = serve(&observer);
     let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
     // As many as a relay opens on its one connection, and others on their own.
     let mut one = client(&memory).await;
@@ -88,14 +93,7 @@ async fn a_thousand_observers_all_see_every_flow_and_idle_ones_hold_nobody_up() 
 #[tokio::test]
 async fn what_streams_hold_of_the_past_is_bounded_and_given_back() {
     let observer = Observer::new(Config { node_name: "n".into(), held_events_max: 1_500, ..Config::default() });
-    let (accept, accepted) = mpsc::channel(16);
-    let memory = Memory(accept);
-    let this = Peer { name: "n".into(), address: String::new(), server_name: None };
-    let mut tasks = JoinSet::new();
-    let serving = observer.clone();
-    tasks.spawn(async move {
-        serve_incoming(&serving, this, &Alone, ReceiverStream::new(accepted)).await.expect("it serves");
-    });
+    let (memory, _serving) = serve(&observer);
     // Long enough to fill every window on the way, so that most stays with the server.
     let bulky = |number| Flow { summary: "x".repeat(20_000), ..flow(number) };
     (1..=1_000).for_each(|number| observer.publish_flow(bulky(number)));
@@ -126,14 +124,7 @@ async fn followers_that_never_read_hold_a_bounded_number_of_events_and_refuse_no
         held_events_max: 5_000,
         ..Config::default()
     });
-    let (accept, accepted) = mpsc::channel(16);
-    let memory = Memory(accept);
-    let this = Peer { name: "n".into(), address: String::new(), server_name: None };
-    let mut tasks = JoinSet::new();
-    let serving = observer.clone();
-    tasks.spawn(async move {
-        serve_incoming(&serving, this, &Alone, ReceiverStream::new(accepted)).await.expect("it serves");
-    });
+    let (memory, _serving) = serve(&observer);
     let request = GetFlowsRequest { follow: true, ..GetFlowsRequest::default() };
     let mut unread = Vec::new();
     for _ in 0..SILENT {

@@ -100,8 +100,12 @@ fn planted(plant: impl FnOnce(&mut Bench)) -> Option<Vec<&'static str>> {
     let (_fs, mut bench) = bench(0xc111_0003, world::World::config)?;
     plant(&mut bench);
     bench.run(3_000);
-    println!("planted: {} differences found", bench.report.found);
-    Some(bench.report.kinds())
+    Some(found(&bench.report))
+}
+
+fn found(report: &Report) -> Vec<&'static str> {
+    println!("planted: {} differences found", report.found);
+    report.kinds()
 }
 
 fn assert_found(found: Option<Vec<&'static str>>, kind: &str) {

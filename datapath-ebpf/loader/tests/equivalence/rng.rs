@@ -1,5 +1,7 @@
 //! Seeded randomness (SplitMix64), so that a run repeats.
 
+use std::collections::VecDeque;
+
 pub struct Rng(u64);
 
 impl Rng {
@@ -23,6 +25,12 @@ impl Rng {
     /// True in `percent` of a hundred draws.
     pub fn chance(&mut self, percent: usize) -> bool {
         self.below(100) < percent
+    }
+
+    /// One that fits, beginning anywhere.
+    pub fn find<'a, T>(&mut self, from: &'a VecDeque<T>, fits: impl Fn(&T) -> bool) -> Option<&'a T> {
+        let start = self.below(from.len());
+        from.range(start..).chain(from.range(..start)).find(|one| fits(one))
     }
 
     pub fn pick<'a, T>(&mut self, from: &'a [T]) -> &'a T {

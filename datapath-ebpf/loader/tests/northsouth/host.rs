@@ -78,14 +78,7 @@ impl Host {
     }
 
     fn pod(&self, n: u16, ip: Addr) -> Namespace {
-        let netns = Namespace::new(&format!("p{n}"));
-        let (host_side, pod_side) = (format!("lxc{n}"), format!("tmp{n}"));
-        support::ip(&["link", "add", &host_side, "type", "veth", "peer", "name", &pod_side]);
-        support::ip(&["link", "set", &pod_side, "netns", &netns.name]);
-        support::ip(&["link", "set", &host_side, "up"]);
-        netns.ip(&["link", "set", &pod_side, "name", "eth0"]);
-        netns.ip(&["link", "set", "lo", "up"]);
-        netns.ip(&["link", "set", "eth0", "up"]);
+        let (netns, host_side) = (Namespace::of_pod(n), format!("lxc{n}"));
         let interface = Interface::by_name(&host_side).expect("it was made");
         let (own, node) = (mac(&["-n", &netns.name], "eth0"), mac(&[], &host_side));
         let id = 1000 + u32::from(n);

@@ -4,81 +4,15 @@ use std::{
     io::{Read, Write},
     net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::AsRawFd,
-    process::Command,
-    sync::atomic::{AtomicU32, Ordering},
+    sync::atomic::Ordering,
     thread,
     time::Duration,
 };
 
-use crate::support;
+pub use crate::support::netns::{Namespace, mac, move_into};
 
 /// How long what should come may take: the machine may be busy, and a wait ends as soon as it is over.
 pub const PATIENCE: Duration = Duration::from_secs(20);
-
-/// A network namespace that goes with the value.
-pub struct Namespace {
-    pub name: String,
-}
-
-impl Namespace {
-    pub fn new(name: &str) -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("tns-{}-{}-{name}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let _ = Command::new("ip").args(["netns", "del", &name]).output();
-        support::ip(&["netns", "add", &name]);
-        Self { name }
-    }
-
-    pub fn ip(&self, args: &[&str]) {
-        let mut all = vec!["-n", &self.name];
-        all.extend(args);
-        support::ip(&all);
-    }
-
-    /// Gives a device one more address, of itself alone, if it has not got it; at once usable.
-    pub fn add_address(&self, ip: IpAddr, device: &str) {
-        let (family, bits) = if ip.is_ipv6() { ("-6", 128) } else { ("-4", 32) };
-        self.ip(&[family, "addr", "replace", &format!("{ip}/{bits}"), "dev", device, "nodad"]);
-    }
-
-    /// Runs `body` on a thread inside.
-    pub fn enter<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                move_into(&self.name);
-                body()
-            });
-            inside.join().expect("the body does not panic on its own")
-        })
-    }
-}
-
-/// Moves the calling thread.
-pub fn move_into(name: &str) {
-    let file = std::fs::File::open(format!("/var/run/netns/{name}")).expect("it was made");
-    // SAFETY: setns(2) takes a descriptor, which is open; only this thread moves.
-    assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
-    }
-}
-
-/// Eight bytes of a MAC address as `ip link` shows it.
-pub fn mac(in_netns: &[&str], device: &str) -> [u8; 8] {
-    let mut args = in_netns.to_vec();
-    args.extend(["-o", "link", "show", device]);
-    let out = Command::new("ip").args(&args).output().expect("iproute2 is installed");
-    let text = String::from_utf8(out.stdout).expect("text");
-    let shown = text.split("link/ether ").nth(1).expect("an Ethernet device").split(' ').next().expect("an address");
-    let mut mac = [0; 8];
-    for (to, from) in mac.iter_mut().zip(shown.split(':')) {
-        *to = u8::from_str_radix(from, 16).expect("hex");
-    }
-    mac
-}
 
 /// Makes a device of this namespace compute every checksum itself, as on a real wire, and take packets from XDP of its peer.
 pub fn like_a_wire(device: &str) {

@@ -19,7 +19,7 @@ use loader::Maps;
 use crate::{
     host::{self, Host, Setup},
     net::{Namespace, like_a_wire},
-    support,
+    support::{self, netns::forward},
 };
 
 /// Where the hook is.
@@ -98,7 +98,7 @@ impl Node {
         // SAFETY: unshare(2) takes no pointers; only the calling thread moves.
         assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "{}", std::io::Error::last_os_error());
         support::ip(&["link", "set", "lo", "up"]);
-        forwards();
+        forward();
         let client = neighbour("client", "ext0", NODE, CLIENT);
         let other = neighbour("other", "ext1", NODE_TO_OTHER, OTHER);
         direct_way(&client, &other);
@@ -117,7 +117,7 @@ impl Node {
     /// Gives the other node a datapath of its own, and [`REMOTE`] as a pod.
     pub fn with_other_node(mut self, change: impl FnOnce(&mut NodeConfig)) -> Self {
         self.other.enter(|| {
-            forwards();
+            forward();
             for v6 in [false, true] {
                 let (family, bits) = if v6 { ("-6", 128) } else { ("-4", 32) };
                 support::ip(&[family, "addr", "del", &format!("{}/{bits}", REMOTE.of(v6)), "dev", "lo"]);
@@ -215,19 +215,6 @@ impl Node {
 fn services(algorithm: Algorithm) -> Services {
     let node = lb::Node { name: "node".into(), ..lb::Node::default() };
     Services::new(lb::Config { node, algorithm, ..lb::Config::default() })
-}
-
-/// Makes the calling thread's namespace one that forwards.
-fn forwards() {
-    for (path, value) in [
-        ("net/ipv4/ip_forward", "1"),
-        ("net/ipv6/conf/all/forwarding", "1"),
-        ("net/ipv4/conf/all/rp_filter", "0"),
-        ("net/ipv4/conf/default/rp_filter", "0"),
-        ("net/ipv6/conf/default/accept_dad", "0"),
-    ] {
-        std::fs::write(format!("/proc/sys/{path}"), value).expect("we are root in this namespace");
-    }
 }
 
 /// A namespace behind a device of this one.

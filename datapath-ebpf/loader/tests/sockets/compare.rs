@@ -22,8 +22,8 @@ use datapath_sim::{Caller, Maps, Refused, Socket};
 
 use crate::{
     frontends::Frontend,
-    support,
-    world::{Namespace, Node, PATIENCE, SERVERS, Servers, addresses, backend_ip, cookie, frontend_ip, node_ip},
+    support::{self, netns::Namespace},
+    world::{Node, PATIENCE, SERVERS, Servers, addresses, backend_ip, cookie, frontend_ip, netns_cookie, node_ip},
 };
 
 const TCP: u8 = 6;
@@ -65,7 +65,7 @@ fn kernel_and_simulator_answer_socket_calls_alike() {
     let [host, pod] = [&node.host, &node.pod].map(|namespace| namespace.enter(|| Servers::start(&addresses())));
     node.attach();
     for (namespace, servers) in [(&node.host, &host), (&node.pod, &pod)] {
-        let netns = namespace.cookie();
+        let netns = netns_cookie(namespace);
         arms.calls(namespace, netns, servers);
     }
     arms.compare_maps();

@@ -7,7 +7,6 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket},
     os::fd::{AsRawFd, RawFd},
     path::PathBuf,
-    process::Command,
     sync::{Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
@@ -19,7 +18,7 @@ use abi::{
 };
 use loader::{Datapath, LoaderConfig, Maps};
 
-use crate::support;
+use crate::support::{self, netns::Namespace};
 
 /// How long what should come may take.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -77,52 +76,20 @@ impl Drop for Cgroup {
     }
 }
 
-/// A network namespace.
-pub struct Namespace {
-    name: String,
+/// A network namespace with these addresses on its loopback device.
+fn with_addresses(name: &str, addresses: &[IpAddr]) -> Namespace {
+    let netns = Namespace::new(name);
+    netns.ip(&["link", "set", "lo", "up"]);
+    addresses.iter().for_each(|ip| netns.add_address(*ip, "lo"));
+    netns
 }
 
-impl Namespace {
-    /// With these addresses on its loopback device.
-    pub fn new(name: &str, addresses: &[IpAddr]) -> Self {
-        let name = format!("tsock-{}-{name}", std::process::id());
-        let _ = Command::new("ip").args(["netns", "del", &name]).output();
-        support::ip(&["netns", "add", &name]);
-        support::ip(&["-n", &name, "link", "set", "lo", "up"]);
-        for ip in addresses {
-            let (text, nodad) = (format!("{ip}/{}", if ip.is_ipv4() { 32 } else { 128 }), ip.is_ipv6());
-            let mut args = vec!["-n", &name, "addr", "add", &text, "dev", "lo"];
-            args.extend(nodad.then_some("nodad"));
-            support::ip(&args);
-        }
-        Self { name }
-    }
-
-    /// Runs `body` on a thread inside.
-    pub fn enter<T: Send>(&self, body: impl FnOnce() -> T + Send) -> T {
-        thread::scope(|scope| {
-            let inside = scope.spawn(|| {
-                let file = fs::File::open(format!("/var/run/netns/{}", self.name)).expect("it was made");
-                // SAFETY: setns(2) takes a descriptor, which is open; only this thread moves.
-                assert_eq!(unsafe { libc::setns(file.as_raw_fd(), libc::CLONE_NEWNET) }, 0);
-                body()
-            });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
-    }
-
-    pub fn cookie(&self) -> u64 {
-        self.enter(|| {
-            let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
-            option(socket.as_raw_fd(), 71) // SO_NETNS_COOKIE
-        })
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = Command::new("ip").args(["netns", "del", &self.name]).output();
-    }
+/// The cookie of a namespace.
+pub fn netns_cookie(netns: &Namespace) -> u64 {
+    netns.enter(|| {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("a port");
+        option(socket.as_raw_fd(), 71) // SO_NETNS_COOKIE
+    })
 }
 
 /// The socket's cookie (SO_COOKIE).
@@ -255,8 +222,8 @@ impl Node {
     pub fn with(change: impl FnOnce(&mut BTreeMap<String, u32>)) -> Option<Self> {
         let (fs, object) = (support::Bpffs::mount()?, support::object()?);
         let cgroup = Cgroup::enter()?;
-        let (host, pod) = (Namespace::new("host", &addresses()), Namespace::new("pod", &addresses()));
-        let cookie = host.cookie();
+        let (host, pod) = (with_addresses("host", &addresses()), with_addresses("pod", &addresses()));
+        let cookie = netns_cookie(&host);
         let config = NodeConfig {
             node_port_min: 30_000,
             node_port_max: 32_767,

@@ -1,6 +1,8 @@
 //! What kernel tests share: a bpffs of their own, network namespaces of their own, and saying why they are skipped.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod netns;
+
 use std::io::Write as _;
 use std::{
     collections::BTreeMap,

@@ -4,9 +4,9 @@
 #![allow(dead_code, missing_docs, reason = "the test and the example each use a part")]
 
 #[path = "../../../model/tests/corpus/parts.rs"]
-mod parts;
+pub mod parts;
 
-pub use parts::{parts, shared};
+use parts::Score;
 
 use hubble_api::json;
 use hubble_cli::{
@@ -57,12 +57,6 @@ fn difference(got: &str, want: &str) -> String {
         text[from..].chars().take(160).collect::<String>()
     };
     format!("at byte {at}:\n   got {:?}\n  want {:?}", show(got), show(want))
-}
-
-pub struct Score {
-    pub name: &'static str,
-    pub total: usize,
-    pub wrong: Vec<String>,
 }
 
 impl Score {

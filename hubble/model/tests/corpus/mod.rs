@@ -3,9 +3,9 @@
 //! Shared by the test of this crate and by its `conformance` example, which prints the numbers.
 #![allow(dead_code, missing_docs, reason = "the test and the example each use a part")]
 
-mod parts;
+pub mod parts;
 
-pub use parts::{parts, shared};
+use parts::Score;
 
 use hubble_api::{
     flow::{Flow, FlowFilter},
@@ -13,13 +13,6 @@ use hubble_api::{
 };
 use hubble_model::{Filter, FilterList};
 use serde_json::Value;
-
-/// How many of a list are as published, and those that are not.
-pub struct Score {
-    pub name: &'static str,
-    pub total: usize,
-    pub wrong: Vec<String>,
-}
 
 pub fn list<'a>(value: &'a Value, key: &str) -> &'a [Value] {
     value.get(key).and_then(Value::as_array).map_or(&[], Vec::as_slice)

@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use api::client::Client;
 use api::models::Service;
-use machine::Rng;
 use serde_json::{Value, json};
 
 use crate::support::{Net, Node, Pod};
-use crate::traffic::{Seen, Speaker, exchange, under_traffic};
+use crate::traffic::{Seen, Speaker, die_meanwhile, exchange, put_service, under_traffic};
 
 /// Services that change, and agents that are killed meanwhile.
 const SERVICES: u16 = 1000;
@@ -62,11 +61,7 @@ fn serve(client: &Client, id: u16, backends: &[SocketAddr]) {
         "backend-addresses": backends.iter().map(address).collect::<Vec<_>>(),
         "flags": { "type": if id.is_multiple_of(2) { "NodePort" } else { "ClusterIP" } },
     });
-    let until = Instant::now() + Duration::from_secs(200);
-    while let Err(why) = client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body)) {
-        assert!(Instant::now() < until, "service {id}: {why}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    put_service(client, id, &body);
 }
 
 /// Agents die at random points of an update of a thousand services, under traffic of a pod and of somebody outside, packet by
@@ -80,7 +75,6 @@ fn an_update_of_a_thousand_services_survives_its_agents_packet_by_packet() {
     let speakers =
         [Speaker::new(&client.net, &[frontend(1), frontend(3)]), Speaker::new(&outside, &[frontend(2), frontend(4)])];
     let (seen, updated) = (Seen::default(), AtomicU16::new(0));
-    let mut rng = Rng::new(2000);
     let faults = under_traffic(&speakers, &seen, || {
         std::thread::scope(|scope| {
             let updates = scope.spawn(|| {
@@ -94,15 +88,9 @@ fn an_update_of_a_thousand_services_survives_its_agents_packet_by_packet() {
                     updated.store(id, Ordering::Relaxed);
                 }
             });
-            for death in 1..=DEATHS {
-                while updated.load(Ordering::Relaxed) < SERVICES / (DEATHS + 1) * death && !updates.is_finished() {
-                    std::thread::sleep(Duration::from_millis(2));
-                }
-                std::thread::sleep(Duration::from_micros(rng.below(20_000)));
-                node.kill();
-                std::thread::sleep(Duration::from_millis(rng.below(100)));
-                node.start();
-            }
+            die_meanwhile(&mut node, DEATHS, 2000, |death| {
+                updated.load(Ordering::Relaxed) < SERVICES / (DEATHS + 1) * death && !updates.is_finished()
+            });
             updates.join().unwrap();
         });
         node.wait_ready();

@@ -6,19 +6,18 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::models::StatusResponse;
-use machine::Rng;
 use serde_json::{Value, json};
 
 use crate::support::{Node, Pod, skip};
-use crate::traffic::{ANSWER_WITHIN, Seen, Speaker, exchange, under_traffic};
+use crate::traffic::{ANSWER_WITHIN, Seen, Speaker, die_meanwhile, exchange, put_service, under_traffic};
 
 /// Agents killed while services change.
-const DEATHS: u32 = 6;
+const DEATHS: u16 = 6;
 /// Services that change.
 const SERVICES: u16 = 1000;
 
@@ -205,36 +204,23 @@ fn an_update_of_a_thousand_services_survives_its_agents_under_traffic() {
     }
     let seen = Seen::default();
     let clients = world.clients(&[vip(1), vip(2), vip(SERVICES)]);
-    let (mut rng, client) = (Rng::new(1000), world.node.client.clone());
+    let client = world.node.client.clone();
     let node = &mut world.node;
     let updated = AtomicU64::new(0);
-    let done = AtomicBool::new(false);
     let faults = under_traffic(&clients, &seen, || {
         std::thread::scope(|scope| {
             let updates = scope.spawn(|| {
                 for id in 2..=SERVICES {
                     let first = if id % 2 == 0 { [one, other] } else { [other, one] };
                     let body = service(id, "TCP", &first[..1 + usize::from(id % 3 == 0)]);
-                    let until = Instant::now() + Duration::from_secs(200);
-                    while let Err(why) = client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(&body))
-                    {
-                        assert!(Instant::now() < until, "service {id}: {why}");
-                        std::thread::sleep(Duration::from_millis(10));
-                    }
+                    put_service(&client, id, &body);
                     updated.fetch_add(1, Ordering::Relaxed);
                 }
-                done.store(true, Ordering::Relaxed);
             });
-            for death in 1..=DEATHS {
+            die_meanwhile(node, DEATHS, 1000, |death| {
                 let share = u64::from(death) * u64::from(SERVICES) / u64::from(DEATHS + 2);
-                while updated.load(Ordering::Relaxed) < share && !done.load(Ordering::Relaxed) {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                std::thread::sleep(Duration::from_micros(rng.below(20_000)));
-                node.kill();
-                std::thread::sleep(Duration::from_millis(rng.below(100)));
-                node.start();
-            }
+                updated.load(Ordering::Relaxed) < share && !updates.is_finished()
+            });
             updates.join().unwrap();
         });
         node.wait_ready();

@@ -3,11 +3,14 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use api::client::Client;
+use machine::Rng;
 use netlink::Namespace;
+use serde_json::Value;
 
-use crate::support::Net;
+use crate::support::{Net, Node};
 
 /// How long an answer may take on a machine that does much else.
 pub const ANSWER_WITHIN: Duration = Duration::from_secs(20);
@@ -88,4 +91,27 @@ pub fn under_traffic(from: &[Speaker], seen: &Seen, change: impl FnOnce()) -> Ve
         seen.stop.store(true, Ordering::Relaxed);
         traffic.into_iter().filter_map(|thread| thread.join().unwrap().err()).collect()
     })
+}
+
+/// Asks an agent for a service until it takes it: it may be dead for a while.
+pub fn put_service(client: &Client, id: u16, body: &Value) {
+    let until = Instant::now() + Duration::from_secs(200);
+    while let Err(why) = client.call::<Value, Value>("PUT", &format!("/service/{id}"), &[], Some(body)) {
+        assert!(Instant::now() < until, "service {id}: {why}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Kills the agent so many times and starts it again, at random moments after `waits`, told the death's number, says no longer.
+pub fn die_meanwhile(node: &mut Node, deaths: u16, seed: u64, waits: impl Fn(u16) -> bool) {
+    let mut rng = Rng::new(seed);
+    for death in 1..=deaths {
+        while waits(death) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        std::thread::sleep(Duration::from_micros(rng.below(20_000)));
+        node.kill();
+        std::thread::sleep(Duration::from_millis(rng.below(100)));
+        node.start();
+    }
 }

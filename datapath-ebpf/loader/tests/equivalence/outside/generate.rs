@@ -294,13 +294,7 @@ impl Generator {
     }
 
     fn remembered(&mut self, fits: impl Fn(&Run) -> bool) -> Option<&Run> {
-        if self.memory.is_empty() {
-            return None;
-        }
-        let from = self.rng.below(self.memory.len());
-        let (before, after) = (0..from, from..self.memory.len());
-        let at = after.chain(before).find(|&n| fits(&self.memory[n]))?;
-        Some(&self.memory[at])
+        self.rng.find(&self.memory, fits)
     }
 }
 

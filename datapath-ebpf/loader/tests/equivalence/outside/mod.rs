@@ -18,6 +18,7 @@ use loader::{Datapath, LoaderConfig, Maps, Table};
 
 use crate::{
     arms::{Kernel, Native},
+    assert_found, found,
     generate::{Hook, Kind, Stimulus},
     number, packets,
     rng::Rng,
@@ -311,14 +312,7 @@ fn planted(plant: impl FnOnce(&mut Bench)) -> Option<Vec<&'static str>> {
     let (_fs, mut bench) = bench(0xc111_0107, LB_MODE_BY_SERVICE | LB_MAGLEV)?;
     plant(&mut bench);
     bench.run(2_000);
-    println!("planted: {} differences found", bench.report.found);
-    Some(bench.report.kinds())
-}
-
-fn assert_found(found: Option<Vec<&'static str>>, kind: &str) {
-    if let Some(found) = found {
-        assert!(found.contains(&kind), "a planted difference of the {kind} was not found, only {found:?}");
-    }
+    Some(found(&bench.report))
 }
 
 #[test]
