@@ -33,11 +33,14 @@ use tokio::{
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     body::Body,
     codegen::{Service, http},
     server::{Grpc, NamedService, ServerStreamingService, UnaryService},
     transport::Channel,
+};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 /// What a node's server says to `GetFlows`, as bytes.
@@ -219,6 +222,19 @@ impl Lab {
         let connected =
             connect(&Network, self.address.clone(), None, Duration::from_secs(30)).await.expect("it listens");
         ObserverClient::new(connected.channel)
+    }
+
+    /// What health checks say, from now on.
+    async fn health(&self) -> Streaming<HealthCheckResponse> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let relay = self.relay.clone();
+        tokio::spawn(async move { relay.serve_health(TcpListenerStream::new(listener)).await });
+        let address = Address::Tcp { host: "127.0.0.1".into(), port };
+        let connected = connect(&Network, address, None, Duration::from_secs(30)).await.expect("it listens");
+        let service = hubble_api::OBSERVER_HEALTH_SERVICE.into();
+        let watch = HealthClient::new(connected.channel).watch(HealthCheckRequest { service }).await;
+        watch.expect("known from the start").into_inner()
     }
 
     /// Everything a request that ends is answered with.
@@ -527,5 +543,37 @@ async fn a_drain_says_why_streams_end_and_waits_for_those_that_end_by_themselves
     assert!(matches!(rest, Some(ResponseTypes::Flow(flow)) if flow.uuid == "2"));
     assert!(past.message().await.expect("a clean end").is_none());
     drop((follows, past));
+    draining.await.expect("no panic");
+}
+
+/// The next that is said of the relay's health.
+async fn next(health: &mut Streaming<HealthCheckResponse>) -> ServingStatus {
+    health.message().await.expect("open").expect("more").status()
+}
+
+#[tokio::test]
+async fn health_ends_with_the_peer_service_and_with_the_relay() {
+    let script: Script = Arc::new(|| stream::pending().boxed());
+    let bounds = Bounds { answer_within: Duration::from_secs(600), ..Settings::default().bounds };
+    let settings = Settings { bounds, drain_within: Duration::from_secs(600), ..Settings::default() };
+    let lab = start(Other::Rogue(script.clone()), settings.clone()).await;
+    lab.ready(&["good", "rogue"]).await;
+    let mut health = lab.health().await;
+    while next(&mut health).await != ServingStatus::Serving {}
+    // The rogue stays connected, but nobody says which nodes there are.
+    lab.good.close();
+    assert_eq!(next(&mut health).await, ServingStatus::NotServing);
+    lab.ready(&["rogue"]).await;
+
+    let lab = start(Other::Rogue(script), settings).await;
+    lab.ready(&["good", "rogue"]).await;
+    let mut health = lab.health().await;
+    while next(&mut health).await != ServingStatus::Serving {}
+    let unanswered = lab.client().await.get_flows(GetFlowsRequest::default()).await.expect("accepted");
+    let relay = lab.relay.clone();
+    let draining = tokio::spawn(async move { relay.drain().await });
+    assert_eq!(next(&mut health).await, ServingStatus::NotServing, "new requests belong elsewhere");
+    assert!(!draining.is_finished());
+    drop(unanswered);
     draining.await.expect("no panic");
 }
