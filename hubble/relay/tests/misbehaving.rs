@@ -152,6 +152,8 @@ async fn start(other: Other, settings: Settings) -> Lab {
     let mut tasks = JoinSet::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let rogue = listener.local_addr().expect("bound").to_string();
+    // Who says nothing is waited for as long as this.
+    let dial_timeout = Duration::from_millis(if matches!(other, Other::Mute) { 500 } else { 30_000 });
     match other {
         Other::Rogue(script) => serve(&mut tasks, listener, script),
         Other::HalfClosing(script, told) => {
@@ -197,7 +199,7 @@ async fn start(other: Other, settings: Settings) -> Lab {
         tls: None,
         service: Address::Tcp { host: service.ip().to_string(), port: service.port() },
         service_name: String::new(),
-        dial_timeout: Duration::from_secs(30),
+        dial_timeout,
         clock: Clock::default(),
     };
     let (relay, keep) = Relay::new(Settings { node_name: "relay".into(), ..settings }, reach, 1);
@@ -292,6 +294,23 @@ async fn garbage_ends_the_node_that_sends_it_and_nobody_elses_stream() {
     let (state, message) = complaint(&all).expect("it is named");
     assert_eq!(state, NodeState::NodeError);
     assert_eq!(message, "the node sent something that is no GetFlowsResponse: a text is not UTF-8");
+}
+
+#[tokio::test]
+async fn a_response_beyond_all_measure_ends_the_node_that_sends_it() {
+    let vast = GetFlowsResponse {
+        response_types: Some(ResponseTypes::Flow(Flow { summary: "x".repeat(2 << 20), ..flow(3) })),
+        ..GetFlowsResponse::default()
+    };
+    let vast = Bytes::from(vast.encode_to_vec());
+    let script: Script = Arc::new(move || stream::iter([Ok(encoded(2)), Ok(vast.clone())]).boxed());
+    let lab = start(Other::Rogue(script), Settings::default()).await;
+    lab.ready(&["good", "rogue"]).await;
+    (1..=4).for_each(|number| lab.good.publish_flow(flow(number)));
+    let all = lab.all(GetFlowsRequest::default()).await;
+    assert_eq!(uuids(&all), ["1", "2", "2", "3", "4"]);
+    let (state, message) = complaint(&all).expect("it is named");
+    assert!(state == NodeState::NodeError && message.starts_with("OutOfRange: "), "{message}");
 }
 
 #[tokio::test]
@@ -446,6 +465,12 @@ async fn a_node_that_speaks_something_else_is_unavailable_and_nobody_waits_for_i
 #[tokio::test]
 async fn a_mute_node_is_unavailable_and_nobody_waits_for_it() {
     let lab = start(Other::Mute, Settings::default()).await;
+    let mut view = lab.relay.view();
+    let decided = |view: &Arc<hubble_relay::pool::View>| {
+        view.nodes.iter().any(|node| node.peer.name == "rogue" && (node.why.is_some() || node.channel.is_some()))
+    };
+    view.wait_for(decided).await.expect("the relay lives");
+    assert!(view.borrow().ready().all(|(node, ..)| node.peer.name != "rogue"), "to accept is not to answer");
     lab.ready(&["good"]).await;
     lab.good.publish_flow(flow(1));
     let all = lab.all(GetFlowsRequest { number: 20, ..GetFlowsRequest::default() }).await;
@@ -576,4 +601,16 @@ async fn health_ends_with_the_peer_service_and_with_the_relay() {
     assert!(!draining.is_finished());
     drop(unanswered);
     draining.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_drain_ends_in_time_whoever_does_not() {
+    let script: Script = Arc::new(|| stream::pending().boxed());
+    let bounds = Bounds { answer_within: Duration::from_secs(600), ..Settings::default().bounds };
+    let settings = Settings { bounds, drain_within: Duration::from_millis(200), ..Settings::default() };
+    let lab = start(Other::Rogue(script), settings).await;
+    lab.ready(&["good", "rogue"]).await;
+    let unanswered = lab.client().await.get_flows(GetFlowsRequest::default()).await.expect("accepted");
+    tokio::time::timeout(Duration::from_secs(60), lab.relay.drain()).await.expect("it does not wait for ever");
+    drop(unanswered);
 }
