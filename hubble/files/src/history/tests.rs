@@ -10,7 +10,6 @@ use hubble_api::{
 };
 use hubble_model::{Event, FilterList, NodeInfo};
 use hubble_server::{History as _, Past, Tap as _};
-use std::io::Write as _;
 use std::{
     fs,
     path::{Path, PathBuf},
