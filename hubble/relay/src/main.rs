@@ -8,6 +8,7 @@ use hubble_relay::{
 use hubble_transport::{bind_tcp, tls::WATCH_EVERY};
 use std::{
     hash::{BuildHasher as _, Hasher as _, RandomState},
+    io::IsTerminal as _,
     process::ExitCode,
 };
 use tokio::signal::unix::{SignalKind, signal};
@@ -78,7 +79,8 @@ fn hostname() -> Option<String> {
 fn log(debug: bool) {
     let level = if debug { "debug,h2=info,hyper=info,tonic=info,tower=info" } else { "info" };
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(level));
-    fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false).init();
+    let colors = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colors).with_target(false).init();
 }
 
 async fn run(options: Serve, checked: Checked) -> anyhow::Result<()> {

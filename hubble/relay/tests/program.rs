@@ -66,13 +66,14 @@ impl Program {
         let mut command = Command::new(RELAY);
         command.args(["serve", "--disable-client-tls", "--disable-server-tls", "--config", "/dev/null"]);
         command.args(["--listen-address", "127.0.0.1:0", "--health-listen-address", "127.0.0.1:0"]);
-        command.arg(format!("--peer-service=unix://{}", peers.display())).env("NO_COLOR", "1").env_remove("RUST_LOG");
+        command.arg(format!("--peer-service=unix://{}", peers.display())).env_remove("NO_COLOR").env_remove("RUST_LOG");
         let mut child = command.stderr(Stdio::piped()).spawn().expect("it starts");
         let mut log = BufReader::new(child.stderr.take().expect("piped"));
         let mut line = String::new();
         let address = loop {
             line.clear();
             assert!(log.read_line(&mut line).expect("text") > 0, "it ended before it said where it listens");
+            assert!(!line.contains('\u{1b}'), "colours are for terminals: {line}");
             // The line's second address is that of the health checks.
             if let Some((_, rest)) = line.split_once(" address=") {
                 break rest.split_whitespace().next().and_then(|text| text.parse().ok()).expect("an address");
