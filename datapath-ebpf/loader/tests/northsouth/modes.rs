@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A server in the pod of the other node.
-fn serve(node: &Node, v6: bool) -> Server {
+pub fn serve(node: &Node, v6: bool) -> Server {
     let pod = &node.remote.as_ref().expect("it has a datapath").pods[0];
     Server::start(pod, SocketAddr::new(REMOTE.of(v6), 8080))
 }
@@ -46,7 +46,7 @@ fn dsr_by_option_and_extension_header() {
 }
 
 /// Bytes that reached the node from the other one.
-fn received() -> u64 {
+pub fn received() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/net/dev").expect("procfs is mounted");
     let line = text.lines().find(|line| line.trim_start().starts_with("ext1:")).expect("it was made");
     line.split_whitespace().nth(1).and_then(|bytes| bytes.parse().ok()).expect("a number")
