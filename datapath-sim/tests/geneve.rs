@@ -252,6 +252,9 @@ fn only_a_node_speaks_for_clients_of_the_host() {
             let packet = carrying(from.0, v6);
             let out = back.receive(&packet);
             if known {
+                for own in [pod(1, v6), back_address(v6)] {
+                    back.receive(&carrying(own, v6)).dropped(DropReason::InvalidSource);
+                }
                 assert_eq!(out.passed().ends(), (from, backend), "taken apart, on to the stack");
                 assert_eq!(back.depart(&tcp(backend, from, SYN_ACK)).passed().ends(), (frontend, from));
             } else {

@@ -339,7 +339,8 @@ fn take_out<O: Balanced, I: Balanced, E: NodeportEnv + NodeportMaps<I>>(
         return Err(DropReason::InvalidSource);
     }
     if is_host::<I, E>(env, &flow.dst.addr) {
-        if is_host::<I, E>(env, &flow.src.addr) {
+        // Nobody outside has an address of this node.
+        if env.endpoint(&I::endpoint_key(&flow.src.addr)).is_some() {
             return Err(DropReason::InvalidSource);
         }
         host::remember(env, &flow, &flow.dst, &frontend, Port::from_raw(0), now)?;

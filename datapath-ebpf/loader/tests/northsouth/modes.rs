@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         Arc,
@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use abi::config::{LB_DSR, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE};
+use abi::config::{LB_DSR, LB_DSR_IPIP, LB_DSR_XLATE_BACKEND, LB_HYBRID, LB_MODE_BY_SERVICE};
 use lb::Forwarding;
 
 use crate::{
@@ -111,6 +111,30 @@ fn dsr_by_packets_in_packets() {
                 ask(to, &[7; 1300], PATIENCE).unwrap_or_else(|e| panic!("{at:?}: {to}: {e}"));
             });
             assert_eq!(server.peers(), [CLIENT.of(v6); 3], "{at:?}");
+        }
+    }
+}
+
+/// The same where the backend finds its own port in them: datagrams reach it there, with checksums that its stack accepts.
+#[test]
+fn the_backends_port_in_packets_in_packets() {
+    for at in At::ALL {
+        let mode = LB_DSR | LB_DSR_IPIP | LB_DSR_XLATE_BACKEND;
+        let Some(mut node) = Node::new(at, |config| config.lb_flags |= mode) else { return };
+        node.service_at(crate::node::LED_HERE, 53, &[REMOTE], |_| {});
+        for v6 in [false, true] {
+            let vip = crate::node::LED_HERE.of(v6);
+            node.other.add_address(vip, "lo");
+            let Some(_unpacking) = Unpacking::start(&node.other, v6) else { return };
+            let backend = node.other.enter(|| UdpSocket::bind((vip, 8080)).expect("free"));
+            backend.set_read_timeout(Some(PATIENCE)).expect("not zero");
+            node.client.enter(|| {
+                let socket = UdpSocket::bind((CLIENT.of(v6), 4_000)).expect("free");
+                socket.send_to(b"question", (vip, 53)).expect("there is a route");
+            });
+            let mut data = [0; 64];
+            let (len, from) = backend.recv_from(&mut data).unwrap_or_else(|e| panic!("{at:?}, IPv6: {v6}: {e}"));
+            assert_eq!((&data[..len], from), (&b"question"[..], SocketAddr::new(CLIENT.of(v6), 4_000)));
         }
     }
 }
