@@ -265,6 +265,9 @@ fn only_a_node_speaks_for_clients_of_the_host() {
     }
 }
 
+/// What makes a carried packet one that is not certain.
+type Damage = Box<dyn Fn(&mut Vec<u8>)>;
+
 #[test]
 fn what_is_not_certain_goes_on_as_it_came() {
     for v6 in [false, true] {
@@ -273,7 +276,7 @@ fn what_is_not_certain_goes_on_as_it_came() {
         let inner = udp + if v6 { 8 + 8 + 24 + 14 } else { 8 + 8 + 12 + 14 };
         let change = |at: usize, to: u8| move |p: &mut Vec<u8>| p[at] = to;
         let less = |at: usize| move |p: &mut Vec<u8>| p[at] -= 1;
-        let broken: Vec<(&str, Box<dyn Fn(&mut Vec<u8>)>)> = vec![
+        let broken: Vec<(&str, Damage)> = vec![
             ("another port", Box::new(less(udp + 3))),
             ("another protocol", Box::new(change(23, 132))),
             ("the first of several fragments", Box::new(change(20, 0x20))),
