@@ -407,3 +407,30 @@ fn by_ipip_the_port_may_be_the_backends() {
         assert_eq!(out.packet[if v6 { 54 } else { 34 }..], error[14..]);
     }
 }
+
+/// Whatever is changed in a packet of somebody who is no node: it reaches no pod that lets nobody in, and the host's stack only as it came.
+#[test]
+fn nothing_that_is_carried_passes_a_closed_pod() {
+    let mut packets = Vec::new();
+    for (v6, tunnel) in [(false, true), (true, true), (true, false)] {
+        let mut front = balancer(tunnel);
+        for packet in [tcp((client(v6), PORT), (vip(v6), 80), SYN), udp((client(v6), PORT), (vip(v6), 80))] {
+            packets.push(front.receive(&packet).packet);
+        }
+    }
+    bolero::check!().with_max_len(24).for_each(|script: &[u8]| {
+        let [base, changes @ ..] = script else { return };
+        let mut packet = packets[usize::from(*base) % packets.len()].clone();
+        for change in changes.chunks_exact(2) {
+            let at = usize::from(change[0]) % packet.len();
+            packet[at] ^= change[1];
+        }
+        let mut back = backend_node(false);
+        [1, 2, 3, REMOTE].into_iter().for_each(|n| back.enforce(n));
+        let out = back.receive(&packet);
+        assert_ne!(out.verdict.action, Action::RedirectPeer, "{packet:02x?}");
+        if out.verdict == Verdict::PASS {
+            assert_eq!(out.packet, packet);
+        }
+    });
+}

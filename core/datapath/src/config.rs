@@ -114,6 +114,7 @@ pub fn forwarded_mtu<N: NodeFields>(node: N, ipv6: bool) -> u32 {
     } else if flags & LB_DSR_IPIP != 0 {
         if ipv6 { 40 } else { 20 }
     } else if flags & LB_DSR_GENEVE != 0 {
+        // The most it can be: IPv6 inside IPv4 has 20 bytes less.
         geneve::overhead(ipv6, ipv6)
     } else if ipv6 {
         24
