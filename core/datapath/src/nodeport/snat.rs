@@ -120,25 +120,28 @@ pub fn find_port<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wis
     let backend = End { addr: wish.backend, port: wish.backend_port };
     let own = client.port.host();
     let count = (last as u32).wrapping_sub(first as u32).wrapping_add(1).max(1);
-    let drawn = (wish.hash & 0xffff).wrapping_mul(count) >> 16;
+    // By the hash's high half: the low bits of all flows to one backend are alike, since they chose it.
+    let drawn = (wish.hash >> 16).wrapping_mul(count) >> 16;
     let another = own < first || own > last || wish.needs_ct & ANOTHER != 0;
     let mut port = if another { first as u32 + drawn } else { own as u32 };
     let entry = F::snat_entry(&client, wish.index, (wish.needs_ct & !ANOTHER) as u64, wish.seconds);
+    let key = |port: u32| {
+        let local = End { addr: wish.address, port: Port::new(port as u16) };
+        F::snat_key(&backend, &local, wish.protocol, SNAT_IN)
+    };
+    let mut absent = match maps::snat::<F, E>(env, &key(port)) {
+        Some(there) if F::snat_target(there) == (client, wish.index) => return Port::new(port as u16).raw,
+        there => there.is_none(),
+    };
     let mut attempt = 0;
     while attempt < SNAT_ATTEMPTS {
-        let candidate = Port::new(port as u16);
-        let key = F::snat_key(&backend, &End { addr: wish.address, port: candidate }, wish.protocol, SNAT_IN);
-        if maps::snat_new::<F, E>(env, &key, &entry).is_some() {
-            return candidate.raw;
-        }
-        if attempt == 0
-            && let Some(there) = maps::snat::<F, E>(env, &key)
-            && F::snat_target(there) == (client, wish.index)
-        {
-            return candidate.raw;
+        // A full map makes room for what is put before it finds the key taken: so only what is absent is put.
+        if absent && maps::snat_new::<F, E>(env, &key(port), &entry).is_some() {
+            return Port::new(port as u16).raw;
         }
         // Without a branch, which would be a path of its own for the verifier in each round.
         port = first as u32 + drawn.wrapping_add(attempt) % count;
+        absent = maps::snat::<F, E>(env, &key(port)).is_none();
         attempt += 1;
     }
     0
