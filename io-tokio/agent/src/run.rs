@@ -101,7 +101,8 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let settings = started.settings.clone();
     let maps = started.datapath.maps().clone();
     let gauges = Gauges::default();
-    let sources: Vec<Arc<dyn Source>> = vec![Arc::new(KernelSource::new(maps.clone())), Arc::new(gauges.clone())];
+    let sources: Vec<Arc<dyn Source>> =
+        vec![Arc::new(KernelSource::new(maps.clone())), Arc::new(gauges.clone()), started.sinks.clone()];
     let shared = Shared {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), sources)),
         status: Arc::default(),
@@ -305,8 +306,7 @@ async fn hear_events(
     if let (Some(root), Some(_)) = (settings.sockets.cgroup.clone(), &shared.observer) {
         let names = shared.names.clone();
         parts.supervise::<String>("pods of control groups", async move {
-            let pods = names.clone();
-            names.cgroups().look_up(root, move |ip| pods.is_endpoint(ip)).await;
+            names.cgroups().look_up(root, names.clone()).await;
             Err("it ended".into())
         });
     }
