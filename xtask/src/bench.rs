@@ -102,14 +102,12 @@ fn selection<'a>(program: &Program, only: &'a str) -> Option<&'a str> {
         let mut rows = ROWS.iter().filter(|row| row.from.0 == program.name);
         rows.any(|row| row.from.1.contains(only)).then_some(only)
     };
-    if program.name.contains(only) {
+    let name = format!("{}: ", program.name);
+    if name.contains(only) {
         return Some("");
     }
-    // The whole name, `connects: socket LB, 1`, or a part of what follows the program's.
-    match only.split_once(": ").filter(|(name, _)| program.name.ends_with(name)) {
-        Some((_, rest)) => own(rest),
-        None => own(only),
-    }
+    // From the program's name on, as in `connects: socket LB, 1`, or a part of what follows it.
+    own(only.strip_prefix(&name).unwrap_or(only))
 }
 
 fn build(program: &Program) -> Command {

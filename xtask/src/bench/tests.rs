@@ -9,6 +9,7 @@ fn a_word_selects_programs_and_rows() {
     let all = |only| LOAD_BALANCING.iter().map(move |program| selection(program, only)).collect::<Vec<_>>();
     assert_eq!(all(""), [Some(""); 4]);
     assert_eq!(all("connects"), [None, None, Some(""), None]);
+    assert_eq!(all("services: "), [None, None, None, Some("")]);
     assert_eq!(all("XDP SNAT"), [Some("XDP SNAT"), None, None, None]);
     assert_eq!(all("connects: socket LB, 1"), [None, None, Some("socket LB, 1"), None]);
     assert_eq!(all("nothing like it"), [None; 4]);
