@@ -10,6 +10,7 @@ mod node;
 mod odd;
 #[path = "../support/mod.rs"]
 mod support;
+mod unpack;
 
 use std::{io::ErrorKind, thread};
 
