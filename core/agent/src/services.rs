@@ -14,6 +14,7 @@ use abi::write::MapWrite;
 use lb::{Change, HealthPort, Object, ObjectKey, Planned, Purge};
 use machine::Effects;
 use serde_json::Value;
+use types::EndpointId;
 
 use crate::agent::Agent;
 use crate::effect::{AgentEvent, Effect, Refusal, Response, StateFile};
@@ -26,6 +27,15 @@ pub(crate) struct ServiceFiles {
     objects: BTreeMap<Box<str>, BTreeSet<ObjectKey>>,
     file_of: BTreeMap<ObjectKey, Box<str>>,
     problems: BTreeMap<Box<str>, Vec<String>>,
+}
+
+/// Whether traffic may be led to a pod of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LocalPodIs {
+    /// It may.
+    Reachable,
+    /// It may no longer.
+    Leaving,
 }
 
 /// What a file asks for.
@@ -120,6 +130,24 @@ impl Agent {
                 why: read.problems.join("; "),
             }));
             files.problems.insert(path, read.problems);
+        }
+    }
+
+    /// A pod of this node can be reached, or is about to go: traffic that policies keep on the node follows it.
+    pub(crate) fn local_pod(&mut self, id: EndpointId, is: LocalPodIs, fx: &mut Effects<Effect>) {
+        let endpoint = self.endpoints.by_id(id).filter(|_| is == LocalPodIs::Reachable);
+        let pod = endpoint.and_then(|endpoint| {
+            let pod = endpoint.spec.pod.as_ref()?;
+            Some(lb::LocalPod {
+                name: lb::ServiceName { namespace: pod.namespace.clone(), name: pod.name.clone() },
+                labels: endpoint.identity_labels.clone(),
+                addresses: endpoint.spec.addresses().collect(),
+            })
+        });
+        let planned = self.balancer.set_local(id, pod);
+        self.write_services(planned, fx);
+        if self.balancer.objects().redirects().next().is_some() {
+            self.tell_problems(fx);
         }
     }
 
@@ -239,10 +267,9 @@ fn read(text: &str) -> Read {
             value => [value].into(),
         };
         for item in items {
-            match Object::read(item) {
-                Ok(objects) => found.objects.extend(objects),
-                Err(error) => found.problems.push(error.to_string()),
-            }
+            let (objects, errors) = Object::read(item);
+            found.objects.extend(objects);
+            found.problems.extend(errors.iter().map(ToString::to_string));
         }
     }
     found

@@ -3,6 +3,8 @@
 //! A function of the objects and the configuration alone. What makes no sense is left out and told ([`Problem`]); the
 //! rest counts.
 
+mod redirects;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -85,7 +87,8 @@ pub(crate) fn derive(objects: &Objects, key: &ObjectKey, config: &Config) -> Der
         ObjectKind::Service => {
             if let Some(service) = objects.service(&key.name) {
                 let slices: Vec<_> = objects.slices(&key.name).map(|(name, slice)| (name.clone(), slice)).collect();
-                of_service(key, service, &slices, config, &mut derived);
+                let redirected = redirects::of(objects, service, config);
+                of_service(key, service, &slices, &redirected, config, &mut derived);
             }
         }
         ObjectKind::Pod => {
@@ -93,10 +96,19 @@ pub(crate) fn derive(objects: &Objects, key: &ObjectKey, config: &Config) -> Der
                 of_pod(key, pod, config, &mut derived);
             }
         }
+        ObjectKind::LocalRedirect => {
+            if let Some(policy) = objects.redirect(&key.name) {
+                redirects::derive(key, policy, objects, config, &mut derived);
+            }
+        }
         ObjectKind::EndpointSlice => {}
     }
     derived
 }
+
+/// Backends on this node that a service's port has instead of its own, by place in its list of ports and family (IPv4:
+/// true).
+type Redirected = BTreeMap<(usize, bool), Vec<Backend>>;
 
 /// Where a service is reached: an address, as what, and whether at the node port.
 struct Place {
@@ -108,6 +120,7 @@ fn of_service(
     key: &ObjectKey,
     service: &Service,
     slices: &[(ServiceName, &EndpointSlice)],
+    redirected: &Redirected,
     config: &Config,
     derived: &mut Derived,
 ) {
@@ -148,6 +161,10 @@ fn of_service(
                 _ => number,
             };
             let addr = L4Addr { ip: place.ip, port: number, protocol: transport };
+            if let (ServiceType::ClusterIp, Some(here)) = (place.kind, redirected.get(&(at, place.ip.is_ipv4()))) {
+                specs.push(redirects::spec(addr, key.name.clone(), here.clone()));
+                continue;
+            }
             let backends = pools.of_port(port, transport, place.ip.is_ipv4());
             push(addr, place.kind, backends, key, &attributes, specs);
         }
