@@ -191,6 +191,8 @@ pub struct Metadata {
     /// Namespace; `default` where it is left out.
     #[serde(deserialize_with = "namespace", default = "default_namespace")]
     pub namespace: Box<str>,
+    /// What tells it from an earlier object of that name; empty: not known.
+    pub uid: Option<Box<str>>,
     /// Labels.
     pub labels: Option<BTreeMap<String, String>>,
     /// Annotations.

@@ -76,6 +76,11 @@ pub struct LocalRedirect {
 }
 
 impl LocalRedirect {
+    /// Its namespace and name.
+    pub fn name(&self) -> ServiceName {
+        self.metadata.key()
+    }
+
     /// The service it is about.
     pub fn service(&self) -> Option<&ServiceName> {
         match &self.from {

@@ -6,6 +6,7 @@
 pub mod ask;
 mod maps;
 mod questions;
+mod redirects;
 pub mod refused;
 pub mod show;
 mod status;
@@ -111,6 +112,7 @@ impl Rest {
             Request::Services => {
                 self.look(|_, agent| Reply::ok(&agent.services().map(show::service).collect::<Vec<_>>())).await
             }
+            Request::LocalRedirects => self.look(|_, agent| Reply::ok(&redirects::list(agent.balancer()))).await,
             Request::Service(_) | Request::ServicePut(..) | Request::ServiceDelete(_) => self.service(request).await,
             endpoints => self.endpoints(endpoints).await,
         }

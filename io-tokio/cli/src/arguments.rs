@@ -56,6 +56,9 @@ pub enum Command {
     /// Services and their backends
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Policies that keep traffic on this node
+    #[command(subcommand)]
+    Lrp(LrpCommand),
     /// Services and backends in the kernel's maps (the same as cilium bpf lb)
     #[command(subcommand)]
     Lb(BpfLb),
@@ -319,6 +322,15 @@ pub struct ServiceUpdate {
     /// Traffic from inside: Cluster or Local
     #[arg(long, default_value = "Cluster")]
     pub k8s_int_traffic_policy: String,
+}
+
+/// `cilium lrp`
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant's text is the command's help")]
+pub enum LrpCommand {
+    /// List CiliumLocalRedirectPolicies and where their traffic goes
+    #[command(alias = "ls")]
+    List,
 }
 
 /// `cilium ip`

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use api::client::Client;
-use api::models::{BackendAddress, FrontendAddress, Service, ServiceFlags, ServiceSpec};
+use api::models::{BackendAddress, FrontendAddress, LRPSpec, Service, ServiceFlags, ServiceSpec};
 
 use crate::CliError;
 use crate::arguments::{ServiceCommand, ServiceUpdate};
@@ -40,6 +40,32 @@ pub(crate) fn run(client: &Client, command: &ServiceCommand, screen: &mut Screen
             Ok(())
         }
     }
+}
+
+/// `cilium lrp list`
+pub(crate) fn redirects(client: &Client, screen: &mut Screen<'_>) -> Result<(), CliError> {
+    let policies: Vec<LRPSpec> = client.get("/lrp")?;
+    screen.show(&policies, || {
+        let mut table = Table::new(["LRP namespace", "LRP name", "FrontendType", "Matching Service", "Traffic"]);
+        for policy in &policies {
+            let mapping = |mapping: &api::models::FrontendMapping| {
+                let to = mapping.backends.iter().map(|backend| {
+                    let address = &backend.backend_address;
+                    format!("{} ({})", at(&address.ip, address.port, &address.protocol), backend.pod_id)
+                });
+                format!("{} -> {}", frontend(&mapping.frontend_address), to.collect::<Vec<_>>().join(", "))
+            };
+            let traffic: Vec<String> = policy.frontend_mappings.iter().map(mapping).collect();
+            table.row([
+                policy.namespace.clone(),
+                policy.name.clone(),
+                policy.frontend_type.clone(),
+                policy.service_id.clone(),
+                if traffic.is_empty() { "as without the policy".into() } else { traffic.join("\n") },
+            ]);
+        }
+        table
+    })
 }
 
 fn show(services: &[Service], verbose: bool, screen: &mut Screen<'_>) -> Result<(), CliError> {

@@ -154,3 +154,20 @@ fn services_are_listed_with_what_is_not_as_usual() {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
+
+#[test]
+fn policies_of_local_redirection_are_listed_with_where_traffic_goes() {
+    let (_dir, socket, asked) = agent(
+        r#"[{"name":"cache","namespace":"kube-system","frontend-type":"clusterIP + all svc ports","lrp-type":"svc",
+        "service-id":"kube-system/dns","frontend-mappings":[{"frontend-address":{"ip":"10.96.0.10","port":53,"protocol":"udp"},
+        "backends":[{"pod-id":"kube-system/p","backend-address":{"ip":"10.0.0.7","port":5353,"protocol":"udp"}}]}]},
+        {"name":"idle","namespace":"default","frontend-type":"IP + port","lrp-type":"addr"}]"#,
+    );
+    let text = cilium(&socket, "lrp list").expect("listed");
+    assert!(asked.recv().expect("a request").starts_with("GET /v1/lrp "));
+    for part in ["kube-system/dns", "10.96.0.10:53/UDP -> 10.0.0.7:5353/UDP (kube-system/p)", "as without the policy"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json: serde_json::Value = serde_json::from_str(&cilium(&socket, "lrp list -o json").expect("json")).expect("json");
+    assert_eq!(json[0]["frontend-mappings"][0]["backends"][0]["pod-id"], "kube-system/p");
+}
