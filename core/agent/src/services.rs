@@ -172,6 +172,8 @@ impl Agent {
         if planned.is_empty() || !self.is_live() {
             return;
         }
+        let changing = planned.iter().map(|one| one.id).collect();
+        fx.push(Effect::Notify(AgentEvent::ServicesChanging(changing)));
         let (mut writes, mut purge) = (Vec::with_capacity(planned.len()), Vec::<Purge>::new());
         let mut marks = Vec::with_capacity(planned.len());
         for one in planned {

@@ -79,8 +79,14 @@ fn traffic_follows_the_pods_of_the_node() {
     assert_eq!(goes_to(&world), here);
     // A pod is written before traffic is led to it.
     let written = |world: &World, wanted: &dyn Fn(&MapWrite) -> bool| world.writes.iter().position(wanted);
-    let lxc = written(&world, &|write| matches!(write, MapWrite::Lxc(key, Some(_)) if *key == abi::endpoint::EndpointKey::new(addr.into())));
-    let led = written(&world, &|write| matches!(write, MapWrite::Backend4(_, Some(one)) if std::net::Ipv4Addr::from(one.address) == addr));
+    let lxc = written(
+        &world,
+        &|write| matches!(write, MapWrite::Lxc(key, Some(_)) if *key == abi::endpoint::EndpointKey::new(addr.into())),
+    );
+    let led = written(
+        &world,
+        &|write| matches!(write, MapWrite::Backend4(_, Some(one)) if std::net::Ipv4Addr::from(one.address) == addr),
+    );
     assert!(lxc.is_some() && lxc < led, "{lxc:?} {led:?}");
     // A restart finds it as it was.
     let content = Ok(Some(DNS.to_owned()));
@@ -121,12 +127,18 @@ spec:
     create(&mut world, 1, &["k8s:app=metadata"]);
     let frontend = lb::L4Addr { ip: ip("169.254.169.254"), port: 80, protocol: lb::Transport::Tcp };
     assert_eq!(goes_to(&world).len(), 1);
-    assert_eq!(world.live().service_at(&frontend).expect("it is there").attributes.kind, lb::ServiceType::LocalRedirect);
+    assert_eq!(
+        world.live().service_at(&frontend).expect("it is there").attributes.kind,
+        lb::ServiceType::LocalRedirect
+    );
     // Its interface is gone: so is everything of it, once its writes are made.
     world.write = Mood::Obeys;
     world.tell(Input::LinkVanished(11));
     assert_eq!(world.live().services().count(), 0);
-    let left = world.maps.keys().filter(|key| matches!(key, MapWrite::Service4(..) | MapWrite::Backend4(..) | MapWrite::RevNat4(..)));
+    let left = world
+        .maps
+        .keys()
+        .filter(|key| matches!(key, MapWrite::Service4(..) | MapWrite::Backend4(..) | MapWrite::RevNat4(..)));
     assert_eq!(left.count(), 0);
 }
 

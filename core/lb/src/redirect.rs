@@ -104,7 +104,10 @@ impl LocalRedirect {
             })?,
         };
         if found.protocol != protocol {
-            return Err(format!("it is {protocol}, and port {} of spec.redirectBackend.toPorts is {}", found.port, found.protocol));
+            return Err(format!(
+                "it is {protocol}, and port {} of spec.redirectBackend.toPorts is {}",
+                found.port, found.protocol
+            ));
         }
         Ok(found)
     }

@@ -271,7 +271,7 @@ impl Rest {
             Request::ServicePut(id, spec) => {
                 let spec = ask::service(id, &spec).map_err(|why| {
                     let code = if why.field.starts_with("backend") { 461 } else { 460 };
-                    Reply::error(code, why.to_string())
+                    Reply::error(code, format!("service {id}: {why}"))
                 })?;
                 match self.ask(Call::Other, Ask::Service(ServiceRequest::Put(Box::new(spec)))).await? {
                     Response::Service { created, .. } => Ok(Reply::empty(if created { 201 } else { 200 })),

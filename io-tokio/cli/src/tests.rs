@@ -168,6 +168,7 @@ fn policies_of_local_redirection_are_listed_with_where_traffic_goes() {
     for part in ["kube-system/dns", "10.96.0.10:53/UDP -> 10.0.0.7:5353/UDP (kube-system/p)", "as without the policy"] {
         assert!(text.contains(part), "{part}: {text}");
     }
-    let json: serde_json::Value = serde_json::from_str(&cilium(&socket, "lrp list -o json").expect("json")).expect("json");
+    let json: serde_json::Value =
+        serde_json::from_str(&cilium(&socket, "lrp list -o json").expect("json")).expect("json");
     assert_eq!(json[0]["frontend-mappings"][0]["backends"][0]["pod-id"], "kube-system/p");
 }

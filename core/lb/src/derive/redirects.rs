@@ -10,9 +10,7 @@ use core::net::IpAddr;
 use super::{Complaints, Derived, Redirected, enabled};
 use crate::objects::{Objects, Service};
 use crate::redirect::{LocalRedirect, RedirectFrom, RedirectPort};
-use crate::{
-    Attributes, Backend, Config, L4Addr, ObjectKey, ServiceName, ServiceSpec, ServiceType, Transport,
-};
+use crate::{Attributes, Backend, Config, L4Addr, ObjectKey, ServiceName, ServiceSpec, ServiceType, Transport};
 
 /// A frontend whose backends are pods of this node.
 pub(super) fn spec(frontend: L4Addr, name: ServiceName, backends: Vec<Backend>) -> ServiceSpec {
@@ -23,7 +21,8 @@ pub(super) fn spec(frontend: L4Addr, name: ServiceName, backends: Vec<Backend>) 
 /// What takes the traffic of a port, of one family.
 fn backends(policy: &LocalRedirect, to: &RedirectPort, v4: bool, objects: &Objects, config: &Config) -> Vec<Backend> {
     let addresses = objects.selected(policy).flat_map(|pod| pod.addresses.iter());
-    let here = addresses.filter(|ip| ip.is_ipv4() == v4).map(|ip| L4Addr { ip: *ip, port: to.port, protocol: to.protocol });
+    let here =
+        addresses.filter(|ip| ip.is_ipv4() == v4).map(|ip| L4Addr { ip: *ip, port: to.port, protocol: to.protocol });
     here.map(|addr| Backend { node_name: config.node.name.clone(), ..Backend::new(addr) }).collect()
 }
 
@@ -64,7 +63,9 @@ fn targets<'p>(policy: &'p LocalRedirect, service: &Service) -> (Vec<(usize, &'p
         for (at, port) in &offered {
             match policy.target(&port.name, port.protocol, offered.len()) {
                 Ok(to) => found.push((*at, to)),
-                Err(why) => faults.push((format!("{path}.toPorts"), format!("port {} of service {name}: {why}", port.port))),
+                Err(why) => {
+                    faults.push((format!("{path}.toPorts"), format!("port {} of service {name}: {why}", port.port)))
+                }
             }
         }
         return (found, faults);
@@ -128,11 +129,13 @@ pub(super) fn derive(
             let field = "spec.redirectFrontend.serviceMatcher.serviceName";
             if let Some(first) = objects.redirect_of(name).filter(|first| first.metadata != policy.metadata) {
                 let first = first.metadata.key().to_string();
-                let why = format!("service {name} is redirected by {first} already, which is older; delete one of them");
+                let why =
+                    format!("service {name} is redirected by {first} already, which is older; delete one of them");
                 return complain.about(field, why);
             }
             let Some(service) = objects.service(name) else {
-                return complain.about(field, format!("there is no service {name}; nothing is redirected until there is"));
+                return complain
+                    .about(field, format!("there is no service {name}; nothing is redirected until there is"));
             };
             let (_, faults) = targets(policy, service);
             if faults.is_empty() {

@@ -249,6 +249,44 @@ fn the_good_part_counts_and_the_rest_is_named() {
     assert_eq!(found.len(), 11, "{found:#?}");
 }
 
+/// A frontend that one object asks for twice is one frontend, and which field asked again is said once.
+#[test]
+fn a_frontend_that_comes_twice_is_told() {
+    let mut web = service(
+        "web",
+        json!({
+            "type": "LoadBalancer", "clusterIPs": ["10.96.0.1", "10.96.0.1"], "externalIPs": ["203.0.113.5", "10.96.0.1"],
+            "ports": [{ "name": "a", "port": 80, "nodePort": 30080 }, { "name": "b", "port": 81, "nodePort": 30080 }],
+        }),
+    );
+    web["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "203.0.113.5" }] } });
+    let port = |host: u16| json!({ "containerPort": 80, "hostPort": host });
+    let pod = json!({
+        "kind": "Pod", "metadata": { "name": "p" }, "status": { "podIP": "10.0.0.5" },
+        "spec": { "nodeName": "here", "containers": [{ "ports": [port(8080)] }, { "ports": [port(8080), port(8081)] }] },
+    });
+    let balancer = balanced(vec![web, pod]);
+    let all = lines(&balancer);
+    let kinds = |kind: &str| all.iter().filter(|line| line.starts_with(kind)).count();
+    assert_eq!(
+        ["ClusterIP", "LoadBalancer", "ExternalIPs", "NodePort", "HostPort"].map(kinds),
+        [2, 2, 0, 2, 4],
+        "{all:#?}"
+    );
+    let found = problems(&balancer);
+    for (field, what) in [
+        ("Service default/web: spec.clusterIPs[1]", "10.96.0.1:80/TCP"),
+        ("Service default/web: spec.externalIPs[0]", "203.0.113.5:80/TCP"),
+        ("Service default/web: spec.externalIPs[1]", "10.96.0.1:80/TCP"),
+        ("Service default/web: spec.ports[1].nodePort", "192.0.2.1:30080/TCP"),
+        ("Pod default/p: spec.containers[1].ports[0].hostPort", "192.0.2.1:8080/TCP"),
+    ] {
+        let told = format!("{field}: {what} is a frontend of this object already; the first counts");
+        assert_eq!(found.iter().filter(|text| **text == told).count(), 1, "{told}: {found:#?}");
+    }
+    assert_eq!(found.len(), 5, "{found:#?}");
+}
+
 #[test]
 fn what_cannot_be_read_is_refused_with_its_place() {
     let text = |value| {

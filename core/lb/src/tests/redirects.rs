@@ -193,7 +193,10 @@ fn two_policies_do_not_share_traffic() {
     let found = problems(&world.balancer);
     assert_eq!(found.len(), 2, "{found:#?}");
     assert!(found[0].contains("default/a: ") && found[0].contains("is redirected by default/b already"), "{found:#?}");
-    assert!(found[1].starts_with("CiliumLocalRedirectPolicy default/d: spec.redirectFrontend.addressMatcher: "), "{found:#?}");
+    assert!(
+        found[1].starts_with("CiliumLocalRedirectPolicy default/d: spec.redirectFrontend.addressMatcher: "),
+        "{found:#?}"
+    );
     world.let_go(ObjectKind::LocalRedirect, "b");
     world.let_go(ObjectKind::LocalRedirect, "c");
     assert_eq!((count(&world, "10.0.0.7:1/"), count(&world, "169.254.169.254")), (2, 1));
@@ -202,9 +205,8 @@ fn two_policies_do_not_share_traffic() {
 
 #[test]
 fn what_cannot_be_redirected_is_named_and_the_rest_counts() {
-    let matcher = |ports: Value| {
-        json!({ "serviceMatcher": { "serviceName": "dns", "namespace": "default", "toPorts": ports } })
-    };
+    let matcher =
+        |ports: Value| json!({ "serviceMatcher": { "serviceName": "dns", "namespace": "default", "toPorts": ports } });
     let port = |name: &str, port: &str, protocol: &str| json!({ "name": name, "port": port, "protocol": protocol });
     let told = |values: Vec<Value>| {
         let mut world = World::new(config(), values);
@@ -222,17 +224,28 @@ fn what_cannot_be_redirected_is_named_and_the_rest_counts() {
         found,
         [
             format!("{at}redirectFrontend.serviceMatcher.toPorts[1]: service default/dns has no port 80/TCP"),
-            format!("{at}redirectFrontend.serviceMatcher.toPorts[2].name: service default/dns calls port 53 \"dns-tcp\", not \"other\""),
+            format!(
+                "{at}redirectFrontend.serviceMatcher.toPorts[2].name: service default/dns calls port 53 \"dns-tcp\", not \"other\""
+            ),
         ]
     );
     // A whole service of which one port leads nowhere.
-    let (count, found) = told(with_dns(policy("x", of_service(), json!([port("dns", "1", "UDP"), port("no", "2", "TCP")]))));
+    let (count, found) =
+        told(with_dns(policy("x", of_service(), json!([port("dns", "1", "UDP"), port("no", "2", "TCP")]))));
     assert_eq!(count, 1);
     assert!(found.len() == 1 && found[0].starts_with(&format!("{at}redirectFrontend.serviceMatcher.toPorts: port 53 of service default/dns: no port of spec.redirectBackend.toPorts is called \"dns-tcp\"")), "{found:#?}");
     // A port of the pods to which nothing leads.
     let more = json!([port("dns", "1", "UDP"), port("dns-tcp", "2", "TCP"), port("no", "3", "TCP")]);
     let (count, found) = told(with_dns(policy("x", of_service(), more)));
-    assert_eq!((count, found), (2, vec![format!("{at}redirectBackend.toPorts[2].name: no port that is redirected is called \"no\"; leave it out")]));
+    assert_eq!(
+        (count, found),
+        (
+            2,
+            vec![format!(
+                "{at}redirectBackend.toPorts[2].name: no port that is redirected is called \"no\"; leave it out"
+            )]
+        )
+    );
     // Services that are not for clients in the cluster alone.
     for (spec, what) in [
         (json!({ "type": "NodePort", "clusterIP": "10.96.0.10", "ports": [{ "port": 53 }] }), "is NodePort"),
@@ -246,12 +259,17 @@ fn what_cannot_be_redirected_is_named_and_the_rest_counts() {
     off.change(objects(with_dns(policy("x", of_service(), both_ports()))), Vec::new());
     off.set_local(endpoint(7), pod("default", "k8s:app=cache", &["10.0.0.7"]));
     assert!(lines(&off).iter().all(|line| line.starts_with("ClusterIP")));
-    assert_eq!(problems(&off), [format!("{}: this node redirects nothing; set --enable-local-redirect-policy", at.trim_end_matches('.'))]);
+    assert_eq!(
+        problems(&off),
+        [format!("{}: this node redirects nothing; set --enable-local-redirect-policy", at.trim_end_matches('.'))]
+    );
     let mut config = config();
     config.node.ipv4 = false;
     let mut six = Balancer::new(config);
     six.change(objects(vec![policy("x", of_address(), one_port())]), Vec::new());
-    assert!(problems(&six)[0].starts_with(&format!("{at}redirectFrontend.addressMatcher.ip: 169.254.169.254 is IPv4, which is not enabled")));
+    assert!(problems(&six)[0].starts_with(&format!(
+        "{at}redirectFrontend.addressMatcher.ip: 169.254.169.254 is IPv4, which is not enabled"
+    )));
 }
 
 /// Every mistake of a document at once, each with its place; nothing of it is taken up.
@@ -315,19 +333,36 @@ fn the_parts_of_a_document_must_fit() {
     both["serviceMatcher"] = of_service()["serviceMatcher"].clone();
     let address = |ip: &str, ports: Value| json!({ "addressMatcher": { "ip": ip, "toPorts": ports } });
     let unnamed = json!([{ "port": "80", "protocol": "TCP" }, { "port": "81", "protocol": "TCP", "name": "b" }]);
-    let named = json!([{ "port": "80", "protocol": "TCP", "name": "a" }, { "port": "81", "protocol": "TCP", "name": "b" }]);
+    let named =
+        json!([{ "port": "80", "protocol": "TCP", "name": "a" }, { "port": "81", "protocol": "TCP", "name": "b" }]);
     for (frontend, to, told) in [
         (both, one_port(), format!("{at}: it has both addressMatcher and serviceMatcher; leave one of them out")),
         (json!({}), one_port(), format!("{at}: it needs either addressMatcher or serviceMatcher")),
-        (address("0.0.0.0", one_port()), one_port(), format!("{at}.addressMatcher.ip: \"0.0.0.0\" is no unicast IP address")),
-        (address("10.0.0.1", json!([])), one_port(), format!("{at}.addressMatcher.toPorts: at least one port is needed")),
-        (address("10.0.0.1", unnamed), named.clone(), format!("{at}.addressMatcher.toPorts[0].name: it is missing; of several")),
+        (
+            address("0.0.0.0", one_port()),
+            one_port(),
+            format!("{at}.addressMatcher.ip: \"0.0.0.0\" is no unicast IP address"),
+        ),
+        (
+            address("10.0.0.1", json!([])),
+            one_port(),
+            format!("{at}.addressMatcher.toPorts: at least one port is needed"),
+        ),
+        (
+            address("10.0.0.1", unnamed),
+            named.clone(),
+            format!("{at}.addressMatcher.toPorts[0].name: it is missing; of several"),
+        ),
         (
             of_address(),
             json!([{ "port": "53", "protocol": "UDP" }]),
             format!("{at}.addressMatcher.toPorts[0]: it is TCP, and port 53 of spec.redirectBackend.toPorts is UDP"),
         ),
-        (of_address(), named, format!("{at}.addressMatcher.toPorts[0]: no port of spec.redirectBackend.toPorts is called \"\"")),
+        (
+            of_address(),
+            named,
+            format!("{at}.addressMatcher.toPorts[0]: no port of spec.redirectBackend.toPorts is called \"\""),
+        ),
     ] {
         let why = only(policy("x", frontend, to));
         assert!(why.starts_with(&told), "{why}");

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use api::models::StatusResponse;
 use serde_json::{Value, json};
 
-use crate::support::{Node, Pod, skip};
+use crate::support::{Net, Node, Pod, skip};
 use crate::traffic::{ANSWER_WITHIN, Seen, Speaker, die_meanwhile, exchange, put_service, under_traffic};
 
 /// Agents killed while services change.
@@ -190,6 +190,43 @@ fn sockets_of_a_removed_backend_end_and_others_do_not() {
     assert_eq!(told.raw_os_error(), Some(nix::libc::ECONNABORTED));
     clients[0].0.connect(vip(3)).unwrap();
     clients[0].0.send(b"again").unwrap();
+    servers[1].set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+    servers[1].recv_from(&mut [0; 16]).expect("the other one is asked");
+}
+
+/// A name server leaves one of two services. Whose socket came to it through that one hears of it and finds another; whose came
+/// through the other service, or by its own address, stays.
+#[test]
+fn sockets_end_of_the_service_that_a_backend_left() {
+    let Some(world) = World::new(&[]) else { return };
+    let at = |n: usize| SocketAddr::new(world.web[n].ipv4, 53);
+    let servers = [0, 1].map(|n: usize| world.web[n].net.within(|| UdpSocket::bind(("0.0.0.0", 53)).unwrap()));
+    [3, 4].into_iter().for_each(|id| world.serve(id, "UDP", &[at(0)]));
+    let connected = |net: &Net, to: SocketAddr| {
+        net.within(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect(to).unwrap();
+            socket.send(b"question").unwrap();
+            socket
+        })
+    };
+    let nets = [&world.client.net, world.node.net()];
+    let [left, stays, itself] = [vip(3), vip(4), at(0)].map(|to| nets.map(|net| connected(net, to)));
+    servers[0].set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
+    for _ in 0..6 {
+        servers[0].recv_from(&mut [0; 16]).expect("the question arrives");
+    }
+    world.serve(3, "UDP", &[at(1)]);
+    world.node.eventually("the sockets end", || left.iter().all(|socket| socket.peer_addr().is_err()));
+    for socket in stays.iter().chain(&itself) {
+        assert!(socket.peer_addr().is_ok(), "nothing changed for this one");
+        socket.send(b"more").unwrap();
+        servers[0].recv_from(&mut [0; 16]).expect("it arrives");
+    }
+    let told = left[0].take_error().unwrap().expect("whoever owns it is told");
+    assert_eq!(told.raw_os_error(), Some(nix::libc::ECONNABORTED));
+    left[0].connect(vip(3)).unwrap();
+    left[0].send(b"again").unwrap();
     servers[1].set_read_timeout(Some(ANSWER_WITHIN)).unwrap();
     servers[1].recv_from(&mut [0; 16]).expect("the other one is asked");
 }
