@@ -259,7 +259,7 @@ pub enum ServiceCommand {
 #[derive(Debug, Args)]
 #[allow(missing_docs, reason = "each field's text is the option's help")]
 pub struct ServiceUpdate {
-    /// Number of the service
+    /// Number of the service; 0: that of the service with this frontend, or a free one
     #[arg(long)]
     pub id: i64,
     /// Address and port, such as 10.96.0.10:80 or [fd00::10]:80
@@ -441,6 +441,9 @@ pub enum BpfCt {
         #[arg(default_value = "global", value_parser = ["global", "endpoint"])]
         scope: String,
         endpoint: Option<u16>,
+        /// In how many seconds each ends, instead of when
+        #[arg(short = 'd', long)]
+        time_diff: bool,
     },
     /// Connections of an address, or of an address and port
     Get { end: String },
