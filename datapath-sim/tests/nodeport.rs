@@ -10,7 +10,8 @@ use abi::config::{
 };
 use abi::endpoint::{ENDPOINT_HOST, EndpointInfo, EndpointKey};
 use abi::lb::{
-    BACKEND_ACTIVE, LbKey4, LbKey6, LbService, LbSourceRange4, LbSourceRange6, SERVICE_ROUTABLE, SERVICE_SOURCE_RANGE,
+    BACKEND_ACTIVE, BACKEND_TERMINATING, LbKey4, LbKey6, LbService, LbSourceRange4, LbSourceRange6, SERVICE_ROUTABLE,
+    SERVICE_SOURCE_RANGE,
 };
 use datapath::{Action, DropReason, Verdict};
 use datapath_sim::{Way, map::Update};
@@ -390,6 +391,51 @@ fn what_was_asked_within_a_second_is_not_asked_again_and_afterwards_it_is() {
         left(&node.receive(&tcp(from, frontend, ACK)), BACK);
         node.seconds += 1;
         left(&node.receive(&tcp(from, frontend, ACK)), 7);
+    }
+}
+
+#[test]
+fn what_is_known_of_a_way_does_not_let_longer_packets_pass() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[REMOTE]);
+        let bits = if v6 { 128 } else { 32 };
+        let to = types::Cidr::new(pod(REMOTE, v6), bits).expect("a whole address");
+        let packet = tcp((client(v6), PORT), (vip(v6), 80), SYN);
+        let mtu = packet.len() as u32 - 14;
+        node.ways.add(to, Way { ifindex: BACK, macs: Some(([BACK as u8; 6], [0x10; 6])), mtu });
+        left(&node.receive(&packet), BACK);
+        let out = node.receive(&tcp_with((client(v6), PORT), (vip(v6), 80), ACK, b"hello!"));
+        assert_eq!((out.verdict.action, out.verdict.argument), (Action::Redirect, FRONT));
+        let seen = Seen::of(&out.packet);
+        assert_eq!((seen.sport, seen.dport), if v6 { (2, 0) } else { (3, 4) });
+    }
+}
+
+#[test]
+fn a_connection_that_a_pod_opened_is_not_turned_into_one_to_a_service() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[2]);
+        let (from, frontend, own) = ((client(v6), PORT), (vip(v6), 80), (pod(2, v6), 8080));
+        // The pod speaks first, from the port at which it serves; then its peer comes by the service.
+        assert_eq!(node.send(2, &udp(own, from)).passed().ends(), (own, from));
+        assert_eq!(node.receive(&udp(from, frontend)).delivered(2).ends(), (from, own));
+        assert_eq!(node.send(2, &udp(own, from)).passed().ends(), (own, from), "still from its own address");
+    }
+}
+
+#[test]
+fn a_connection_that_begins_anew_goes_where_a_new_one_may_go() {
+    for v6 in [false, true] {
+        let mut node = outside(0, &[REMOTE]);
+        let (from, frontend, backend) = ((client(v6), PORT), (vip(v6), 80), (pod(REMOTE, v6), 8080));
+        left(&node.receive(&tcp(from, frontend, SYN)), BACK);
+        left(&node.receive(&tcp(backend, (node_address(v6), PORT), SYN_ACK)), FRONT);
+        node.service(&[2], BACKEND_ACTIVE);
+        change(&mut node, |service| service.flags |= SERVICE_ROUTABLE);
+        node.backend(REMOTE, Port::new(8080), BACKEND_TERMINATING);
+        // What goes on stays, and is what the entry is checked for.
+        left(&node.receive(&tcp(from, frontend, ACK)), BACK);
+        assert_eq!(node.receive(&tcp(from, frontend, SYN)).delivered(2).ends(), (from, (pod(2, v6), 8080)));
     }
 }
 

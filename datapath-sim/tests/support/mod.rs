@@ -370,9 +370,13 @@ pub fn frame(src: IpAddr, dst: IpAddr, protocol: u8, ttl: u8, payload: &[u8]) ->
 }
 
 pub fn tcp(src: (IpAddr, u16), dst: (IpAddr, u16), flags: u8) -> Vec<u8> {
+    tcp_with(src, dst, flags, b"hello")
+}
+
+pub fn tcp_with(src: (IpAddr, u16), dst: (IpAddr, u16), flags: u8, data: &[u8]) -> Vec<u8> {
     let header = Tcp { sport: src.1, dport: dst.1, seq: 1, ack: 2, flags, window: 512, urgent: 0, options: &[] };
-    let mut out = vec![0; Tcp::LEN + 5];
-    header.emit(&mut out, b"hello", src.0, dst.0).expect("room");
+    let mut out = vec![0; Tcp::LEN + data.len()];
+    header.emit(&mut out, data, src.0, dst.0).expect("room");
     frame(src.0, dst.0, protocol::TCP, 64, &out)
 }
 

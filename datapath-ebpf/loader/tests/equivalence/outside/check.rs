@@ -148,6 +148,14 @@ impl Checker {
         answer: &Answer,
         went: bool,
     ) {
+        if sent.is_none_or(|sent| sent.fragment)
+            && let Some((from, _)) = packets::addresses(&stimulus.packet)
+        {
+            // A fragment tells a pod of a frontend too, and a later one does not say here whose it is.
+            for (_, way) in self.local.iter_mut().filter(|(known, _)| known.src.0 == from) {
+                *way = Way::Unsure;
+            }
+        }
         let Some(sent) = sent else { return };
         if let Some(client) = self.stands.get(&sent.tuple).copied() {
             return self.answered(&client, sent, stimulus, answer, went);
