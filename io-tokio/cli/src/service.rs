@@ -58,7 +58,7 @@ fn delete(client: &Client, id: Option<i64>, screen: &mut Screen<'_>) -> Result<(
     for id in ids {
         match client.call::<(), serde_json::Value>("DELETE", &format!("/service/{id}"), &[], None) {
             Ok(_) => deleted.push(id),
-            Err(why) if why.status().is_some() => kept.push(why.to_string()),
+            Err(why) if why.status().is_some() => kept.push(why),
             Err(why) => return Err(why.into()),
         }
     }
@@ -69,7 +69,11 @@ fn delete(client: &Client, id: Option<i64>, screen: &mut Screen<'_>) -> Result<(
             screen.line(&format!("Service {id} is deleted"))?;
         }
     }
-    if kept.is_empty() { Ok(()) } else { Err(CliError::NotFound(kept.join("; "))) }
+    match kept.len() {
+        0 => Ok(()),
+        1 => Err(kept.remove(0).into()),
+        _ => Err(CliError::Invalid(kept.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))),
+    }
 }
 
 /// `cilium lrp list`

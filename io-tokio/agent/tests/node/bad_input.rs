@@ -135,11 +135,7 @@ fn a_service_that_makes_no_sense_is_named_and_the_good_ones_stay() {
         ),
         (backend(r#"{"ip":"10.0.0.1","port":80,"weight":65536}"#), 400, "field backend-addresses[0].weight: "),
         (backend(r#"{"ip":"10.0.0.1","port":80,"weight":-1}"#), 400, "field backend-addresses[0].weight: "),
-        (
-            backend(r#"{"ip":"10.0.0","port":80}"#),
-            461,
-            "service 2: field backend-addresses[0].ip: ",
-        ),
+        (backend(r#"{"ip":"10.0.0","port":80}"#), 461, "service 2: field backend-addresses[0].ip: "),
         (
             flags(r#""sourceRanges":["10.0.0.0/8","10.1.0.0/16"]"#),
             460,
