@@ -266,8 +266,8 @@ impl Rig {
             ns = if run == 0 { ns } else { ns.min(took) };
         }
         told += &format!(" lru_new {:.1}", (ns - empty) / 8.0);
-        told += " (lru_new: put into one that is full; call: a helper; hash, LRU hash of 16-byte keys, LPM: a hit; least: \
-                 connection and address looked up, once)";
+        told += " (lru_new: put into one that is full; call: a helper; hash, LRU hash of 16-byte keys, LPM: a hit; lru_many: a hit among \
+                 64k in turn; least: connection and address looked up, once)";
         Ok(told)
     }
 
