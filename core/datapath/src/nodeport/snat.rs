@@ -86,11 +86,14 @@ fn away_from_sockets<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     let backend = End { addr: wish.backend, port: wish.backend_port };
     let mut attempt = 0;
     while attempt < 2 {
-        let local = End { addr: wish.address, port: granted(find(env, wish))? };
-        if !env.has_socket::<F>(&local, &backend, wish.protocol) {
-            return Ok(local.port);
+        // 0: none was free, or another CPU was faster.
+        let local = End { addr: wish.address, port: Port::from_raw(find(env, wish)) };
+        if local.port.raw != 0 {
+            if !env.has_socket::<F>(&local, &backend, wish.protocol) {
+                return Ok(local.port);
+            }
+            maps::snat_forget::<F, E>(env, &F::snat_key(&backend, &local, wish.protocol, SNAT_IN));
         }
-        maps::snat_forget::<F, E>(env, &F::snat_key(&backend, &local, wish.protocol, SNAT_IN));
         // Far from there.
         wish.hash = wish.hash.rotate_left(16) ^ 0x5555;
         wish.needs_ct |= ANOTHER;
@@ -99,15 +102,7 @@ fn away_from_sockets<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     Err(DropReason::NoMapping)
 }
 
-#[inline(always)]
-fn granted(port: u16) -> Result<Port, DropReason> {
-    match port {
-        0 => Err(DropReason::NoMapping),
-        raw => Ok(Port::from_raw(raw)),
-    }
-}
-
-/// Tries ports for a wish until one is free; 0: none of [`SNAT_ATTEMPTS`] was.
+/// Tries ports for a wish until one is free, and takes it. 0: none of [`SNAT_ATTEMPTS`] was, or another CPU took it first.
 ///
 /// The client's own port is kept when it is in the range and free; then one its hash points to, then those after it
 /// (reference: SNAT). An entry that already stands for the same client and service is taken over: the connection's own
@@ -129,22 +124,19 @@ pub fn find_port<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wis
         let local = End { addr: wish.address, port: Port::new(port as u16) };
         F::snat_key(&backend, &local, wish.protocol, SNAT_IN)
     };
-    let mut absent = match maps::snat::<F, E>(env, &key(port)) {
+    let mut free = match maps::snat::<F, E>(env, &key(port)) {
         Some(there) if F::snat_target(there) == (client, wish.index) => return Port::new(port as u16).raw,
         there => there.is_none(),
     };
     let mut attempt = 0;
-    while attempt < SNAT_ATTEMPTS {
-        // A full map makes room for what is put before it finds the key taken: so only what is absent is put.
-        if absent && maps::snat_new::<F, E>(env, &key(port), &entry).is_some() {
-            return Port::new(port as u16).raw;
-        }
+    while !free && attempt < SNAT_ATTEMPTS {
         // Without a branch, which would be a path of its own for the verifier in each round.
         port = first as u32 + drawn.wrapping_add(attempt) % count;
-        absent = maps::snat::<F, E>(env, &key(port)).is_none();
+        free = maps::snat::<F, E>(env, &key(port)).is_none();
         attempt += 1;
     }
-    0
+    // Put once and only what is absent: a full map makes room for what is put before it finds the key taken.
+    if free && maps::snat_new::<F, E>(env, &key(port), &entry).is_some() { Port::new(port as u16).raw } else { 0 }
 }
 
 /// Whether `end` is one that [`allocate`] gives away.
