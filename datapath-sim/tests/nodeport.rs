@@ -53,6 +53,28 @@ fn a_port_out_of_range_or_taken_is_exchanged_and_the_last_one_is_the_end() {
 }
 
 #[test]
+fn ports_of_flows_to_one_backend_are_spread_over_the_range() {
+    for v6 in [false, true] {
+        let backends: Vec<u8> = (100..164).collect();
+        let mut node = outside(0, &backends);
+        for n in &backends {
+            let to = types::Cidr::new(pod(*n, v6), if v6 { 128 } else { 32 }).expect("a whole address");
+            node.ways.add(to, Way { ifindex: BACK, macs: Some(([BACK as u8; 6], [0x10; 6])), mtu: 1500 });
+        }
+        let mut ports = std::collections::BTreeMap::<IpAddr, Vec<u16>>::new();
+        for port in 1024..3072 {
+            let seen = left(&node.receive(&tcp((client(v6), port), (vip(v6), 80), SYN)), BACK);
+            ports.entry(seen.dst).or_default().push(seen.sport);
+        }
+        // What chose the backend says nothing of the port: or else many flows would try the same few, one after the other.
+        for ports in ports.values().filter(|ports| ports.len() >= 16) {
+            let low: std::collections::BTreeSet<u16> = ports.iter().map(|port| port % 32).collect();
+            assert!(low.len() > ports.len().min(32) / 4, "{ports:?}");
+        }
+    }
+}
+
+#[test]
 fn a_backend_of_this_node_sees_the_client_and_its_answer_leaves_from_the_frontend() {
     for v6 in [false, true] {
         let mut node = outside(0, &[2]);

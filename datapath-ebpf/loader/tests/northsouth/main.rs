@@ -11,6 +11,7 @@ mod node;
 mod odd;
 #[path = "../support/mod.rs"]
 mod support;
+mod unpack;
 
 use std::{io::ErrorKind, thread};
 

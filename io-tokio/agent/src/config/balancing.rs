@@ -55,6 +55,7 @@ pub(super) fn balancer(options: &Options, agent: &agent_core::Config) -> Result<
         source_ranges: given.enable_svc_source_range_check,
         topology: given.enable_service_topology,
         health_checks: given.enable_health_check_nodeport,
+        local_redirects: given.enable_local_redirect_policy,
         services_max: size.min(65_535),
         backends_max: size,
         slots_max: size,
