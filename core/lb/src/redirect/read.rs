@@ -152,7 +152,6 @@ impl Reader {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "two fields, each read or not")]
     fn backend(&mut self, value: Option<&Value>) -> Option<(Option<Selector>, Option<Vec<RedirectPort>>)> {
         let path = "spec.redirectBackend";
         let map = self.object(path, value, &["localEndpointSelector", "toPorts"])?;
