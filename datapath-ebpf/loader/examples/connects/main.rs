@@ -146,7 +146,8 @@ fn measure(object: &Path, json: bool, only: &str) -> Result<(), String> {
 fn compare(name: String, direct: &mut Site, site: &mut Site) -> Result<Row, String> {
     // The first runs warm up.
     for _ in 0..3 {
-        (direct.run()?, site.run()?);
+        direct.run()?;
+        site.run()?;
     }
     let (mut rates, mut ratios) = ([vec![], vec![]], vec![]);
     let began = Instant::now();
