@@ -12,8 +12,8 @@ use hubble_api::{
     json,
 };
 use hubble_model::{
-    Decoder, EndpointInfo, Event, FanIn, Filter, FlowRecord, LabelList, Lookup, NodeInfo, PolicyInfo, Ring, Seen,
-    ServiceInfo, Stamp, merge::Limits,
+    Decoder, EndpointInfo, Event, FanIn, Filter, FilterList, FlowRecord, LabelList, Lookup, NodeInfo, PolicyInfo, Ring,
+    Seen, ServiceInfo, Stamp, merge::Limits,
 };
 use hubble_server::{Config, Observer};
 use std::{
@@ -197,8 +197,30 @@ fn filters(c: &mut Criterion) {
     let work = Workload { kind: "Deployment".into(), name: "shop".into() };
     let nobody = filter(|f| f.source_workload = vec![work]);
     group.bench_function("workload_no_match_record", |b| b.iter(|| nobody.matches(black_box(&seen))));
+    let list = |change: fn(&mut FlowFilter, usize)| {
+        let one = |n| {
+            let mut filter = FlowFilter::default();
+            change(&mut filter, n);
+            filter
+        };
+        FilterList::new(&(0..100).map(one).collect::<Vec<_>>(), &[]).expect("good filters")
+    };
+    for (name, hundred) in [
+        ("one_field", list(|f, _| f.verdict = vec![2])),
+        ("two_fields", list(|f, n| (f.verdict, f.source_pod) = (vec![2], vec![format!("default/web-{n}")]))),
+        ("pods", list(|f, n| f.source_pod = vec![format!("default/web-{n}")])),
+        (
+            "pairs_of_pods",
+            list(|f, n| {
+                (f.source_pod, f.destination_pod) = (vec!["default/shop".into()], vec![format!("default/web-{n}")]);
+            }),
+        ),
+    ] {
+        assert!(!hundred.matches(&seen), "{name}");
+        group.bench_function(format!("hundred_{name}_record"), |b| b.iter(|| hundred.matches(black_box(&seen))));
+    }
     let hundred: Vec<Filter> = (0..100).map(|_| filter(|f| f.verdict = vec![2])).collect();
-    group.bench_function("hundred_no_match_record", |b| {
+    group.bench_function("hundred_apart_record", |b| {
         b.iter(|| {
             let seen = black_box(&seen);
             hundred.iter().any(|filter| filter.matches(seen))

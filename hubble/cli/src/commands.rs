@@ -276,10 +276,19 @@ impl Command {
         matches!(self, Self::Top | Self::Graph | Self::Record)
     }
 
-    /// True when words behind the command mean something; otherwise they are refused.
+    /// True when words behind the command mean something.
     pub fn takes_words(self) -> bool {
         let config = matches!(self, Self::ConfigGet | Self::ConfigSet | Self::ConfigReset);
         config || matches!(self, Self::Top | Self::Record | Self::Completion | Self::Help)
+    }
+
+    /// True when words that mean nothing are passed over, as scripts for the original may have some. Where the word
+    /// should name a command, and in commands the original has not, they are refused.
+    pub fn passes_words_over(self) -> bool {
+        self == Self::Reflect
+            || self == Self::Version
+            || self == Self::ConfigView
+            || (self.asks() && self != Self::Graph)
     }
 
     /// True when the command may ask a server, so that settings for that must make sense.

@@ -10,7 +10,7 @@ use crate::{
 
 /// `hubble config get|set|reset|view`.
 pub fn run(command: Command, settings: &Settings, words: &[String], io: &mut Io<'_>) -> Result<(), Failure> {
-    let listed = || format!("'{}'", words.join("', '"));
+    let listed = || format!("'{}'", words.join(" "));
     match (command, words) {
         (Command::ConfigView, _) | (Command::ConfigGet, []) => write!(io.out, "{}", settings.view())?,
         (Command::ConfigGet, [key]) => {
@@ -50,16 +50,18 @@ fn find(key: &str) -> Result<&'static Flag, Failure> {
 
 /// Writes one setting into the file, beside those already there. No value is the default.
 fn change(settings: &Settings, flag: &Flag, value: &str) -> Result<(), Failure> {
-    let wrong = |why: String| Failure(format!("invalid value {value:?} for key {}: {why}", flag.name));
+    let wrong = |kind: &str, why: String| {
+        Failure(format!("cannot assign value={value} for key={}, expected type={kind}: {why}", flag.name))
+    };
     let value = if value.is_empty() { flag.default } else { value };
     let values = match flag.takes {
         Takes::Port => return Err(Failure("unhandeld type uint16, please open an issue".into())),
         Takes::List | Takes::Many => {
             value.split(',').filter(|part| !part.is_empty() && *part != "[]").map(str::to_owned).collect()
         }
-        Takes::Bool => vec![parse_bool(value).map_err(wrong)?.to_string()],
+        Takes::Bool => vec![parse_bool(value).map_err(|why| wrong("bool", why))?.to_string()],
         Takes::Duration => {
-            parse_duration(value).map_err(wrong)?;
+            parse_duration(value).map_err(|why| wrong("duration", why))?;
             vec![value.to_owned()]
         }
         _ => vec![value.to_owned()],

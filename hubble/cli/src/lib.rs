@@ -112,11 +112,15 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
         return Ok(());
     }
     let settings = Settings::new(&flags, &parsed, env);
-    if !command.takes_words() {
-        reject_words(command, &parsed)?;
-    }
+    let mut warnings: Vec<String> = unused_word(command, &parsed)?.into_iter().collect();
     if command.asks() {
         remote::validate(&settings)?;
+        warnings.extend(settings.warnings());
+    }
+    if !settings.flag("silent-errors") {
+        for warning in warnings {
+            writeln!(io.err, "warning: {warning}")?;
+        }
     }
     let words = &parsed.words;
     match command {
@@ -146,9 +150,13 @@ async fn dispatch(args: &[String], env: &Environment, io: &mut Io<'_>) -> Result
     Ok(())
 }
 
-fn reject_words(command: Command, parsed: &Parsed) -> Result<(), Failure> {
-    match parsed.words.first() {
-        Some(word) => Err(Failure(format!("unknown command \"{word}\" for \"{}\"", command.path()))),
-        None => Ok(()),
+/// Words behind a command that has no use for them are told, and passed over as the original does. Where a command
+/// should stand they are refused.
+fn unused_word(command: Command, parsed: &Parsed) -> Result<Option<String>, Failure> {
+    let Some(word) = parsed.words.first().filter(|_| !command.takes_words()) else { return Ok(None) };
+    let path = command.path();
+    if command.passes_words_over() {
+        return Ok(Some(format!("{path} takes no words: {word:?} is passed over")));
     }
+    Err(Failure(format!("unknown command \"{word}\" for \"{path}\"")))
 }

@@ -68,9 +68,11 @@ pub fn target(settings: &Settings) -> &str {
 /// Opens the connection when the first request needs it.
 pub fn connect(settings: &Settings) -> Result<Remote, Failure> {
     if settings.flag("port-forward") {
-        return Err(Failure(
-            "--port-forward is not supported by this build: forward the port with kubectl and use --server".into(),
-        ));
+        let (namespace, port) = (settings.text("kube-namespace"), settings.text("port-forward-port"));
+        return Err(Failure(format!(
+            "--port-forward is not supported: run \"kubectl -n {namespace} port-forward service/hubble-relay {port}:80\" \
+             (443 in place of 80 with TLS) and use --server localhost:{port}"
+        )));
     }
     let address = Address::parse(target(settings))?;
     let secure = is_tls(settings).then(|| tls::secure(settings, address.host())).transpose()?;

@@ -1,7 +1,7 @@
 //! Where a setting comes from: the flag, else the environment, else the file, else the default.
 
 use crate::{
-    commands::GLOBAL,
+    commands::{GLOBAL, RAW_FILTERS},
     flags::{Flag, Parsed, Takes, parse_bool},
     times::{parse_duration, show_duration},
 };
@@ -48,16 +48,16 @@ impl Environment {
     }
 }
 
-/// In `HUBBLE_COMPAT`: a setting of the environment or the file that has no meaning is as good as none, as in the original.
+/// In `HUBBLE_COMPAT`: also a `tls` that is no boolean is as good as none, as in the original.
 const LENIENT: &str = "lenient-settings";
 
-/// What the original makes of a text without meaning.
-fn nothing(takes: Takes) -> &'static str {
-    match takes {
-        Takes::Bool => "false",
-        Takes::Duration => "0s",
-        _ => "0",
-    }
+/// A setting of the environment or the file that cannot be meant, and counts as not given.
+#[derive(Debug)]
+struct Unreadable {
+    flag: &'static str,
+    /// Where it stands, and what is wrong with it.
+    why: String,
+    instead: &'static str,
 }
 
 /// Resolved settings.
@@ -66,8 +66,8 @@ pub struct Settings {
     values: BTreeMap<&'static str, Vec<String>>,
     /// The file settings are read from and written to.
     pub file: PathBuf,
-    /// What the environment or the file says that cannot be meant.
-    wrong: Option<String>,
+    unreadable: Vec<Unreadable>,
+    lenient: bool,
 }
 
 /// The name of a setting's environment variable.
@@ -83,30 +83,29 @@ impl Settings {
         let file = given.or(found).unwrap_or_else(|| env.config_path());
         // A file that is missing or no YAML says nothing.
         let in_file = std::fs::read_to_string(&file).map(|text| read_yaml(&text)).unwrap_or_default();
-        let lenient = env.compat(LENIENT);
         let mut values = BTreeMap::new();
-        let mut wrong = None;
+        let mut unreadable = Vec::new();
         for flag in flags {
+            // Other flags are of the command line alone.
+            let kept = GLOBAL.iter().chain(RAW_FILTERS).any(|known| known.name == flag.name);
             let from_env = || {
                 let value = env.variable(&variable_name(flag.name))?;
                 Some(if flag.takes == Takes::List { split(value) } else { vec![value.to_owned()] })
             };
-            let filter = matches!(flag.takes, Takes::Filter | Takes::FilterOr(_));
             let beside = || match from_env() {
                 Some(value) => Some((value, variable_name(flag.name))),
                 None => Some((in_file.get(flag.name)?.clone(), format!("{}: {}", file.display(), flag.name))),
             };
-            let value = parsed.values.get(flag.name).cloned().or_else(|| {
-                let (value, place) = beside()?;
-                let check = |text: &String| crate::flags::check(flag.takes, text).err();
-                if lenient && value.iter().any(|text| check(text).is_some()) {
-                    return Some(vec![nothing(flag.takes).to_owned()]);
-                }
-                let why = value.iter().find_map(check).map(|why| format!("invalid setting {place}: {why}"));
-                wrong = wrong.take().or(why);
-                Some(value)
+            let filter = matches!(flag.takes, Takes::Filter | Takes::FilterOr(_));
+            let given = parsed.values.get(flag.name).cloned().or_else(|| {
+                let (value, place) = kept.then(beside)??;
+                let Some(why) = value.iter().find_map(|text| crate::flags::check(flag.takes, text).err()) else {
+                    return Some(value);
+                };
+                unreadable.push(Unreadable { flag: flag.name, why: format!("{place}: {why}"), instead: flag.default });
+                None
             });
-            if let Some(value) = value.filter(|_| !filter) {
+            if let Some(value) = given.filter(|_| !filter) {
                 values.insert(flag.name, value);
             }
         }
@@ -115,13 +114,21 @@ impl Settings {
             let many = matches!(flag.takes, Takes::List | Takes::Many);
             values.entry(flag.name).or_insert_with(|| if many { Vec::new() } else { vec![flag.default.to_owned()] });
         }
-        Self { values, file, wrong }
+        Self { values, file, unreadable, lenient: env.compat(LENIENT) }
     }
 
-    /// Refuses what the environment or the file says when it has no meaning: a connection that was to be secret must
-    /// not be open because of a typing error.
+    /// Refuses a `tls` of the environment or the file that cannot be meant: a connection that was to be secret must not
+    /// be open because of a typing error. Anything else of that kind is as good as none, and told by [`Self::warnings`].
     pub fn check(&self) -> Result<(), String> {
-        self.wrong.clone().map_or(Ok(()), Err)
+        let secure = self.lenient || self.text("server").starts_with("tls://");
+        let wrong = self.unreadable.iter().find(|setting| setting.flag == "tls" && !secure);
+        wrong.map_or(Ok(()), |setting| Err(format!("invalid setting {}", setting.why)))
+    }
+
+    /// What the environment and the file say that counts as not given.
+    pub fn warnings(&self) -> impl Iterator<Item = String> {
+        let told = |setting: &Unreadable| format!("invalid setting {}; {:?} is taken", setting.why, setting.instead);
+        self.unreadable.iter().map(told)
     }
 
     /// The text of a setting; empty when there is none.

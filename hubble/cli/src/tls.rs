@@ -70,11 +70,14 @@ fn certificates(flag: &str, path: &str) -> Result<Vec<CertificateDer<'static>>, 
     if found.is_empty() { Err(Failure(format!("{flag}: no certificate in {path}: want PEM"))) } else { Ok(found) }
 }
 
-/// The authorities of the system and those of the settings.
+/// The authorities of the settings; those of the system when they name none.
 fn roots(settings: &Settings) -> Result<RootCertStore, Failure> {
     let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
-    for path in settings.list("tls-ca-cert-files") {
+    let paths = settings.list("tls-ca-cert-files");
+    if paths.is_empty() {
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    }
+    for path in paths {
         for certificate in certificates("--tls-ca-cert-files", path)? {
             roots.add(certificate).map_err(|error| {
                 Failure(format!("--tls-ca-cert-files: a certificate in {path} is unusable: {error}"))

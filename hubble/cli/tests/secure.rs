@@ -13,7 +13,7 @@ use hubble_cli::settings::Environment;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use std::{net::SocketAddr, pin::Pin};
 use tokio_rustls::rustls::{
-    RootCertStore, ServerConfig,
+    self, RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer},
     server::WebPkiClientVerifier,
@@ -76,6 +76,11 @@ fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
 impl Lab {
     /// A server whose certificate names `instance.hubble-relay.cilium.io`.
     async fn start(mutual: bool) -> Self {
+        Self::speaking(rustls::ALL_VERSIONS, mutual).await
+    }
+
+    /// The same, with these versions of TLS.
+    async fn speaking(versions: &[&'static rustls::SupportedProtocolVersion], mutual: bool) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let write = |name: &str, text: String| std::fs::write(folder.path().join(name), text).expect("writable");
         let (ca, other) = (authority("ours"), authority("theirs"));
@@ -95,7 +100,7 @@ impl Lab {
         }
         let provider = std::sync::Arc::new(ring::default_provider());
         let builder = ServerConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
+            .with_protocol_versions(versions)
             .expect("versions the provider knows");
         let builder = if mutual {
             let mut roots = RootCertStore::empty();
@@ -180,6 +185,9 @@ async fn a_trusted_server_of_the_right_name() {
     assert_eq!(lab.list("ADDRESS", &format!("--tls --tls-ca-cert-files @ca.pem {NAME}")).await, fine);
     assert_eq!(lab.list("tls://ADDRESS", &format!("--tls-ca-cert-files @other-ca.pem,@ca.pem {NAME}")).await, fine);
     assert_eq!(lab.list("tls://ADDRESS", "--tls-allow-insecure").await, fine, "whoever it is");
+    let older = Lab::speaking(&[&rustls::version::TLS12], true).await;
+    let own = "--tls-client-cert-file @client.pem --tls-client-key-file @client.key";
+    assert_eq!(older.list("tls://ADDRESS", &format!("--tls-ca-cert-files @ca.pem {NAME} {own}")).await, fine);
     let user = "--tls-allow-insecure --basic-auth-username me --basic-auth-password pass";
     assert_eq!(lab.list("tls://ADDRESS", user).await.1, "NAMESPACE\nBasic bWU6cGFzcw==\n");
 }
@@ -254,7 +262,11 @@ async fn files_that_do_not_do_are_named() {
             "invalid flag(s): transport layer security required",
             "",
         ),
-        ("-P", "--port-forward is not supported by this build", ""),
+        (
+            "-P --kube-namespace cilium --port-forward-port 4246",
+            "--port-forward is not supported: run \"kubectl -n cilium port-forward service/hubble-relay 4246:80\" ",
+            "--server localhost:4246",
+        ),
     ] {
         let (code, out, err) = lab.list("ADDRESS", flags).await;
         assert_eq!((code, out.as_str()), (1, ""), "{flags}");

@@ -180,7 +180,6 @@ async fn what_is_wrong_is_named() {
         ),
         ("observe --output", "flag needs an argument: --output"),
         ("observe -o yaml", "invalid output format: yaml"),
-        ("observe nonsense", "unknown command \"nonsense\" for \"hubble observe\""),
         (
             "observe --field-mask source.pod -o json",
             "rpc error: code = InvalidArgument desc = invalid field mask path \"source.pod\"",
@@ -196,11 +195,7 @@ async fn what_is_wrong_is_named() {
         ),
         ("status -o xml", "invalid output format: xml"),
         ("list nodes -o xml", "unknown output format: xml"),
-        ("list nodes node-1", "unknown command \"node-1\" for \"hubble list nodes\""),
-        ("watch peers one", "unknown command \"one\" for \"hubble watch peers\""),
-        ("config view all", "unknown command \"all\" for \"hubble config view\""),
         ("nonsense", "unknown command \"nonsense\" for \"hubble\""),
-        ("version now", "unknown command \"now\" for \"hubble version\""),
         ("observe --first 1 --last 1", "cannot set both --first and --last"),
         ("observe --first 1 --all", "cannot set both --first and --all"),
         ("observe --first 1 --follow", "cannot set both --first and --follow"),
@@ -246,8 +241,9 @@ async fn what_is_wrong_is_named() {
         ("graph -o png", "invalid output format: png"),
         ("list pods", "unknown command \"pods\" for \"hubble list\""),
         ("config get nothing", "unknown key: nothing"),
-        ("config set tls maybe", "invalid value \"maybe\" for key tls"),
-        ("config set a b c", "invalid arguments: set requires exactly 1 or 2 argument(s): got 'a', 'b', 'c'"),
+        ("config set tls maybe", "cannot assign value=maybe for key=tls, expected type=bool: strconv.ParseBool: "),
+        ("config set timeout 5", "cannot assign value=5 for key=timeout, expected type=duration: time: missing unit "),
+        ("config set a b c", "invalid arguments: set requires exactly 1 or 2 argument(s): got 'a b c'"),
         ("completion csh", "unknown shell \"csh\": want bash, zsh, fish or powershell"),
         ("observe --input-file /nonexistent/file", "failed to open /nonexistent/file: "),
     ] {
@@ -320,38 +316,101 @@ async fn settings_come_from_flag_environment_file_and_default() {
 }
 
 #[tokio::test]
-async fn a_setting_without_meaning_is_named_with_its_place() {
+async fn a_setting_without_meaning_is_told_with_its_place_and_counts_as_none() {
     let lab = Lab::start().await;
+    let server = lab.server();
     for (variable, value, want) in [
-        ("HUBBLE_TLS", "maybe", "invalid setting HUBBLE_TLS: strconv.ParseBool: parsing \"maybe\": invalid syntax"),
-        ("HUBBLE_TIMEOUT", "5", "invalid setting HUBBLE_TIMEOUT: time: missing unit in duration \"5\""),
-        ("HUBBLE_PORT_FORWARD_PORT", "70000", "invalid setting HUBBLE_PORT_FORWARD_PORT: strconv.ParseUint: "),
+        (
+            "HUBBLE_TIMEOUT",
+            "5",
+            "warning: invalid setting HUBBLE_TIMEOUT: time: missing unit in duration \"5\"; \"5s\" is taken\n",
+        ),
+        (
+            "HUBBLE_PORT_FORWARD_PORT",
+            "70000",
+            "warning: invalid setting HUBBLE_PORT_FORWARD_PORT: strconv.ParseUint: parsing \"70000\": \
+             value out of range; \"4245\" is taken\n",
+        ),
+        (
+            "HUBBLE_DEBUG",
+            "on",
+            "warning: invalid setting HUBBLE_DEBUG: strconv.ParseBool: parsing \"on\": invalid syntax; \
+             \"false\" is taken\n",
+        ),
     ] {
         let mut env = lab.environment();
         env.variables.insert(variable.into(), value.into());
-        let server = lab.server();
-        let (code, out, err) = common::hubble(&["status", "--server", &server], "", &env).await;
-        assert_eq!((code, out.as_str()), (1, ""), "{variable}");
-        assert!(err.starts_with(want) && err.lines().count() == 1, "{variable}: {err}");
+        let (code, _, err) = common::hubble(&["status", "--server", &server], "", &env).await;
+        assert_eq!((code, err.as_str()), (0, want), "{variable}");
+        let (code, _, err) = common::hubble(&["observe", "--silent-errors", "--server", &server], "", &env).await;
+        assert_eq!((code, err.as_str()), (0, ""), "{variable}");
         let flag = variable.trim_start_matches("HUBBLE_").to_lowercase().replace('_', "-");
-        let good = if flag == "timeout" { "5s" } else { "0" };
-        env.variables.insert("HUBBLE_COMPAT".into(), "other,Lenient-Settings".into());
-        let lenient = common::hubble(&["status", "--server", &server], "", &env).await;
-        assert_eq!(lenient.0, 0, "{variable}: as good as none: {}", lenient.2);
-        env.variables.remove("HUBBLE_COMPAT");
-        let given = format!("--{flag}={good}");
-        let (code, ..) = common::hubble(&["status", "--server", &server, &given], "", &env).await;
-        assert_eq!(code, 0, "the flag counts, not the variable");
+        let given = format!("--{flag}={}", if flag == "timeout" { "5s" } else { "0" });
+        let (code, _, err) = common::hubble(&["status", "--server", &server, &given], "", &env).await;
+        assert_eq!((code, err.as_str()), (0, ""), "the flag counts, not the variable");
     }
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn tls_that_was_misspelt_is_not_plain_text() {
+    let lab = Lab::start().await;
+    let server = lab.server();
+    let mut env = lab.environment();
+    env.variables.insert("HUBBLE_TLS".into(), "yes".into());
+    let want = "invalid setting HUBBLE_TLS: strconv.ParseBool: parsing \"yes\": invalid syntax";
+    let refused = (1, String::new(), format!("{want}\n"));
+    assert_eq!(common::hubble(&["status", "--server", &server], "", &env).await, refused);
+    let (code, _, err) = common::hubble(&["status", "--server", "tls://127.0.0.1:1"], "", &env).await;
+    let told = err.starts_with(&format!("warning: {want}; \"false\" is taken\nfailed getting status: "));
+    assert!(code == 1 && told, "TLS is on by the address: {err}");
+    env.variables.insert("HUBBLE_COMPAT".into(), "other,Lenient-Settings".into());
+    let (code, _, err) = common::hubble(&["status", "--server", &server], "", &env).await;
+    assert_eq!((code, err), (0, format!("warning: {want}; \"false\" is taken\n")));
     let env = lab.environment();
     let path = env.config_path();
     std::fs::create_dir_all(path.parent().expect("a folder")).expect("writable");
     std::fs::write(&path, "tls: perhaps\n").expect("writable");
-    let (code, _, err) = common::hubble(&["status", "--server", &lab.server()], "", &env).await;
+    let (code, _, err) = common::hubble(&["status", "--server", &server], "", &env).await;
     let want = format!("invalid setting {}: tls: strconv.ParseBool: ", path.display());
     assert!(code == 1 && err.starts_with(&want), "{err}");
     assert_eq!(common::hubble(&["config", "set", "tls", "false"], "", &env).await.0, 0, "and can be mended");
-    assert_eq!(common::hubble(&["status", "--server", &lab.server()], "", &env).await.0, 0);
+    assert_eq!(common::hubble(&["status", "--server", &server], "", &env).await.0, 0);
+    lab.stop.cancel();
+}
+
+#[tokio::test]
+async fn words_and_variables_that_mean_nothing_change_nothing() {
+    let lab = Lab::start().await;
+    for (command, path) in [
+        ("observe", "observe"),
+        ("observe flows", "observe"),
+        ("observe agent-events", "observe agent-events"),
+        ("status", "status"),
+        ("list nodes", "list nodes"),
+        ("list namespaces", "list namespaces"),
+        ("config view", "config view"),
+        ("version", "version"),
+    ] {
+        let told = format!("warning: hubble {path} takes no words: \"nonsense\" is passed over\n");
+        let (code, out, _) = lab.hubble(command).await;
+        assert_eq!(lab.hubble(&format!("{command} nonsense more")).await, (code, out, told), "{command}");
+        assert_eq!(code, 0, "{command}");
+    }
+    let (_, out, _) = lab.hubble("observe --print-raw-filters --pod a").await;
+    let mut env = lab.environment();
+    for variable in ["HUBBLE_OUTPUT", "HUBBLE_LAST", "HUBBLE_FOLLOW", "HUBBLE_PRINT_RAW_FILTERS", "HUBBLE_POD"] {
+        env.variables.insert(variable.into(), "x".into());
+    }
+    let args = ["observe", "--print-raw-filters", "--pod", "a"];
+    assert_eq!(
+        common::hubble(&args, "", &env).await,
+        (0, out.clone(), String::new()),
+        "they are of the command line alone"
+    );
+    env.variables.insert("HUBBLE_DENYLIST".into(), r#"{"uuid":["u"]}"#.into());
+    let (_, with, _) = common::hubble(&args, "", &env).await;
+    assert_eq!(with, format!("{out}denylist:\n    - '{{\"uuid\":[\"u\"]}}'\n"));
     lab.stop.cancel();
 }
 

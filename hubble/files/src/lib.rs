@@ -8,6 +8,8 @@
 pub mod export;
 pub mod history;
 mod queue;
+#[cfg(test)]
+mod testing;
 
 /// How long to leave a disk alone that refused a write.
 const RETRY: std::time::Duration = std::time::Duration::from_secs(1);

@@ -6,13 +6,14 @@ use hubble_api::{
     Timestamp,
     flow::{AgentEvent, Endpoint, Flow, FlowFilter, LostEvent, Verdict},
     json,
-    observer::ExportEvent,
+    observer::{ExportEvent, export_event::ResponseTypes},
 };
 use hubble_files::export::{Exporter, Exports, FlowLog, Rotation};
 use hubble_model::{Event, NodeInfo};
 use hubble_server::{Config, Extras, Observer};
 use std::{
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -173,7 +174,7 @@ fn a_disk_that_hangs_never_holds_up_who_publishes() {
     let path = folder.path().join("pipe");
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     // Opening a pipe nobody reads blocks the thread of the export for good.
-    let exports = Exports::new(node(), Some(log(path)), Rotation::default()).unwrap();
+    let exports = Exports::new(node(), Some(log(path.clone())), Rotation::default()).unwrap();
     let observer = observer(exports);
     for at in 0..60_000 {
         observer.0.publish_flow(flow(at, "a"));
@@ -181,6 +182,19 @@ fn a_disk_that_hangs_never_holds_up_who_publishes() {
     let (_, report) = observer.1.reports().remove(0);
     assert!(report.lost >= 60_000 - 2 * 16_384 - 1, "{report:?}");
     assert_eq!(observer.0.seen_flows(), 60_000);
+    // Once somebody reads, the file itself says how many are missing.
+    let reader = std::thread::spawn(move || {
+        let lines = BufReader::new(fs::File::open(path).unwrap()).lines().map(Result::unwrap);
+        let lost = lines.filter(|line| line.contains("\"lost_events\"")).map(|line| {
+            match json::from_str::<ExportEvent>(&line).unwrap().response_types {
+                Some(ResponseTypes::LostEvents(lost)) => lost.num_events_lost,
+                other => panic!("{other:?}"),
+            }
+        });
+        lost.sum::<u64>()
+    });
+    drop(observer);
+    assert_eq!(reader.join().unwrap(), report.lost);
 }
 
 fn observer(exports: Exports) -> (Observer, Arc<Exports>) {

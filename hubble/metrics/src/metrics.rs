@@ -5,7 +5,7 @@ use crate::{
     http::Scrapes,
     options::{OptionError, PluginConfig, check},
     plugins::Active,
-    text::{Format, Writer},
+    text::{Format, Values as _, Writer},
 };
 use hubble_api::flow::LostEventSource;
 use hubble_model::{Event, NodeInfo, Seen};

@@ -72,22 +72,6 @@ impl Writer {
         self.put(format_args!("# HELP {family} {help}\n# TYPE {family} {kind}\n"));
     }
 
-    /// A whole counter or gauge: its head, and a value for each list of labels.
-    pub fn values<'a>(
-        &mut self,
-        (name, help, kind): (&str, &str, &str),
-        values: impl IntoIterator<Item = (Vec<(&'a str, &'a str)>, f64)>,
-    ) {
-        let mut values = values.into_iter().peekable();
-        if values.peek().is_none() {
-            return;
-        }
-        self.head(name, help, kind);
-        for (labels, value) in values {
-            self.float(name, &key(&labels), value);
-        }
-    }
-
     fn name(&mut self, name: &str, labels: &str) {
         self.out.push_str(name);
         if !labels.is_empty() {
@@ -148,6 +132,33 @@ impl Writer {
     pub(crate) fn integer(&mut self, name: &str, labels: &str, value: u64) {
         self.name(name, labels);
         self.put(format_args!("{value}\n"));
+    }
+}
+
+/// Takes whole counters and gauges: a text of its own, or a page that has others beside them.
+pub trait Values {
+    /// A counter, named with `_total`, or a gauge: name, help and kind, and a value for each list of labels.
+    fn values<'a>(
+        &mut self,
+        head: (&'static str, &'static str, &'static str),
+        values: impl IntoIterator<Item = (Vec<(&'static str, &'a str)>, f64)>,
+    );
+}
+
+impl Values for Writer {
+    fn values<'a>(
+        &mut self,
+        (name, help, kind): (&'static str, &'static str, &'static str),
+        values: impl IntoIterator<Item = (Vec<(&'static str, &'a str)>, f64)>,
+    ) {
+        let mut values = values.into_iter().peekable();
+        if values.peek().is_none() {
+            return;
+        }
+        self.head(name, help, kind);
+        for (labels, value) in values {
+            self.float(name, &key(&labels), value);
+        }
     }
 }
 

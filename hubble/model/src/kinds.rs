@@ -78,6 +78,14 @@ impl Kinds {
         Self(kind | VERDICTS.bit(flow.verdict()) | protocols | DIRECTIONS.bit(flow.direction()))
     }
 
+    /// Whether a flow of these kinds is among those a filter leaves possible. Unlike a stretch of many flows, one has a
+    /// single type, verdict and direction.
+    #[inline]
+    pub(crate) fn leaves(self, flow: Self) -> bool {
+        const SINGLE: u32 = TYPES.all() | VERDICTS.all() | DIRECTIONS.all();
+        flow.0 & SINGLE & !self.0 == 0 && flow.0 & self.0 & PROTOCOLS.all() != 0
+    }
+
     /// The kinds of an event; none of one that is no flow.
     pub fn of_event(event: &Event, node: &crate::NodeInfo) -> Self {
         match event {
@@ -113,7 +121,7 @@ impl Interest {
 }
 
 /// The kinds a filter leaves possible.
-fn kinds_of(filter: &FlowFilter) -> Kinds {
+pub(crate) fn kinds_of(filter: &FlowFilter) -> Kinds {
     let mut kinds = Kinds::ALL;
     let mut only = |group: Group, bits: u32| kinds.0 &= !group.all() | bits;
     if !filter.verdict.is_empty() {

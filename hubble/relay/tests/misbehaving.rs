@@ -33,11 +33,14 @@ use tokio::{
 };
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{
-    Request, Response, Status,
+    Request, Response, Status, Streaming,
     body::Body,
     codegen::{Service, http},
     server::{Grpc, NamedService, ServerStreamingService, UnaryService},
     transport::Channel,
+};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
 };
 
 /// What a node's server says to `GetFlows`, as bytes.
@@ -149,6 +152,8 @@ async fn start(other: Other, settings: Settings) -> Lab {
     let mut tasks = JoinSet::new();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let rogue = listener.local_addr().expect("bound").to_string();
+    // Who says nothing is waited for as long as this.
+    let dial_timeout = Duration::from_millis(if matches!(other, Other::Mute) { 500 } else { 30_000 });
     match other {
         Other::Rogue(script) => serve(&mut tasks, listener, script),
         Other::HalfClosing(script, told) => {
@@ -194,7 +199,7 @@ async fn start(other: Other, settings: Settings) -> Lab {
         tls: None,
         service: Address::Tcp { host: service.ip().to_string(), port: service.port() },
         service_name: String::new(),
-        dial_timeout: Duration::from_secs(30),
+        dial_timeout,
         clock: Clock::default(),
     };
     let (relay, keep) = Relay::new(Settings { node_name: "relay".into(), ..settings }, reach, 1);
@@ -219,6 +224,19 @@ impl Lab {
         let connected =
             connect(&Network, self.address.clone(), None, Duration::from_secs(30)).await.expect("it listens");
         ObserverClient::new(connected.channel)
+    }
+
+    /// What health checks say, from now on.
+    async fn health(&self) -> Streaming<HealthCheckResponse> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        let relay = self.relay.clone();
+        tokio::spawn(async move { relay.serve_health(TcpListenerStream::new(listener)).await });
+        let address = Address::Tcp { host: "127.0.0.1".into(), port };
+        let connected = connect(&Network, address, None, Duration::from_secs(30)).await.expect("it listens");
+        let service = hubble_api::OBSERVER_HEALTH_SERVICE.into();
+        let watch = HealthClient::new(connected.channel).watch(HealthCheckRequest { service }).await;
+        watch.expect("known from the start").into_inner()
     }
 
     /// Everything a request that ends is answered with.
@@ -276,6 +294,23 @@ async fn garbage_ends_the_node_that_sends_it_and_nobody_elses_stream() {
     let (state, message) = complaint(&all).expect("it is named");
     assert_eq!(state, NodeState::NodeError);
     assert_eq!(message, "the node sent something that is no GetFlowsResponse: a text is not UTF-8");
+}
+
+#[tokio::test]
+async fn a_response_beyond_all_measure_ends_the_node_that_sends_it() {
+    let vast = GetFlowsResponse {
+        response_types: Some(ResponseTypes::Flow(Flow { summary: "x".repeat(2 << 20), ..flow(3) })),
+        ..GetFlowsResponse::default()
+    };
+    let vast = Bytes::from(vast.encode_to_vec());
+    let script: Script = Arc::new(move || stream::iter([Ok(encoded(2)), Ok(vast.clone())]).boxed());
+    let lab = start(Other::Rogue(script), Settings::default()).await;
+    lab.ready(&["good", "rogue"]).await;
+    (1..=4).for_each(|number| lab.good.publish_flow(flow(number)));
+    let all = lab.all(GetFlowsRequest::default()).await;
+    assert_eq!(uuids(&all), ["1", "2", "2", "3", "4"]);
+    let (state, message) = complaint(&all).expect("it is named");
+    assert!(state == NodeState::NodeError && message.starts_with("OutOfRange: "), "{message}");
 }
 
 #[tokio::test]
@@ -430,6 +465,12 @@ async fn a_node_that_speaks_something_else_is_unavailable_and_nobody_waits_for_i
 #[tokio::test]
 async fn a_mute_node_is_unavailable_and_nobody_waits_for_it() {
     let lab = start(Other::Mute, Settings::default()).await;
+    let mut view = lab.relay.view();
+    let decided = |view: &Arc<hubble_relay::pool::View>| {
+        view.nodes.iter().any(|node| node.peer.name == "rogue" && (node.why.is_some() || node.channel.is_some()))
+    };
+    view.wait_for(decided).await.expect("the relay lives");
+    assert!(view.borrow().ready().all(|(node, ..)| node.peer.name != "rogue"), "to accept is not to answer");
     lab.ready(&["good"]).await;
     lab.good.publish_flow(flow(1));
     let all = lab.all(GetFlowsRequest { number: 20, ..GetFlowsRequest::default() }).await;
@@ -528,4 +569,48 @@ async fn a_drain_says_why_streams_end_and_waits_for_those_that_end_by_themselves
     assert!(past.message().await.expect("a clean end").is_none());
     drop((follows, past));
     draining.await.expect("no panic");
+}
+
+/// The next that is said of the relay's health.
+async fn next(health: &mut Streaming<HealthCheckResponse>) -> ServingStatus {
+    health.message().await.expect("open").expect("more").status()
+}
+
+#[tokio::test]
+async fn health_ends_with_the_peer_service_and_with_the_relay() {
+    let script: Script = Arc::new(|| stream::pending().boxed());
+    let bounds = Bounds { answer_within: Duration::from_secs(600), ..Settings::default().bounds };
+    let settings = Settings { bounds, drain_within: Duration::from_secs(600), ..Settings::default() };
+    let lab = start(Other::Rogue(script.clone()), settings.clone()).await;
+    lab.ready(&["good", "rogue"]).await;
+    let mut health = lab.health().await;
+    while next(&mut health).await != ServingStatus::Serving {}
+    // The rogue stays connected, but nobody says which nodes there are.
+    lab.good.close();
+    assert_eq!(next(&mut health).await, ServingStatus::NotServing);
+    lab.ready(&["rogue"]).await;
+
+    let lab = start(Other::Rogue(script), settings).await;
+    lab.ready(&["good", "rogue"]).await;
+    let mut health = lab.health().await;
+    while next(&mut health).await != ServingStatus::Serving {}
+    let unanswered = lab.client().await.get_flows(GetFlowsRequest::default()).await.expect("accepted");
+    let relay = lab.relay.clone();
+    let draining = tokio::spawn(async move { relay.drain().await });
+    assert_eq!(next(&mut health).await, ServingStatus::NotServing, "new requests belong elsewhere");
+    assert!(!draining.is_finished());
+    drop(unanswered);
+    draining.await.expect("no panic");
+}
+
+#[tokio::test]
+async fn a_drain_ends_in_time_whoever_does_not() {
+    let script: Script = Arc::new(|| stream::pending().boxed());
+    let bounds = Bounds { answer_within: Duration::from_secs(600), ..Settings::default().bounds };
+    let settings = Settings { bounds, drain_within: Duration::from_millis(200), ..Settings::default() };
+    let lab = start(Other::Rogue(script), settings).await;
+    lab.ready(&["good", "rogue"]).await;
+    let unanswered = lab.client().await.get_flows(GetFlowsRequest::default()).await.expect("accepted");
+    tokio::time::timeout(Duration::from_secs(60), lab.relay.drain()).await.expect("it does not wait for ever");
+    drop(unanswered);
 }

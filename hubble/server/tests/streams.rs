@@ -250,13 +250,35 @@ async fn what_nobody_could_look_at_is_told_to_those_it_may_concern() {
 
 #[tokio::test]
 async fn losses_before_the_ring_are_told_together() {
+    let lost_event_interval = Duration::from_secs(3_600);
+    let running = start(Config { lost_event_interval, ..Config::default() }).await;
+    for count in [3, 4, 5] {
+        running.observer.publish_lost(LostEventSource::PerfEventRingBuffer, count, Some(1));
+    }
+    running.observer.publish_flow(flow(1));
+    let all = running.uuids(GetFlowsRequest::default()).await;
+    assert_eq!(all, ["lost 3", "1", "lost 9"], "the first at once, what follows within the interval at the end");
+}
+
+#[tokio::test]
+async fn losses_before_the_ring_are_told_to_those_they_may_concern() {
     let running = start(Config::default()).await;
     running.observer.publish_lost(LostEventSource::PerfEventRingBuffer, 3, Some(1));
-    running.observer.publish_lost(LostEventSource::PerfEventRingBuffer, 4, Some(1));
-    running.observer.publish_flow(flow(1));
-    let mut all = running.uuids(GetFlowsRequest::default()).await;
-    all.sort();
-    assert_eq!(all, ["1", "lost 3", "lost 4"], "the first at once, what follows within a second at the end");
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs();
+    let hence = second(i64::try_from(now + 3_600).expect("small"));
+    let all = GetFlowsRequest::default;
+    let of = |protocol: &str| vec![FlowFilter { protocol: vec![protocol.into()], ..FlowFilter::default() }];
+    for (what, request, want) in [
+        ("everything", all(), "lost 3"),
+        ("drops", GetFlowsRequest { whitelist: dropped(), ..all() }, "lost 3"),
+        ("TCP", GetFlowsRequest { whitelist: of("tcp"), ..all() }, "lost 3"),
+        ("what proxies see, which takes another way", GetFlowsRequest { whitelist: of("dns"), ..all() }, ""),
+        ("the time around it", GetFlowsRequest { since: second(1), until: hence, ..all() }, "lost 3"),
+        ("a time after it", GetFlowsRequest { since: hence, ..all() }, ""),
+        ("a time before it", GetFlowsRequest { until: second(1), ..all() }, ""),
+    ] {
+        assert_eq!(running.uuids(request).await.join(" "), want, "{what}");
+    }
 }
 
 #[tokio::test]

@@ -1,22 +1,22 @@
 //! Which pod a control group belongs to.
 //!
 //! A record of a socket call names a control group and no address of its own. The group's directory has the same number as
-//! its inode, a process in it lives in the network namespace of its pod, and the addresses there are the pod's. That holds
-//! for every container runtime. The agent must see the node's processes: in a container it needs the node's process
-//! namespace, without which such records stay nobody's.
+//! its inode. Where it lies tells the pod ([`path`]), if the kubelet made it; that needs nothing but the hierarchy. Else a
+//! process in it lives in the network namespace of its pod, and the addresses there are the pod's; for that the agent must
+//! see the node's processes (in a container: `hostPID`), without which such records stay nobody's.
 //!
 //! To look means to read files, so it is done beside the decoding: records of a group that is not known yet wait for it.
 
+mod find;
+pub mod path;
+
 use std::collections::{BTreeSet, HashMap};
-use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::DirEntryExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use hubble_model::Family;
-use netlink::{Namespace, Netlink};
 use tokio::sync::Notify;
 
 /// How long a group of no pod is left alone before it is looked at again.
@@ -27,10 +27,14 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 const GROUPS_MAX: usize = 8_192;
 /// Groups that may wait to be looked at.
 const ASKED_MAX: usize = 256;
-/// Processes of a group asked for their addresses.
-const PROCESSES_MAX: usize = 8;
-/// Directories looked through at most.
-const DIRECTORIES_MAX: usize = 100_000;
+
+/// What is known of the node's pods.
+pub trait Pods {
+    /// Whether an address is a pod's.
+    fn is_pod(&self, ip: IpAddr) -> bool;
+    /// The addresses of the pod with this uid, or with a sandbox of this id.
+    fn named(&self, name: &str) -> Option<Box<[IpAddr]>>;
+}
 
 /// What is known of control groups, and what was asked for.
 #[derive(Debug, Default)]
@@ -92,13 +96,13 @@ impl Cgroups {
         self.looked.notified().await;
     }
 
-    /// Looks for what is asked for below the root of the hierarchy; `is_pod` tells the addresses of pods. Never ends.
-    pub async fn look_up(&self, root: PathBuf, is_pod: impl Fn(IpAddr) -> bool + Clone + Send + 'static) {
+    /// Looks for what is asked for below the root of the hierarchy. Never ends.
+    pub async fn look_up(&self, root: PathBuf, pods: impl Pods + Clone + Send + 'static) {
         loop {
             self.asked.notified().await;
-            let (ids, root, is_pod) = (self.known().asked.clone(), root.clone(), is_pod.clone());
+            let (ids, root, pods) = (self.known().asked.clone(), root.clone(), pods.clone());
             let asked = ids.clone();
-            let pods = tokio::task::spawn_blocking(move || find(&root, &ids, is_pod)).await.unwrap_or_else(|why| {
+            let pods = tokio::task::spawn_blocking(move || find::find(&root, &ids, &pods)).await.unwrap_or_else(|why| {
                 tracing::error!(%why, "the search for pods of control groups broke; their sockets stay nobody's for now");
                 HashMap::new()
             });
@@ -121,64 +125,9 @@ impl Cgroups {
     }
 }
 
-/// The addresses of the pods these groups belong to.
-fn find(root: &Path, ids: &BTreeSet<u64>, is_pod: impl Fn(IpAddr) -> bool) -> HashMap<u64, Box<[IpAddr]>> {
-    let mut pods = HashMap::new();
-    for (id, directory) in directories(root, ids) {
-        let processes = fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
-        let mut addresses = processes.lines().take(PROCESSES_MAX).map(|process| {
-            let mut found = addresses_of(process);
-            found.retain(|ip| is_pod(*ip));
-            found
-        });
-        if let Some(found) = addresses.find(|found| !found.is_empty()) {
-            pods.insert(id, found.into());
-        }
-    }
-    pods
-}
-
-/// The directories of these groups.
-fn directories(root: &Path, ids: &BTreeSet<u64>) -> Vec<(u64, PathBuf)> {
-    let (mut found, mut looked_at) = (Vec::new(), 0);
-    let mut open = vec![root.to_owned()];
-    while let Some(directory) = open.pop() {
-        // A group that went meanwhile has no sockets any more.
-        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            looked_at += 1;
-            if ids.contains(&entry.ino()) {
-                found.push((entry.ino(), entry.path()));
-            }
-            if found.len() == ids.len() || looked_at == DIRECTORIES_MAX {
-                return found;
-            }
-            open.push(entry.path());
-        }
-    }
-    found
-}
-
-/// The addresses in the network namespace of a process; none when it has ended.
-fn addresses_of(process: &str) -> Vec<IpAddr> {
-    let Ok(namespace) = Namespace::open(format!("/proc/{process}/ns/net")) else { return Vec::new() };
-    let listed = namespace.run(|| {
-        let mut netlink = Netlink::open()?;
-        let mut all = Vec::new();
-        for link in netlink.links()? {
-            all.extend(netlink.addresses(link.index)?.into_iter().map(|(ip, _)| ip));
-        }
-        Ok::<_, netlink::NetlinkError>(all)
-    });
-    listed.ok().and_then(Result::ok).unwrap_or_default()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::MetadataExt as _;
 
     #[test]
     fn a_group_is_asked_for_once_and_what_is_nobodys_again_later() {
@@ -196,22 +145,5 @@ mod tests {
         assert!(groups.is_asked(8), "looked at again");
         (100..1_000).for_each(|id| assert_eq!(groups.address_at(now, id, Family::V4), None));
         assert_eq!(groups.known().asked.len(), ASKED_MAX);
-    }
-
-    #[test]
-    fn a_directory_is_found_by_its_inode_however_deep() {
-        let root = tempfile::tempdir().unwrap();
-        let deep = root.path().join("kubepods.slice/kubepods-pod1.slice/cri-1.scope");
-        fs::create_dir_all(&deep).unwrap();
-        fs::write(deep.join("cgroup.procs"), format!("999999999\n{}\n", std::process::id())).unwrap();
-        let ino = fs::metadata(&deep).unwrap().ino();
-        assert_eq!(directories(root.path(), &[ino, u64::MAX].into()), [(ino, deep)]);
-        assert!(find(root.path(), &[ino].into(), |_| false).is_empty(), "a process of the host is no pod");
-        if !nix::unistd::geteuid().is_root() {
-            // Nobody else may enter a namespace, not even their own; the tests of the node need root throughout.
-            return;
-        }
-        let found = find(root.path(), &[ino].into(), |ip| ip.is_loopback());
-        assert!(found[&ino].contains(&IpAddr::from([127, 0, 0, 1])), "{found:?}");
     }
 }

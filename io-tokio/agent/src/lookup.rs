@@ -9,7 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use hubble_model::{EndpointInfo, Family, LabelList, Lookup, PolicyInfo, ServiceInfo};
 
-use crate::cgroups::Cgroups;
+use crate::cgroups::{Cgroups, Pods};
 
 /// What is known, at one moment.
 #[derive(Debug, Default)]
@@ -26,6 +26,8 @@ pub struct Snapshot {
     pub policies: HashMap<u32, Arc<[PolicyInfo]>>,
     /// Host-side devices of endpoints.
     pub interfaces: HashMap<u32, Arc<str>>,
+    /// Addresses of endpoints by the uid of their pod, and by the id of its sandbox.
+    pub pods: HashMap<Box<str>, Box<[IpAddr]>>,
 }
 
 /// Shared by the drive loop and all readers.
@@ -52,9 +54,14 @@ impl Names {
     pub fn cgroups(&self) -> &Arc<Cgroups> {
         &self.cgroups
     }
-    /// Whether an address is an endpoint's of this node.
-    pub fn is_endpoint(&self, ip: IpAddr) -> bool {
+}
+
+impl Pods for Names {
+    fn is_pod(&self, ip: IpAddr) -> bool {
         self.current().endpoints.get(&ip).is_some_and(|info| info.id != 0)
+    }
+    fn named(&self, name: &str) -> Option<Box<[IpAddr]>> {
+        self.current().pods.get(name).cloned()
     }
 }
 

@@ -49,6 +49,11 @@ pub fn names(agent: &Agent) -> Snapshot {
         for ip in endpoint.spec.addresses() {
             snapshot.endpoints.insert(ip, info.clone());
         }
+        let uid = endpoint.spec.pod.as_ref().map(|pod| &pod.uid).filter(|uid| !uid.is_empty());
+        for name in uid.into_iter().chain(endpoint.spec.attachment.as_ref().map(|attachment| &attachment.container_id))
+        {
+            snapshot.pods.insert(name.clone(), endpoint.spec.addresses().collect());
+        }
         snapshot.interfaces.insert(endpoint.spec.ifindex, endpoint.spec.ifname.as_ref().into());
     }
     snapshot.identities = identities;

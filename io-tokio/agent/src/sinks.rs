@@ -13,10 +13,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use hubble_files::export::{Change, Exports};
 use hubble_files::history::{OpenError, Recorder};
+use hubble_metrics::text::Values;
 use hubble_metrics::{Format, Metrics};
 use hubble_model::{Event, NodeInfo};
 use hubble_server::{Extras, History, Tap};
 use hubble_transport::tls::{ServerTls, TlsError, WATCH_EVERY};
+use metrics::{Sample, Source};
 use runtime::Supervisor;
 
 use crate::config::SinkSettings;
@@ -226,15 +228,17 @@ impl Sinks {
     /// Everything as a scraper reads it.
     fn text(&self, format: Format) -> (&'static str, String) {
         let Some(metrics) = &self.metrics else { return (format.content_type(), String::new()) };
-        let text = metrics.render(format, |out| {
-            if let Some(exports) = &self.exports {
-                exports.metrics(now_ns(), out);
-            }
-            if let Some(history) = &self.history {
-                history.metrics(out);
-            }
-        });
-        (format.content_type(), text)
+        (format.content_type(), metrics.render(format, |out| self.files(out)))
+    }
+
+    /// What is said of exports and history.
+    fn files(&self, out: &mut impl Values) {
+        if let Some(exports) = &self.exports {
+            exports.metrics(now_ns(), out);
+        }
+        if let Some(history) = &self.history {
+            history.metrics(out);
+        }
     }
 
     /// New names are known: series of pods that are in them no more are to go.
@@ -292,6 +296,37 @@ impl Sinks {
         if !in_time {
             tracing::warn!("the disk is slow: some flows of the last seconds are not written");
         }
+    }
+}
+
+/// Values for the agent's own page: of exports and history, when there is no page for metrics of flows, which has them.
+impl Source for Sinks {
+    fn samples(&self) -> Vec<Sample> {
+        let mut samples = Samples::default();
+        if self.metrics.is_none() {
+            self.files(&mut samples);
+        }
+        samples.0
+    }
+}
+
+#[derive(Default)]
+struct Samples(Vec<Sample>);
+
+impl Values for Samples {
+    fn values<'a>(
+        &mut self,
+        (name, help, kind): (&'static str, &'static str, &'static str),
+        values: impl IntoIterator<Item = (Vec<(&'static str, &'a str)>, f64)>,
+    ) {
+        self.0.extend(values.into_iter().map(|(labels, value)| {
+            let labels = labels.into_iter().map(|(name, value)| (name, value.to_owned()));
+            match kind {
+                // The page adds the end of the name.
+                "counter" => Sample::counter(name.strip_suffix("_total").unwrap_or(name), help, labels, value),
+                _ => Sample::gauge(name, help, labels, value),
+            }
+        }));
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod choice;
 mod full;
+mod geneve;
 mod host;
 mod modes;
 mod net;

@@ -209,6 +209,24 @@ mod tests {
     }
 
     #[test]
+    fn a_write_that_fails_leaves_no_part_of_itself() {
+        crate::testing::on_a_small_disk(|disk| {
+            let (path, filler) = (disk.join("events.log"), disk.join("filler"));
+            fs::write(&filler, vec![7; 1_000 << 10]).unwrap();
+            let mut file = Rotating::new(path.clone(), Rotation::default());
+            let lines = |letter: &str, kib: usize| format!("{}\n", letter.repeat(1_023)).repeat(kib);
+            file.write(lines("a", 1).as_bytes(), 1).unwrap();
+            // Some of it finds room.
+            let why = file.write(lines("b", 100).as_bytes(), 2).unwrap_err();
+            assert_eq!(why.kind(), io::ErrorKind::StorageFull);
+            assert_eq!(fs::read_to_string(&path).unwrap(), lines("a", 1));
+            fs::remove_file(filler).unwrap();
+            file.write(lines("c", 100).as_bytes(), 3).unwrap();
+            assert_eq!(fs::read_to_string(&path).unwrap(), lines("a", 1) + &lines("c", 100));
+        });
+    }
+
+    #[test]
     fn full_files_are_put_aside_compressed_and_in_the_end_removed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("new/events.log");

@@ -2,7 +2,7 @@
 
 use super::{ConfigError, Exporter, FlowLog, Report, exporter::StartError, parse};
 use crate::export::Rotation;
-use hubble_metrics::text::Writer;
+use hubble_metrics::text::Values;
 use hubble_model::{Event, NodeInfo};
 use hubble_server::Tap;
 use std::{
@@ -168,7 +168,7 @@ impl Exports {
     }
 
     /// Writes the exports' metrics, with the state at this time.
-    pub fn metrics(&self, now_ns: i64, out: &mut Writer) {
+    pub fn metrics(&self, now_ns: i64, out: &mut impl Values) {
         let list = self.list();
         let reports: Vec<(&str, Report)> =
             list.iter().map(|exporter| (exporter.log.name.as_str(), exporter.report())).collect();

@@ -6,7 +6,7 @@ use super::{
     store::{Limits, OpenError, Segments, Store},
 };
 use crate::{RETRY, now_ns, queue::Queue};
-use hubble_metrics::text::Writer;
+use hubble_metrics::text::Values;
 use hubble_model::{Event, NodeInfo};
 use hubble_server::{History, Pages, Past, Tap};
 use std::{
@@ -165,7 +165,7 @@ impl Recorder {
     }
 
     /// Writes the history's metrics.
-    pub fn metrics(&self, out: &mut Writer) {
+    pub fn metrics(&self, out: &mut impl Values) {
         let report = self.report();
         let none = Vec::new;
         let head = ("hubble_history_flows_total", "Flows written into the history", "counter");

@@ -7,6 +7,7 @@
 mod address;
 mod http;
 mod label;
+mod list;
 mod pattern;
 
 use crate::{
@@ -22,6 +23,7 @@ use alloc::{
 use hubble_api::flow::{FlowFilter, Verdict, layer7::Record};
 
 pub use label::{Selector, SelectorError};
+pub use list::FilterList;
 
 /// Why a filter was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -159,32 +161,6 @@ impl Filter {
     /// True when all fields match.
     pub fn matches<V: FlowView + ?Sized>(&self, flow: &V) -> bool {
         self.checks.iter().all(|check| check.matches(flow))
-    }
-}
-
-/// What is asked for and what is not: any filter of the first list (or none given), and none of the second.
-#[derive(Debug, Default)]
-pub struct FilterList {
-    allow: Box<[Filter]>,
-    deny: Box<[Filter]>,
-}
-
-impl FilterList {
-    /// Compiles both lists.
-    pub fn new(allow: &[FlowFilter], deny: &[FlowFilter]) -> Result<Self, FilterError> {
-        let compile = |list: &[FlowFilter]| list.iter().map(Filter::new).collect::<Result<Box<[_]>, _>>();
-        Ok(Self { allow: compile(allow)?, deny: compile(deny)? })
-    }
-
-    /// True when the flow is asked for.
-    pub fn matches<V: FlowView + ?Sized>(&self, flow: &V) -> bool {
-        (self.allow.is_empty() || self.allow.iter().any(|filter| filter.matches(flow)))
-            && !self.deny.iter().any(|filter| filter.matches(flow))
-    }
-
-    /// True when no allow filter was given, so that events without a flow pass as well.
-    pub fn allows_all(&self) -> bool {
-        self.allow.is_empty()
     }
 }
 

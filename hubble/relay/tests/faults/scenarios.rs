@@ -142,6 +142,20 @@ fn a_question_about_the_past_does_not_wait_for_who_hangs() {
     assert!(rest.iter().any(named), "{rest:?}");
 }
 
+/// A connection nobody uses is looked after too: whoever asks later need not find out.
+#[test]
+fn a_node_that_hangs_while_nobody_asks_is_known_to_be_unavailable() {
+    let request = GetFlowsRequest { number: 20, ..GetFlowsRequest::default() };
+    let faults = vec![at(4, |sim| sim.hold("relay", "node-1"))];
+    let plan = Plan { faults, ask_at: secs(30), run_for: secs(40), ..Plan::new(8, 3, request) };
+    let (flows, rest, ended) = answer(plan);
+    assert_eq!(flows.len(), 20);
+    assert!(ended < secs(31), "it is not waited for: {ended:?}");
+    let named =
+        |got: &Got| matches!(got, Got::Status { state: NodeState::NodeUnavailable, names, .. } if *names == [node(1)]);
+    assert!(rest.iter().any(named), "{rest:?}");
+}
+
 #[test]
 fn a_question_about_the_past_gives_what_there_is_before_it_gives_up() {
     let faults = vec![at(4, |sim| sim.hold("relay", "node-1"))];

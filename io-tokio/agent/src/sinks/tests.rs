@@ -197,3 +197,28 @@ async fn the_end_writes_what_there_is() {
     let why = Sinks::open(&settings, &node()).unwrap_err().to_string();
     assert!(why.contains("--hubble-history-path") && why.contains("another agent"), "{why}");
 }
+
+/// Whoever keeps a history need not serve metrics of flows to see how it is.
+#[tokio::test]
+async fn exports_and_history_are_on_one_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = settings("flow");
+    settings.history = Some((folder.path().join("history"), hubble_files::history::Limits::default()));
+    settings.metrics_server = None;
+    let has = |page: &str, line: &str| page.lines().any(|have| have == line);
+    let lost = |zero| format!("hubble_history_lost_flows_total{{reason=\"queue_full\"}} {zero}");
+    let agents = |sinks: &Arc<Sinks>| metrics::Metrics::new("1", vec![sinks.clone() as Arc<dyn Source>]).render();
+    {
+        let sinks = Arc::new(Sinks::open(&settings, &node()).unwrap());
+        let observer = Observer::with(Config::default(), sinks.extras(&settings));
+        observer.publish_flow(syn());
+        assert!(sinks.history.as_ref().unwrap().flush(Duration::from_secs(60)));
+        let page = agents(&sinks);
+        assert!(has(&page, "hubble_history_flows_total 1.0") && has(&page, &lost("0.0")), "{page}");
+        assert!(has(&page, "# TYPE hubble_history_bytes gauge") && has(&page, "hubble_history_segments 1.0"), "{page}");
+    }
+    settings.metrics_server = Some((Ipv4Addr::LOCALHOST, 0).into());
+    let sinks = Arc::new(Sinks::open(&settings, &node()).unwrap());
+    assert!(!agents(&sinks).contains("hubble_"), "the page of flows has them");
+    assert!(has(&sinks.text(Format::Text).1, &lost("0")));
+}

@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Child, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -69,13 +70,23 @@ fn hubble_shows_what_pods_did_through_a_relay() {
     assert_eq!((code, out.lines().count()), (0, 3), "{out}{err}");
 }
 
-/// A control group below that of the node, as a container has one; gone with its last process.
-struct Container(PathBuf);
+/// Control groups below that of the node, outermost first; gone with their last process.
+struct Groups(Vec<PathBuf>);
 
-impl Drop for Container {
+impl Groups {
+    fn new(paths: Vec<PathBuf>) -> Self {
+        paths.iter().for_each(|path| std::fs::create_dir(path).unwrap());
+        Self(paths)
+    }
+}
+
+impl Drop for Groups {
     fn drop(&mut self) {
         for _ in 0..50 {
-            if std::fs::remove_dir(&self.0).is_ok() {
+            while self.0.last().is_some_and(|path| std::fs::remove_dir(path).is_ok()) {
+                self.0.pop();
+            }
+            if self.0.is_empty() {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -83,32 +94,52 @@ impl Drop for Container {
     }
 }
 
+/// A container is found by a process in it; one of Kubernetes by the place of its group, also when its process has ended.
 #[test]
 fn a_socket_sent_to_a_backend_is_a_flow_of_its_pod() {
     let Some(world) = World::new(&[]) else { return };
     world.serve(1, "TCP", &world.backends()[..1]);
-    let container = Container(world.cgroup().join("container"));
-    std::fs::create_dir(&container.0).unwrap();
-    // The first call of a container, from a process that ends only when it is told to.
+    let plain = Groups::new(vec![world.cgroup().join("container")]);
+    // The first call of the container, from a process that ends only when it is told to.
+    let mut child = call_from(&world, &plain.0[0], "read -r end");
+    shown_before_and_after(&world, plain.0.last().unwrap());
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    let slice = world.cgroup().join("kubepods.slice");
+    let pod = slice.join("kubepods-pod3b1f5a70.slice");
+    let (sandbox, container) = (pod.join("cri-containerd-client.scope"), pod.join("cri-containerd-c0ffee.scope"));
+    let of_kubernetes = Groups::new(vec![slice, pod, sandbox, container]);
+    assert!(call_from(&world, of_kubernetes.0.last().unwrap(), "true").wait().unwrap().success());
+    shown_before_and_after(&world, of_kubernetes.0.last().unwrap());
+}
+
+/// The client calls the service from a process in a group, which then does something else.
+fn call_from(world: &World, group: &Path, then: &str) -> Child {
+    let (group, vip) = (group.display(), vip(1));
     let script = format!(
-        "echo $$ > {}/cgroup.procs && exec 3<>/dev/tcp/{}/{} && echo connected && read -r end",
-        container.0.display(),
-        vip(1).ip(),
-        vip(1).port(),
+        "echo $$ > {group}/cgroup.procs && exec 3<>/dev/tcp/{}/{} && echo connected && {then}",
+        vip.ip(),
+        vip.port()
     );
-    let mut child = world.client.net.command("bash").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
+    world.client.net.command("bash").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap()
+}
+
+/// Waits until the call from this group is a flow of the client's.
+fn shown_before_and_after(world: &World, group: &Path) {
+    let id = format!("\"cgroup_id\":\"{}\"", std::fs::metadata(group).unwrap().ino());
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     let socket = world.node.dir.path().join("run/hubble.sock");
     let line =
         format!("--server unix://{} observe --all -t trace-sock --from-pod default/client -o jsonpb", socket.display());
-    let ask = || runtime.block_on(run_hubble(&line)).1;
+    let ask = || {
+        let all = runtime.block_on(run_hubble(&line)).1;
+        all.lines().filter(|line| line.contains(&id)).collect::<Vec<_>>().join("\n")
+    };
     world.node.eventually("the call is shown before and after", || {
         let shown = ask();
         shown.contains("\"TRACED\"") && shown.contains("\"TRANSLATED\"")
     });
     let shown = ask();
-    assert!(shown.contains("SOCK_XLATE_POINT_PRE_DIRECTION_FWD") && shown.contains("\"cgroup_id\":\""), "{shown}");
+    assert!(shown.contains("SOCK_XLATE_POINT_PRE_DIRECTION_FWD"), "{shown}");
     assert!(shown.contains(&format!("\"destination\":\"{}\"", vip(1).ip())), "{shown}");
-    drop(child.stdin.take());
-    child.wait().unwrap();
 }
