@@ -2,7 +2,7 @@
 //! of machine).
 //!
 //! First a table: the shortest of several runs of each case on one core, hashing of names included. Then criterion's
-//! statistics.
+//! statistics. With `--json`, the table alone, a row a line.
 
 #![allow(missing_docs, clippy::unwrap_used, reason = "a benchmark stops where its setting cannot be made")]
 
@@ -54,10 +54,15 @@ fn milliseconds(took: Duration) -> String {
     format!("{:.3}", took.as_secs_f64() * 1e3)
 }
 
-fn print_table() {
-    println!("{:<44}{:>10}{:>10}{:>10}{:>8}", "case (ms, one core)", "here", "Cilium", "Katran", "aim");
+fn print_table(json: bool) {
+    if !json {
+        println!("{:<44}{:>10}{:>10}{:>10}{:>8}", "case (ms, one core)", "here", "Cilium", "Katran", "aim");
+    }
     let row = |case: &str, took: Duration, others: [&str; 3]| {
         let [cilium, katran, aim] = others;
+        if json {
+            return println!("{{\"row\":\"{case}\",\"value\":{},\"unit\":\"ms\"}}", milliseconds(took));
+        }
         println!("{case:<44}{:>10}{cilium:>10}{katran:>10}{aim:>8}", milliseconds(took));
     };
     for (places, backends, weighted, cilium, katran, aim) in CASES {
@@ -136,7 +141,11 @@ fn statistics(c: &mut Criterion) {
 criterion_group!(benches, statistics);
 
 fn main() {
-    print_table();
+    let json = std::env::args().any(|text| text == "--json");
+    print_table(json);
+    if json {
+        return;
+    }
     benches();
     Criterion::default().configure_from_args().final_summary();
 }

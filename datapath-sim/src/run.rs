@@ -140,7 +140,7 @@ impl NodeportEnv for Run<'_> {
     }
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {
         let at = match room {
-            Room::OuterIpv4 | Room::OuterIpv6 => 14,
+            Room::OuterIpv4 | Room::OuterIpv6 | Room::TunnelIpv4 | Room::TunnelIpv6 => 14,
             Room::Ipv4Options => 34,
             Room::Ipv6Extension => 54,
         };
@@ -150,7 +150,7 @@ impl NodeportEnv for Run<'_> {
         self.packet.splice(at..at, std::iter::repeat_n(0, LEN as usize));
         Some(())
     }
-    fn shrink<const LEN: u32>(&mut self) -> Option<()> {
+    fn shrink<const LEN: u32>(&mut self, _to_ipv6: bool) -> Option<()> {
         if self.packet.len() < 14 + LEN as usize {
             return None;
         }

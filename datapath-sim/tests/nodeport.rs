@@ -2,78 +2,17 @@
 
 mod support;
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv6Addr};
 
 use abi::be::Port;
-use abi::config::{
-    LB_AFFINITY, LB_DSR, LB_DSR_IPIP, LB_MASQUERADE_IPV4, LB_MASQUERADE_IPV6, LB_NODE_PORT, LB_SOURCE_RANGES,
-};
+use abi::config::{LB_DSR, LB_DSR_IPIP, LB_MASQUERADE_IPV4, LB_MASQUERADE_IPV6};
 use abi::endpoint::{ENDPOINT_HOST, EndpointInfo, EndpointKey};
 use abi::lb::{
-    BACKEND_ACTIVE, BACKEND_TERMINATING, LbKey4, LbKey6, LbService, LbSourceRange4, LbSourceRange6, SERVICE_ROUTABLE,
-    SERVICE_SOURCE_RANGE,
+    BACKEND_ACTIVE, BACKEND_TERMINATING, LbSourceRange4, LbSourceRange6, SERVICE_ROUTABLE, SERVICE_SOURCE_RANGE,
 };
 use datapath::{Action, DropReason, Verdict};
 use datapath_sim::{Way, map::Update};
-use support::*;
-
-/// Interface of the backend's side, and where packets from outside come in.
-const BACK: u32 = 3;
-const FRONT: u32 = 2;
-/// A pod number that is none of this node.
-const REMOTE: u8 = 9;
-const PORT: u16 = 40_000;
-
-fn client(v6: bool) -> IpAddr {
-    if v6 { Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 5).into() } else { Ipv4Addr::new(192, 0, 2, 5).into() }
-}
-fn node_address(v6: bool) -> IpAddr {
-    if v6 { Ipv6Addr::new(0xfd77, 0, 0, 0, 0, 0, 0, 1).into() } else { Ipv4Addr::new(172, 16, 0, 1).into() }
-}
-
-/// A node with a service of the given backends that may be reached from outside.
-fn outside(flags: u32, backends: &[u8]) -> World {
-    let mut world = World::new();
-    world.config.lb_flags = LB_NODE_PORT | LB_AFFINITY | LB_SOURCE_RANGES | flags;
-    (world.config.nat_port_min, world.config.nat_port_max) = (32_768, 65_535);
-    (world.config.maglev_size, world.config.mtu) = (251, 1500);
-    let (IpAddr::V4(four), IpAddr::V6(six)) = (node_address(false), node_address(true)) else {
-        unreachable!("one of each family")
-    };
-    (world.config.snat_ipv4, world.config.snat_ipv6) = (four.into(), six.into());
-    (world.config.masquerade_ipv4, world.config.masquerade_ipv6) = (four.into(), six.into());
-    for v6 in [false, true] {
-        let bits = if v6 { 128 } else { 32 };
-        let way = |ifindex: u32| Way { ifindex, macs: Some(([ifindex as u8; 6], [0x10; 6])), mtu: 1500 };
-        let to = |ip: IpAddr| types::Cidr::new(ip, bits).expect("a whole address");
-        world.ways.add(to(client(v6)), way(FRONT));
-        world.ways.add(to(pod(REMOTE, v6)), way(BACK));
-    }
-    world.service(backends, BACKEND_ACTIVE);
-    change(&mut world, |service| service.flags |= SERVICE_ROUTABLE);
-    world
-}
-
-/// Changes the service itself, in both families.
-fn change(world: &mut World, with: impl Fn(&mut LbService)) {
-    let dport = Port::new(80);
-    let (IpAddr::V4(four), IpAddr::V6(six)) = (vip(false), vip(true)) else { unreachable!("one of each family") };
-    let key4 = LbKey4 { address: four.into(), dport, ..LbKey4::default() };
-    let key6 = LbKey6 { address: six.into(), dport, ..LbKey6::default() };
-    with(world.maps.lb4_services.lookup_mut(&key4).expect("it is there"));
-    with(world.maps.lb6_services.lookup_mut(&key6).expect("it is there"));
-    world.revise_services();
-}
-
-/// It left by an interface, addressed to the neighbour there, one hop further.
-#[track_caller]
-fn left(out: &Out, ifindex: u32) -> Seen {
-    assert_eq!(out.verdict, Verdict::redirect(ifindex), "reason {}", out.verdict.argument);
-    assert_eq!(out.packet[..6], [ifindex as u8; 6]);
-    let seen = Seen::of(&out.packet);
-    assert_eq!(seen.ttl, 63);
-    seen
-}
+use support::{outside::*, *};
 
 #[test]
 fn snat_hides_the_client_and_brings_the_answer_back() {
@@ -110,6 +49,28 @@ fn a_port_out_of_range_or_taken_is_exchanged_and_the_last_one_is_the_end() {
         assert_eq!(node.last_drop().map(|(reason, ..)| reason), Some(167));
         // What there is goes on.
         left(&node.receive(&tcp((client(v6), 1000), (vip(v6), 80), ACK)), BACK);
+    }
+}
+
+#[test]
+fn ports_of_flows_to_one_backend_are_spread_over_the_range() {
+    for v6 in [false, true] {
+        let backends: Vec<u8> = (100..164).collect();
+        let mut node = outside(0, &backends);
+        for n in &backends {
+            let to = types::Cidr::new(pod(*n, v6), if v6 { 128 } else { 32 }).expect("a whole address");
+            node.ways.add(to, Way { ifindex: BACK, macs: Some(([BACK as u8; 6], [0x10; 6])), mtu: 1500 });
+        }
+        let mut ports = std::collections::BTreeMap::<IpAddr, Vec<u16>>::new();
+        for port in 1024..3072 {
+            let seen = left(&node.receive(&tcp((client(v6), port), (vip(v6), 80), SYN)), BACK);
+            ports.entry(seen.dst).or_default().push(seen.sport);
+        }
+        // What chose the backend says nothing of the port: or else many flows would try the same few, one after the other.
+        for ports in ports.values().filter(|ports| ports.len() >= 16) {
+            let low: std::collections::BTreeSet<u16> = ports.iter().map(|port| port % 32).collect();
+            assert!(low.len() > ports.len().min(32) / 4, "{ports:?}");
+        }
     }
 }
 
@@ -186,16 +147,6 @@ fn stripped(packet: &[u8], v6: bool) -> Vec<u8> {
         assert_eq!(packet[20], 60);
     }
     frame(src, dst, wire::protocol::TCP, ttl, transport)
-}
-
-fn addresses(packet: &[u8], v6: bool) -> (IpAddr, IpAddr) {
-    if v6 {
-        let half = |at: usize| IpAddr::V6(<[u8; 16]>::try_from(&packet[at..at + 16]).expect("sixteen").into());
-        (half(22), half(38))
-    } else {
-        let word = |at: usize| IpAddr::V4(<[u8; 4]>::try_from(&packet[at..at + 4]).expect("four").into());
-        (word(26), word(30))
-    }
 }
 
 /// The packet to another destination, header checksum corrected (transport checksums are not read on the way).
@@ -437,16 +388,6 @@ fn a_connection_that_begins_anew_goes_where_a_new_one_may_go() {
         left(&node.receive(&tcp(from, frontend, ACK)), BACK);
         assert_eq!(node.receive(&tcp(from, frontend, SYN)).delivered(2).ends(), (from, (pod(2, v6), 8080)));
     }
-}
-
-/// The ends of a quoted packet.
-fn quoted(data: &[u8], v6: bool) -> ((IpAddr, u16), (IpAddr, u16)) {
-    let mut packet = vec![0; 14];
-    packet.extend(data);
-    let (src, dst) = addresses(&packet, v6);
-    let at = if v6 { 54 } else { 34 };
-    let port = |at: usize| u16::from_be_bytes([packet[at], packet[at + 1]]);
-    ((src, port(at)), (dst, port(at + 2)))
 }
 
 #[test]

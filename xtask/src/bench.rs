@@ -1,150 +1,158 @@
 //! `cargo xtask bench`: what is measured, in one table with the aims beside it.
 //!
-//! Each program that measures load balancing is run as it is, built for release, and its own output shown. A line that is
-//! a JSON object is shown as names and values. A program that is not in the workspace is named and left out.
+//! Each program that measures load balancing is built for release and run with `--json`; it prints a row a line. The table has
+//! the rows that are aimed at, the JSON all of them.
+
+mod aims;
+mod table;
 
 use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::shell::{cargo, metadata, shown};
+use crate::shell::{cargo, run, shown};
 use crate::toolchain::Toolchain;
+use aims::ROWS;
+use table::Measured;
 
 /// A program that measures.
 struct Program {
-    /// What it measures.
-    title: &'static str,
+    /// As rows name it.
+    name: &'static str,
     /// Its package.
     package: &'static str,
-    /// Its name, and whether it is an example or a benchmark.
-    target: (&'static str, &'static str),
-    /// What others measured, and what is aimed at (the issue's table).
-    aims: &'static [&'static str],
+    /// The option that names its kind to cargo, and its own name there.
+    target: [&'static str; 2],
+    /// Whether it takes `--only WORD`; others measure all they have.
+    selects: bool,
 }
 
-/// The programs, in the order of the table. Another one is one more entry.
 const LOAD_BALANCING: &[Program] = &[
-    Program {
-        title: "connections a second through a service",
-        package: "cilium-datapath-loader",
-        target: ("example", "connects"),
-        aims: &[
-            "socket LB with 1 / 1,000 / 10,000 services: aim at least 0.97 of direct at each",
-            "elsewhere: nftables 0.68 / 0.70 / 0.67, iptables 0.63 / 0.46 / 0.11",
-        ],
-    },
-    Program {
-        title: "services into the kernel",
-        package: "cilium-io-bpf",
-        target: ("example", "load_services"),
-        aims: &[
-            "10,000 services loaded: aim 500 ms (nftables 17.5 s, iptables-nft 13.8 s)",
-            "one service changed: aim 1 ms (0.6-0.8 s)",
-        ],
-    },
-    Program {
-        title: "nanoseconds a packet",
-        package: "cilium-datapath-loader",
-        target: ("example", "measure"),
-        aims: &[
-            "XDP IPIP DSR established / 64k flows / new: aim 60 / 120 / 500 (Katran 63 / 124-146 / 870, Cilium 112 / 200 / 770)",
-            "XDP NodePort SNAT established / new: aim 100 / 1,200 (Cilium 193 / 3,230)",
-            "tc NodePort SNAT established: aim 170 (Cilium 278)",
-            "pod egress with service and policy, established / new: aim 140 / 350 (Cilium 233 / 580)",
-        ],
-    },
-    Program {
-        title: "Maglev tables",
-        package: "cilium-benches",
-        target: ("bench", "maglev"),
-        aims: &[
-            "M=16381, 100 / 1,000 backends; M=131071, 1,000: aim 0.3 / 0.35 / 3 ms (Cilium 10.6 / 107 / 787, Katran 0.35 / 0.40 / 3.8)",
-            "1,000 services of 100 backends, one core: aim 0.25 s (Cilium 11.1 s)",
-        ],
-    },
+    Program { name: "packets", package: "cilium-datapath-loader", target: ["--example", "measure"], selects: true },
+    Program { name: "maglev", package: "cilium-benches", target: ["--bench", "maglev"], selects: false },
+    Program { name: "connects", package: "cilium-datapath-loader", target: ["--example", "connects"], selects: true },
+    Program { name: "services", package: "cilium-io-bpf", target: ["--example", "load_services"], selects: false },
 ];
 
+/// How the table is printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// For scripts.
+    Json,
+}
+
+/// What is measured, and how it is shown.
+#[derive(Debug, clap::Args)]
+pub struct Options {
+    /// Only rows whose name, such as `connects: socket LB, 1000`, contains this
+    #[arg(long, value_name = "WORD", default_value = "")]
+    only: String,
+    /// How the table is printed
+    #[arg(long, value_enum, default_value = "table")]
+    output: Output,
+    /// Build what measures, and measure nothing
+    #[arg(long)]
+    build_only: bool,
+}
+
 /// Measures load balancing.
-pub fn load_balancing(toolchain: &Toolchain) -> Result<()> {
-    crate::bpf::build(toolchain)?;
-    let known = targets()?;
-    let mut failed = Vec::new();
-    for program in LOAD_BALANCING {
-        println!("\n{}", program.title);
-        program.aims.iter().for_each(|aim| println!("  {aim}"));
-        let (kind, name) = program.target;
-        if !known.iter().any(|(package, of, target)| {
-            (package.as_str(), of.as_str(), target.as_str()) == (program.package, kind, name)
-        }) {
-            println!("  skipped: {} has no {kind} `{name}`", program.package);
-            continue;
+pub fn load_balancing(toolchain: &Toolchain, options: &Options) -> Result<()> {
+    let wanted: Vec<(&Program, &str)> =
+        LOAD_BALANCING.iter().filter_map(|program| Some((program, selection(program, &options.only)?))).collect();
+    if wanted.is_empty() {
+        let names: Vec<_> = ROWS.iter().map(aims::Row::name).collect();
+        bail!("--only {}: no row's name contains it; there are\n  {}", options.only, names.join("\n  "));
+    }
+    // What the build says would be in the way of a script.
+    crate::bpf::build_to(toolchain, &mut std::io::stderr())?;
+    for (program, _) in &wanted {
+        run(build(program).stdout(Stdio::null()))?;
+    }
+    if options.build_only {
+        return Ok(());
+    }
+    let (mut measured, mut failed) = (Vec::new(), Vec::new());
+    for (program, only) in wanted {
+        let began = Instant::now();
+        match measure(program, only) {
+            Ok(rows) => measured.extend(rows),
+            Err(why) => {
+                eprintln!("error: {}: {why:#}", program.name);
+                failed.push(program.name);
+            }
         }
-        if let Err(why) = run(program) {
-            println!("  failed: {why:#}");
-            failed.push(name);
-        }
+        eprintln!("{}: {:.0} s", program.name, began.elapsed().as_secs_f32());
+    }
+    let is_wanted = |one: &Measured| format!("{}: {}", one.program, one.told["row"].as_str().unwrap_or_default());
+    measured.retain(|one| is_wanted(one).contains(&options.only));
+    match options.output {
+        Output::Table => print!("{}", table::text(&measured)),
+        Output::Json => print!("{}", table::json(&measured)),
     }
     if failed.is_empty() { Ok(()) } else { bail!("not measured: {}", failed.join(", ")) }
 }
 
-fn run(program: &Program) -> Result<()> {
-    let (kind, name) = program.target;
-    let mut command = cargo();
-    match kind {
-        "bench" => command.args(["bench", "--quiet", "--package", program.package, "--bench", name]),
-        _ => command.args(["run", "--quiet", "--release", "--package", program.package, "--example", name]),
+/// What of this program's rows is wanted, as a word in their own names; `None`: nothing is.
+fn selection<'a>(program: &Program, only: &'a str) -> Option<&'a str> {
+    let own = |only: &'a str| {
+        let mut rows = ROWS.iter().filter(|row| row.from.0 == program.name);
+        rows.any(|row| row.from.1.contains(only)).then_some(only)
     };
-    let text = captured(&mut command)?;
-    text.lines().for_each(|line| println!("  {}", row(line)));
-    Ok(())
+    let name = format!("{}: ", program.name);
+    if name.contains(only) {
+        return Some("");
+    }
+    // From the program's name on, as in `connects: socket LB, 1`, or a part of what follows it.
+    own(only.strip_prefix(&name).unwrap_or(only))
 }
 
-/// Runs with errors on the terminal; hands back what it printed.
-fn captured(command: &mut Command) -> Result<String> {
-    let line = shown(command);
+fn build(program: &Program) -> Command {
+    let mut command = cargo();
+    match program.target[0] {
+        "--bench" => command.args(["bench", "--quiet", "--no-run"]),
+        _ => command.args(["build", "--quiet", "--release"]),
+    };
+    command.args(["--package", program.package]).args(program.target);
+    command
+}
+
+/// Runs it, with complaints on the terminal; hands back its rows.
+fn measure(program: &Program, only: &str) -> Result<Vec<Measured>> {
+    let mut command = cargo();
+    match program.target[0] {
+        "--bench" => command.args(["bench", "--quiet"]),
+        _ => command.args(["run", "--quiet", "--release"]),
+    };
+    command.args(["--package", program.package]).args(program.target).args(["--", "--json"]);
+    if program.selects && !only.is_empty() {
+        command.args(["--only", only]);
+    }
+    let line = shown(&command);
     let out = command.stdin(Stdio::null()).stderr(Stdio::inherit()).output();
     let out = out.with_context(|| format!("cannot start `{line}`"))?;
+    let text =
+        String::from_utf8(out.stdout).with_context(|| format!("`{line}` printed something that is not UTF-8"))?;
     if !out.status.success() {
-        bail!("`{line}` failed: {}", out.status);
+        bail!("`{line}` failed: {}\n{text}", out.status);
     }
-    String::from_utf8(out.stdout).with_context(|| format!("`{line}` printed something that is not UTF-8"))
+    rows(program.name, &text).with_context(|| format!("`{line}`"))
 }
 
-/// A line of output: an object as `name value` pairs, anything else as it is.
-fn row(line: &str) -> String {
-    match serde_json::from_str::<Value>(line) {
-        Ok(Value::Object(members)) => {
-            let shown = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            members.iter().map(|(name, value)| format!("{name} {}", shown(value))).collect::<Vec<_>>().join(", ")
+/// Each line is an object with a row's name and its value.
+fn rows(program: &'static str, text: &str) -> Result<Vec<Measured>> {
+    let row = |line: &str| {
+        let told: Value = serde_json::from_str(line).with_context(|| format!("printed {line:?}, which is no row"))?;
+        if !told["row"].is_string() || !told["value"].is_number() {
+            bail!("printed {line:?}, which has no `row` or no `value`");
         }
-        _ => line.to_owned(),
-    }
-}
-
-/// Package, kind and name of every example and benchmark.
-fn targets() -> Result<Vec<(String, String, String)>> {
-    let metadata = metadata()?;
-    let packages = metadata["packages"].as_array().context("cargo metadata has no packages")?;
-    let of = |package: &Value| {
-        let name = package["name"].as_str().unwrap_or_default().to_owned();
-        let list = package["targets"].as_array().cloned().unwrap_or_default();
-        list.into_iter().map(move |target| {
-            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-            (name.clone(), text(&target["kind"][0]), text(&target["name"]))
-        })
+        Ok(Measured { program, told })
     };
-    Ok(packages.iter().flat_map(of).collect())
+    text.lines().map(row).collect()
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn objects_become_pairs_and_other_lines_stay() {
-        assert_eq!(row(r#"{"ratio":0.98,"way":"socket LB"}"#), "ratio 0.98, way socket LB");
-        assert_eq!(row("cil_from_container  120 ns"), "cil_from_container  120 ns");
-        assert_eq!(row("[1]"), "[1]");
-    }
-}
+mod tests;

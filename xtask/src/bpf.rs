@@ -23,6 +23,11 @@ pub fn object_path() -> PathBuf {
 
 /// Builds the programs and puts the object in its place if nothing forbidden is in it.
 pub fn build(toolchain: &Toolchain) -> Result<PathBuf> {
+    build_to(toolchain, &mut std::io::stdout())
+}
+
+/// The same, with what there is to say said there.
+pub fn build_to(toolchain: &Toolchain, said: &mut dyn std::io::Write) -> Result<PathBuf> {
     let mut command = toolchain.cargo("bpf-build");
     command.current_dir(root().join("datapath-ebpf/programs")).args(["build", "--release"]);
     if std::env::var_os("CI").is_some() {
@@ -41,7 +46,7 @@ pub fn build(toolchain: &Toolchain) -> Result<PathBuf> {
     let part = path.with_extension("part");
     std::fs::write(&part, &bytes)?;
     std::fs::rename(&part, &path)?;
-    println!("{}: {} bytes, {} programs", path.display(), bytes.len(), contents.programs.len());
+    writeln!(said, "{}: {} bytes, {} programs", path.display(), bytes.len(), contents.programs.len())?;
     Ok(path)
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use crate::shell::{cargo, root, run};
 
-/// Which package evaluates a corpus; each has an example `conformance` that takes a folder and names.
+/// Which package evaluates a corpus; each has an [`example`] that takes a folder and names.
 const CORPORA: &[(&str, &str)] = &[
     ("cyclonus", "cilium-policy"),
     ("cilium-oracle", "cilium-policy"),
@@ -50,15 +50,16 @@ pub fn conformance(dir: &Path, names: &[String]) -> Result<()> {
         if corpora.is_empty() {
             continue;
         }
-        if !has_example(package) {
+        let example = example(package);
+        if !has_example(package, &example) {
             if names.is_empty() {
-                println!("skipped: {} ({package} has no example `conformance` yet)", corpora.join(", "));
+                println!("skipped: {} ({package} has no example `{example}` yet)", corpora.join(", "));
                 continue;
             }
-            bail!("{package} has no example `conformance` to evaluate {} with", corpora.join(", "));
+            bail!("{package} has no example `{example}` to evaluate {} with", corpora.join(", "));
         }
         let evaluated = run(cargo()
-            .args(["run", "--quiet", "--package", package, "--example", "conformance", "--"])
+            .args(["run", "--quiet", "--package", package, "--example", &example, "--"])
             .arg(&dir)
             .args(if names.is_empty() { &[] } else { corpora.as_slice() }));
         // One package's miss must not hide how the others fare.
@@ -87,12 +88,17 @@ fn corpora_of(dir: &Path) -> Result<std::collections::BTreeSet<String>> {
     Ok(names)
 }
 
-/// Whether the package has an example called `conformance`.
-fn has_example(package: &str) -> bool {
+/// The example that evaluates corpora: named after its package, because all examples of a workspace are built into one folder.
+fn example(package: &str) -> String {
+    format!("{}_conformance", package.replace('-', "_"))
+}
+
+/// Whether the package has that example.
+fn has_example(package: &str, example: &str) -> bool {
     let metadata = crate::shell::metadata();
     let targets = metadata.as_ref().ok().and_then(|metadata| {
         let list = metadata["packages"].as_array()?;
         list.iter().find(|found| found["name"] == package)?["targets"].as_array()
     });
-    targets.into_iter().flatten().any(|target| target["name"] == "conformance" && target["kind"][0] == "example")
+    targets.into_iter().flatten().any(|target| target["name"] == example && target["kind"][0] == "example")
 }

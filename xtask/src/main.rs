@@ -62,6 +62,12 @@ enum Task {
     Kernels {
         /// Which ones; all when none is named
         lines: Vec<String>,
+        /// Run only this test program of the loader's (may be given again), and load nothing else
+        #[arg(long = "test", value_name = "NAME")]
+        tests: Vec<String>,
+        /// Of these only tests whose name contains this
+        #[arg(long, value_name = "WORD", requires = "tests")]
+        filter: Option<String>,
     },
     /// Check the dependency law
     Layers,
@@ -96,8 +102,8 @@ enum Task {
 
 #[derive(Debug, Subcommand)]
 enum Measured {
-    /// Load balancing: connections, packets, Maglev tables
-    Lb,
+    /// Load balancing: packets, Maglev tables, connections, services; minutes
+    Lb(bench::Options),
 }
 
 fn main() -> ExitCode {
@@ -118,11 +124,11 @@ fn perform(task: Task) -> Result<()> {
         Task::Bpf { accept, .. } => bpf::check(&setup::ensure()?, accept),
         Task::Lab(options) => lab::lab(&options),
         Task::Measure { json } => lab::measure(json),
-        Task::Bench { what: Measured::Lb } => bench::load_balancing(&setup::ensure()?),
+        Task::Bench { what: Measured::Lb(options) } => bench::load_balancing(&setup::ensure()?, &options),
         Task::LabServe { name } => lab::serve(&name),
-        Task::Kernels { lines } => {
+        Task::Kernels { lines, tests, filter } => {
             setup::setup_kernels()?;
-            kernels::check(&setup::ensure()?, &lines)
+            kernels::check(&setup::ensure()?, &lines, &tests, filter.as_deref().unwrap_or_default())
         }
         Task::Layers => layers::check(),
         Task::Bare => bare::build(&setup::ensure()?.compiler),

@@ -34,6 +34,7 @@ const PACKAGES: &[Package] = &[
 /// What the guest kernels of `cargo xtask kernels` need on top.
 const KERNEL_PACKAGES: &[Package] = &[
     Package { name: "qemu-system-x86", provides: "qemu-system-x86_64", why: "boots the guest kernels" },
+    Package { name: "binutils", provides: "strip", why: "makes the guests' programs small" },
     Package { name: "busybox-static", provides: "busybox", why: "the guests' only user space" },
 ];
 

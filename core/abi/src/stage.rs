@@ -64,6 +64,14 @@ stages! {
     Open4 = "cil_open4";
     /// The same for IPv6.
     Open6 = "cil_open6";
+    /// To a backend of another node inside another packet, IPv4.
+    Wrap4 = "cil_wrap4";
+    /// The same for IPv6.
+    Wrap6 = "cil_wrap6";
+    /// From the network, perhaps with a packet for a backend inside, IPv4.
+    Unwrap4 = "cil_unwrap4";
+    /// The same for IPv6.
+    Unwrap6 = "cil_unwrap6";
     /// From a pod to a client outside, as an answer of a service, IPv4.
     Return4 = "cil_return4";
     /// The same for IPv6.
@@ -78,7 +86,12 @@ stages! {
 
 /// The stages that exist for packets without a buffer too, and the names of their programs there. They are in `cilium_calls_xdp`
 /// under the same numbers: an array takes programs of one type only.
-pub const EARLY: [(Stage, &str); 2] = [(Stage::Open4, "cil_xdp_open4"), (Stage::Open6, "cil_xdp_open6")];
+pub const EARLY: [(Stage, &str); 4] = [
+    (Stage::Open4, "cil_xdp_open4"),
+    (Stage::Open6, "cil_xdp_open6"),
+    (Stage::Wrap4, "cil_xdp_wrap4"),
+    (Stage::Wrap6, "cil_xdp_wrap6"),
+];
 
 /// Entries of `cilium_calls` and `cilium_calls_xdp`.
 pub const CALLS_ENTRIES: u32 = 64;

@@ -246,6 +246,8 @@ pub enum AgentEvent {
     },
     /// Everything wanted at this revision is in the kernel.
     Realized(Revision),
+    /// Writes of these services were decided; what becomes of each is told once they are made.
+    ServicesChanging(Vec<lb::ServiceId>),
     /// A new service was written.
     ServiceCreated(lb::ServiceId),
     /// A service was written again.

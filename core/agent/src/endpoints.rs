@@ -22,6 +22,7 @@ use crate::effect::{AgentEvent, Device, Effect, Refusal, Response, StateFile};
 use crate::input::{AddressOwner, AnswerWhen, CreateEndpoint, EndpointRequest, Failure, RequestId};
 use crate::kernel::Mark;
 use crate::layout::lxc_entries;
+use crate::services::LocalPodIs;
 
 type Answer = Result<Response, Refusal>;
 
@@ -295,6 +296,7 @@ impl Agent {
         {
             self.put(write);
         }
+        self.local_pod(id, LocalPodIs::Reachable, fx);
         for addr in spec.addresses() {
             let what = ipcache::Announcement { identity: number, pod: pod.clone() };
             self.tell_sync(now, ipcache::Input::Announce(addr, Some(what)), fx);
@@ -510,6 +512,7 @@ impl Agent {
         let Some(endpoint) = self.endpoints.by_id_mut(id) else { return };
         endpoint.step(now, State::Disconnecting, Mover::Anyone, why);
         let (addrs, ifindex): (Vec<IpAddr>, u32) = (endpoint.spec.addresses().collect(), endpoint.spec.ifindex);
+        self.local_pod(id, LocalPodIs::Leaving, fx);
         self.put(MapWrite::Device(ifindex, None));
         let delta = self.engine.remove_endpoint(id);
         self.apply(delta, fx);

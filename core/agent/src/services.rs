@@ -14,6 +14,7 @@ use abi::write::MapWrite;
 use lb::{Change, HealthPort, Object, ObjectKey, Planned, Purge};
 use machine::Effects;
 use serde_json::Value;
+use types::EndpointId;
 
 use crate::agent::Agent;
 use crate::effect::{AgentEvent, Effect, Refusal, Response, StateFile};
@@ -26,6 +27,15 @@ pub(crate) struct ServiceFiles {
     objects: BTreeMap<Box<str>, BTreeSet<ObjectKey>>,
     file_of: BTreeMap<ObjectKey, Box<str>>,
     problems: BTreeMap<Box<str>, Vec<String>>,
+}
+
+/// Whether traffic may be led to a pod of this node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum LocalPodIs {
+    /// It may.
+    Reachable,
+    /// It may no longer.
+    Leaving,
 }
 
 /// What a file asks for.
@@ -123,6 +133,24 @@ impl Agent {
         }
     }
 
+    /// A pod of this node can be reached, or is about to go: traffic that policies keep on the node follows it.
+    pub(crate) fn local_pod(&mut self, id: EndpointId, is: LocalPodIs, fx: &mut Effects<Effect>) {
+        let endpoint = self.endpoints.by_id(id).filter(|_| is == LocalPodIs::Reachable);
+        let pod = endpoint.and_then(|endpoint| {
+            let pod = endpoint.spec.pod.as_ref()?;
+            Some(lb::LocalPod {
+                name: lb::ServiceName { namespace: pod.namespace.clone(), name: pod.name.clone() },
+                labels: endpoint.identity_labels.clone(),
+                addresses: endpoint.spec.addresses().collect(),
+            })
+        });
+        let planned = self.balancer.set_local(id, pod);
+        self.write_services(planned, fx);
+        if self.balancer.objects().redirects().next().is_some() {
+            self.tell_problems(fx);
+        }
+    }
+
     /// What of services does not count, each with its object and field, or its file.
     pub fn service_problems(&self) -> Vec<String> {
         let files = self.files_of_services.problems.iter();
@@ -144,6 +172,8 @@ impl Agent {
         if planned.is_empty() || !self.is_live() {
             return;
         }
+        let changing = planned.iter().map(|one| one.id).collect();
+        fx.push(Effect::Notify(AgentEvent::ServicesChanging(changing)));
         let (mut writes, mut purge) = (Vec::with_capacity(planned.len()), Vec::<Purge>::new());
         let mut marks = Vec::with_capacity(planned.len());
         for one in planned {
@@ -239,10 +269,9 @@ fn read(text: &str) -> Read {
             value => [value].into(),
         };
         for item in items {
-            match Object::read(item) {
-                Ok(objects) => found.objects.extend(objects),
-                Err(error) => found.problems.push(error.to_string()),
-            }
+            let (objects, errors) = Object::read(item);
+            found.objects.extend(objects);
+            found.problems.extend(errors.iter().map(ToString::to_string));
         }
     }
     found

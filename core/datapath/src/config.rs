@@ -3,10 +3,12 @@
 //! In the kernel each of these is one load from read-only data that the verifier knows, so a test of a switched-off
 //! feature removes the feature's code. Never copied as a whole: that would be a stack full of loads for each packet.
 
-use abi::config::{LB_DSR, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE, Lifetime, NodeConfig};
+use abi::be::Port;
+use abi::config::{LB_DSR, LB_DSR_GENEVE, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE, Lifetime, NodeConfig};
 use core::mem::{offset_of, size_of};
 
 use crate::env::NodeFields;
+use crate::nodeport::geneve;
 
 /// `NODE_*` bits.
 #[inline(always)]
@@ -93,6 +95,12 @@ pub fn maglev_size<N: NodeFields>(node: N) -> u32 {
     node.field::<u32>(offset_of!(NodeConfig, maglev_size)).max(1)
 }
 
+/// UDP port of Geneve.
+#[inline(always)]
+pub fn geneve_port<N: NodeFields>(node: N) -> Port {
+    node.field(offset_of!(NodeConfig, geneve_port))
+}
+
 /// Longest packet from outside, from the IP header on, that reaches a backend on another node with what is added to it.
 #[inline(always)]
 pub fn forwarded_mtu<N: NodeFields>(node: N, ipv6: bool) -> u32 {
@@ -105,6 +113,9 @@ pub fn forwarded_mtu<N: NodeFields>(node: N, ipv6: bool) -> u32 {
         0
     } else if flags & LB_DSR_IPIP != 0 {
         if ipv6 { 40 } else { 20 }
+    } else if flags & LB_DSR_GENEVE != 0 {
+        // The most it can be: IPv6 inside IPv4 has 20 bytes less.
+        geneve::overhead(ipv6, ipv6)
     } else if ipv6 {
         24
     } else {

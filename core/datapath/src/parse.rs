@@ -139,6 +139,11 @@ impl<F: Family> Flow<F> {
     pub fn ttl(&self) -> u8 {
         (self.bits >> place::TTL) as u8
     }
+    /// Whether the packet is a part of one.
+    #[inline(always)]
+    pub fn is_fragment(&self) -> bool {
+        (self.bits >> place::FRAGMENT) as u8 != Fragment::No as u8
+    }
     /// Whether the packet has no transport header, because it is a later fragment.
     #[inline(always)]
     pub fn is_later_fragment(&self) -> bool {

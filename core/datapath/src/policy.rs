@@ -16,6 +16,10 @@ use crate::verdict::DropReason;
 
 /// Identity of the host.
 pub const IDENTITY_HOST: u32 = 1;
+/// Identity of other nodes.
+pub const IDENTITY_REMOTE_NODE: u32 = 6;
+/// Identity of nodes that run the Kubernetes API server.
+pub const IDENTITY_KUBE_APISERVER: u32 = 7;
 /// Identities from this bit on stand for CIDRs and are known to one node only.
 const LOCAL_SCOPE: u32 = 1 << 24;
 
@@ -68,6 +72,12 @@ pub fn peer<F: Family, E: Env>(env: &E, addr: &F::Addr) -> Peer {
 #[inline(always)]
 pub fn is_outside<F: Family, E: Env>(env: &E, identity: u32) -> bool {
     identity == F::world(env) || identity & LOCAL_SCOPE != 0
+}
+
+/// Whether `identity` is that of another node.
+#[inline(always)]
+pub const fn is_node(identity: u32) -> bool {
+    identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER
 }
 
 /// Who is behind `addr`, which belongs to a pod of this node with this `identity`.

@@ -48,6 +48,10 @@ pub fn run<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
         Stage::Net6 => net::<V6, E>(env),
         Stage::Open4 => open::<V4, E>(env),
         Stage::Open6 => open::<V6, E>(env),
+        Stage::Wrap4 => wrap::<V4, E>(env),
+        Stage::Wrap6 => wrap::<V6, E>(env),
+        Stage::Unwrap4 => unwrap::<V4, E>(env),
+        Stage::Unwrap6 => unwrap::<V6, E>(env),
         Stage::Return4 => to_client::<V4, E>(env),
         Stage::Return6 => to_client::<V6, E>(env),
         Stage::Out4 => out::<V4, E>(env),
@@ -62,17 +66,23 @@ pub fn run_early<E: NodeportEnv>(env: &mut E, stage: Stage) -> Verdict {
     match stage {
         Stage::Open4 => nodeport::hooks::open_early::<V4, E>(env),
         Stage::Open6 => nodeport::hooks::open_early::<V6, E>(env),
+        Stage::Wrap4 => nodeport::hooks::carry_early::<V4, E>(env),
+        Stage::Wrap6 => nodeport::hooks::carry_early::<V6, E>(env),
         _ => Verdict::PASS,
     }
 }
 
 /// All of `cil_xdp_entry`.
 pub fn early<E: NodeportEnv>(env: &mut E) -> Verdict {
-    let first = nodeport::hooks::early(env);
-    match Stage::of(first.argument) {
-        Some(stage) if first.action == Action::Continue => run_early(env, stage),
-        _ => first,
+    let mut verdict = nodeport::hooks::early(env);
+    for _ in 0..CHAIN_MAX {
+        match Stage::of(verdict.argument) {
+            Some(stage) if verdict.action == Action::Continue => verdict = run_early(env, stage),
+            _ => return verdict,
+        }
     }
+    // What goes round in circles is left to the later hook.
+    Verdict::PASS
 }
 
 /// Carries a packet from its hook's first verdict through all further stages, by plain calls.
@@ -135,6 +145,10 @@ pub struct Stages {
     pub open: Stage,
     /// A pod's connection to a service opens.
     pub pod_open: Stage,
+    /// To a backend inside another packet.
+    pub wrap: Stage,
+    /// A packet that may have another inside.
+    pub unwrap: Stage,
 }
 
 /// The stages of `F`.
@@ -148,6 +162,8 @@ pub const fn of<F: Family>() -> Stages {
             to_client: Stage::Return6,
             open: Stage::Open6,
             pod_open: Stage::PodOpen6,
+            wrap: Stage::Wrap6,
+            unwrap: Stage::Unwrap6,
         }
     } else {
         Stages {
@@ -157,6 +173,8 @@ pub const fn of<F: Family>() -> Stages {
             to_client: Stage::Return4,
             open: Stage::Open4,
             pod_open: Stage::PodOpen4,
+            wrap: Stage::Wrap4,
+            unwrap: Stage::Unwrap4,
         }
     }
 }
@@ -304,6 +322,24 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
         report.set_answered();
         nodeport::hooks::open::<F, E>(env, kept, report)
     })
+}
+
+/// To a backend of another node inside another packet.
+#[inline(always)]
+fn wrap<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
+    let Some(kept) = env.kept().copied() else { return hooks::missed(env) };
+    let mut flow = kept.flow::<F>();
+    let mut report = about::<F>(true);
+    report.set_answered();
+    report.set_hash(flow.hash(crate::config::seed(env.node())));
+    let handled = nodeport::geneve::carry(env, &mut flow, &kept);
+    finish(env, &mut report, handled)
+}
+
+/// From the network, perhaps with another packet inside.
+#[inline(always)]
+fn unwrap<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
+    resume(env, |env, kept, report| nodeport::geneve::take_apart::<F, E>(env, kept, report))
 }
 
 /// To the network.

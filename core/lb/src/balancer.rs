@@ -8,9 +8,11 @@ use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
 
+use types::EndpointId;
+
 use crate::derive::derive;
 use crate::objects::{Object, ObjectKey, ObjectKind, Objects};
-use crate::{Config, Frontend, Planned, Refusal, ServiceId, ServiceName, ServiceSpec, Services};
+use crate::{Config, Frontend, LocalPod, Planned, Refusal, ServiceId, ServiceName, ServiceSpec, Services};
 
 /// Something of an object that does not count.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -126,6 +128,7 @@ impl Balancer {
         // Who is older comes first where two want the same.
         let age = |key: &ObjectKey| match key.kind {
             ObjectKind::Pod => self.objects.pod(&key.name).map(|pod| &pod.metadata),
+            ObjectKind::LocalRedirect => self.objects.redirect(&key.name).map(|policy| &policy.metadata),
             _ => self.objects.service(&key.name).map(|service| &service.metadata),
         };
         let mut order: Vec<ObjectKey> = touched.into_iter().collect();
@@ -135,6 +138,14 @@ impl Balancer {
         });
         let mut planned = Vec::new();
         self.sync_all(order.into(), &mut planned);
+        planned
+    }
+
+    /// A pod of this node came, changed or went (`None`): traffic that policies keep on the node follows it.
+    pub fn set_local(&mut self, endpoint: EndpointId, pod: Option<LocalPod>) -> Vec<Planned> {
+        let touched = self.objects.set_local(endpoint, pod);
+        let mut planned = Vec::new();
+        self.sync_all(touched.into(), &mut planned);
         planned
     }
 
@@ -172,7 +183,8 @@ impl Balancer {
                     } else {
                         self.waiting.entry(frontend).or_default().insert(key.clone());
                     }
-                    problems.push(Problem { object: key.clone(), field: field(&why).into(), why: why.to_string() });
+                    let field = field(key.kind, &why).into();
+                    problems.push(Problem { object: key.clone(), field, why: why.to_string() });
                 }
             }
         }
@@ -212,7 +224,10 @@ impl Balancer {
 }
 
 /// Where in an object what was refused stands.
-const fn field(refusal: &Refusal) -> &'static str {
+const fn field(kind: ObjectKind, refusal: &Refusal) -> &'static str {
+    if matches!(kind, ObjectKind::LocalRedirect) {
+        return "spec.redirectFrontend.addressMatcher";
+    }
     match refusal {
         Refusal::BackendPort { .. }
         | Refusal::BackendAddress { .. }

@@ -90,6 +90,8 @@ pub struct Config {
     pub topology: bool,
     /// Whether health-check node ports are answered (`--enable-health-check-nodeport`).
     pub health_checks: bool,
+    /// Whether policies of local redirection are followed (`--enable-local-redirect-policy`).
+    pub local_redirects: bool,
     /// Services of one family at most.
     pub services_max: usize,
     /// Backends of one family at most.
@@ -122,6 +124,7 @@ impl Default for Config {
             source_ranges: true,
             topology: false,
             health_checks: true,
+            local_redirects: true,
             services_max: 65_535,
             backends_max: 65_536,
             backends_per_service_max: 4_096,

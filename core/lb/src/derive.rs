@@ -3,6 +3,8 @@
 //! A function of the objects and the configuration alone. What makes no sense is left out and told ([`Problem`]); the
 //! rest counts.
 
+mod redirects;
+
 use alloc::boxed::Box;
 use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::format;
@@ -15,7 +17,7 @@ use types::Cidr;
 use crate::balancer::Problem;
 use crate::objects::{Endpoint, EndpointSlice, Objects, Pod, Service, ServicePort, SlicePort};
 use crate::{
-    Attributes, Backend, BackendState, Config, Forwarding, L4Addr, ObjectKey, ObjectKind, Scope, ServiceName,
+    Attributes, Backend, BackendState, Config, Forwarding, Frontend, L4Addr, ObjectKey, ObjectKind, Scope, ServiceName,
     ServiceSpec, ServiceType, TrafficPolicy, Transport,
 };
 
@@ -85,7 +87,8 @@ pub(crate) fn derive(objects: &Objects, key: &ObjectKey, config: &Config) -> Der
         ObjectKind::Service => {
             if let Some(service) = objects.service(&key.name) {
                 let slices: Vec<_> = objects.slices(&key.name).map(|(name, slice)| (name.clone(), slice)).collect();
-                of_service(key, service, &slices, config, &mut derived);
+                let redirected = redirects::of(objects, service, config);
+                of_service(key, service, &slices, &redirected, config, &mut derived);
             }
         }
         ObjectKind::Pod => {
@@ -93,21 +96,50 @@ pub(crate) fn derive(objects: &Objects, key: &ObjectKey, config: &Config) -> Der
                 of_pod(key, pod, config, &mut derived);
             }
         }
+        ObjectKind::LocalRedirect => {
+            if let Some(policy) = objects.redirect(&key.name) {
+                redirects::derive(key, policy, objects, config, &mut derived);
+            }
+        }
         ObjectKind::EndpointSlice => {}
     }
     derived
 }
 
-/// Where a service is reached: an address, as what, and whether at the node port.
+/// Backends on this node that a service's port has instead of its own, by place in its list of ports and family (IPv4:
+/// true).
+type Redirected = BTreeMap<(usize, bool), Vec<Backend>>;
+
+/// Where a service is reached: an address, as what, and which field says so.
 struct Place {
     ip: IpAddr,
     kind: ServiceType,
+    field: String,
+}
+
+/// Frontends that an object has so far: one that comes again says nothing new, and which of the two is meant nobody knows.
+#[derive(Default)]
+struct Claimed {
+    frontends: BTreeSet<Frontend>,
+    told: BTreeSet<String>,
+}
+
+impl Claimed {
+    /// Whether a frontend is there for the first time; if not, that is told, once for each field.
+    fn is_first(&mut self, frontend: Frontend, field: &str, complain: &mut Complaints<'_>) -> bool {
+        let first = self.frontends.insert(frontend);
+        if !first && self.told.insert(field.into()) {
+            complain.about(field, format!("{} is a frontend of this object already; the first counts", frontend.addr));
+        }
+        first
+    }
 }
 
 fn of_service(
     key: &ObjectKey,
     service: &Service,
     slices: &[(ServiceName, &EndpointSlice)],
+    redirected: &Redirected,
     config: &Config,
     derived: &mut Derived,
 ) {
@@ -131,7 +163,7 @@ fn of_service(
     let attributes = attributes(service, config, complain);
     let places = places(service, kind, config, complain);
     let pools = Pools::of(service, slices, config, complain);
-    let mut seen = BTreeSet::new();
+    let (mut seen, mut claimed) = (BTreeSet::new(), Claimed::default());
     for (at, port) in spec.ports.iter().flatten().enumerate() {
         let field = |name: &str| format!("spec.ports[{at}].{name}");
         let Some(transport) = complain.transport(&field("protocol"), port.protocol.as_deref()) else { continue };
@@ -148,6 +180,14 @@ fn of_service(
                 _ => number,
             };
             let addr = L4Addr { ip: place.ip, port: number, protocol: transport };
+            let said_by = if place.kind == ServiceType::NodePort { &field("nodePort") } else { &place.field };
+            if !claimed.is_first(Frontend { addr, scope: Scope::External }, said_by, complain) {
+                continue;
+            }
+            if let (ServiceType::ClusterIp, Some(here)) = (place.kind, redirected.get(&(at, place.ip.is_ipv4()))) {
+                specs.push(redirects::spec(addr, key.name.clone(), here.clone()));
+                continue;
+            }
             let backends = pools.of_port(port, transport, place.ip.is_ipv4());
             push(addr, place.kind, backends, key, &attributes, specs);
         }
@@ -288,7 +328,7 @@ fn places(service: &Service, kind: &str, config: &Config, complain: &mut Complai
         let field = format!("spec.clusterIPs[{at}]");
         if let Some(ip) = complain.address(&field, text).filter(|ip| enabled(*ip, config, &field, complain)) {
             families[usize::from(ip.is_ipv6())] = true;
-            places.push(Place { ip, kind: ServiceType::ClusterIp });
+            places.push(Place { ip, kind: ServiceType::ClusterIp, field });
         }
     }
     if places.is_empty() {
@@ -306,12 +346,12 @@ fn places(service: &Service, kind: &str, config: &Config, complain: &mut Complai
             continue;
         }
         let ip = complain.address(&field, text).filter(|ip| enabled(*ip, config, &field, complain));
-        places.extend(ip.map(|ip| Place { ip, kind: ServiceType::LoadBalancer }));
+        places.extend(ip.map(|ip| Place { ip, kind: ServiceType::LoadBalancer, field }));
     }
     for (at, text) in spec.external_ips.iter().flatten().enumerate().filter(|_| config.external_ips) {
         let field = format!("spec.externalIPs[{at}]");
         let ip = complain.address(&field, text).filter(|ip| enabled(*ip, config, &field, complain));
-        places.extend(ip.map(|ip| Place { ip, kind: ServiceType::ExternalIps }));
+        places.extend(ip.map(|ip| Place { ip, kind: ServiceType::ExternalIps, field }));
     }
     places
 }
@@ -325,7 +365,7 @@ fn node_places(families: [bool; 2], kind: ServiceType, config: &Config) -> impl 
         families[family] && on[family]
     };
     let addresses = config.node.addresses.clone();
-    addresses.into_iter().chain(all).filter(wanted).map(move |ip| Place { ip, kind })
+    addresses.into_iter().chain(all).filter(wanted).map(move |ip| Place { ip, kind, field: String::new() })
 }
 
 fn enabled(ip: IpAddr, config: &Config, field: &str, complain: &mut Complaints<'_>) -> bool {
@@ -463,6 +503,7 @@ fn of_pod(key: &ObjectKey, pod: &Pod, config: &Config, derived: &mut Derived) {
         return;
     }
     let addresses = pod_addresses(pod, complain);
+    let mut claimed = Claimed::default();
     let ports = pod.spec.containers.iter().enumerate().flat_map(|(container, fields)| {
         fields.ports.iter().flatten().enumerate().map(move |(at, port)| (container, at, port))
     });
@@ -492,6 +533,9 @@ fn of_pod(key: &ObjectKey, pod: &Pod, config: &Config, derived: &mut Derived) {
                 continue;
             }
             let frontend = L4Addr { ip, port: host_port, protocol: transport };
+            if !claimed.is_first(Frontend { addr: frontend, scope: Scope::External }, &field("hostPort"), complain) {
+                continue;
+            }
             specs.push(ServiceSpec {
                 name: ServiceName { namespace: key.name.namespace.clone(), name: name.clone() },
                 attributes: Attributes { kind: ServiceType::HostPort, loopback, ..Attributes::default() },

@@ -6,11 +6,11 @@
 //! ([`maglev`]).
 //!
 //! Two layers: [`Services`] holds frontends, one entry each, as the API speaks of them. [`Objects`] holds Kubernetes'
-//! Services, EndpointSlices and Pods and says which frontends they ask for; [`Balancer`] brings the two together and
-//! knows whose frontend is whose.
+//! Services, EndpointSlices and Pods, policies of local redirection and the pods of this node, and says which frontends
+//! they ask for; [`Balancer`] brings the two together and knows whose frontend is whose.
 //!
-//! Never: picks a backend for a packet (programs do), reads a clock, knows endpoints or policy, computes a Maglev table
-//! (who writes it does).
+//! Never: picks a backend for a packet (programs do), reads a clock, knows of an endpoint more than labels and addresses,
+//! computes a Maglev table (who writes it does).
 //!
 //! Invariant: numbers of services and backends, and the slots of backends, are stable while they exist, and over a restart
 //! when the kernel's maps are still there: connection tracking remembers them.
@@ -29,6 +29,7 @@ mod murmur3;
 pub mod objects;
 mod plan;
 mod recipes;
+pub mod redirect;
 mod refusal;
 mod services;
 mod spec;
@@ -38,6 +39,7 @@ pub use balancer::{Balancer, Problem};
 pub use config::{Algorithm, Config, ForwardingMode, Node};
 pub use objects::{Object, ObjectKey, ObjectKind, Objects};
 pub use plan::{Change, Planned, Purge, together};
+pub use redirect::{LocalPod, LocalRedirect};
 pub use refusal::Refusal;
 pub use services::{HealthPort, Service, Services};
 pub use spec::{

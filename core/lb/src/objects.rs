@@ -3,8 +3,10 @@
 //! What cannot be read at all is refused with its place; what can be read and makes no sense is found when frontends are
 //! derived (module `derive`), so that the rest of the object still counts.
 
+mod table;
+
 use alloc::boxed::Box;
-use alloc::collections::{BTreeMap, BTreeSet};
+use alloc::collections::BTreeMap;
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
 use core::fmt;
@@ -12,7 +14,10 @@ use core::fmt;
 use serde::Deserialize;
 use serde_json::Value;
 
+pub use table::Objects;
+
 use crate::ServiceName;
+use crate::redirect::{self, LocalRedirect};
 
 /// The label that says whose slice it is.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
@@ -26,6 +31,8 @@ pub enum ObjectKind {
     EndpointSlice,
     /// `v1` Pod
     Pod,
+    /// `cilium.io/v2` CiliumLocalRedirectPolicy
+    LocalRedirect,
 }
 
 impl fmt::Display for ObjectKind {
@@ -34,6 +41,7 @@ impl fmt::Display for ObjectKind {
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
             Self::Pod => "Pod",
+            Self::LocalRedirect => redirect::KIND,
         })
     }
 }
@@ -57,7 +65,7 @@ impl fmt::Display for ObjectKey {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ObjectError {
     /// A kind this crate does not know.
-    #[error("kind {kind:?} is not one of Service, EndpointSlice, Pod and List")]
+    #[error("kind {kind:?} is not one of Service, EndpointSlice, Pod, CiliumLocalRedirectPolicy and List")]
     Kind {
         /// What was given.
         kind: String,
@@ -83,29 +91,47 @@ pub enum Object {
     EndpointSlice(Box<EndpointSlice>),
     /// A pod.
     Pod(Box<Pod>),
+    /// A policy that keeps traffic on the node.
+    LocalRedirect(Box<LocalRedirect>),
 }
 
 impl Object {
-    /// Reads an object, or each of a list.
-    pub fn read(value: Value) -> Result<Vec<Self>, ObjectError> {
+    /// Reads an object, or each of a list: those that can be read, and what is wrong with the others.
+    pub fn read(value: Value) -> (Vec<Self>, Vec<ObjectError>) {
+        let (mut objects, mut errors) = (Vec::new(), Vec::new());
+        Self::read_into(value, &mut objects, &mut errors);
+        (objects, errors)
+    }
+
+    fn read_into(value: Value, objects: &mut Vec<Self>, errors: &mut Vec<ObjectError>) {
         let kind = value.get("kind").and_then(Value::as_str).unwrap_or_default().to_string();
-        match (&*kind, value) {
-            (_, Value::Null) => Ok(Vec::new()),
-            ("List" | "ServiceList" | "EndpointSliceList" | "PodList", Value::Object(mut list)) => {
+        let read = match (&*kind, value) {
+            (_, Value::Null) => return,
+            (
+                "List" | "ServiceList" | "EndpointSliceList" | "PodList" | "CiliumLocalRedirectPolicyList",
+                Value::Object(mut list),
+            ) => {
                 let item_kind = kind.strip_suffix("List").unwrap_or_default();
-                let mut found = Vec::new();
                 for mut item in list.remove("items").and_then(into_array).unwrap_or_default() {
                     if let (Value::Object(map), false) = (&mut item, item_kind.is_empty()) {
                         map.entry("kind").or_insert_with(|| item_kind.into());
                     }
-                    found.extend(Self::read(item)?);
+                    Self::read_into(item, objects, errors);
                 }
-                Ok(found)
+                return;
             }
-            ("Service", value) => Ok([Self::Service(parse("Service", value)?)].into()),
-            ("EndpointSlice", value) => Ok([Self::EndpointSlice(parse("EndpointSlice", value)?)].into()),
-            ("Pod", value) => Ok([Self::Pod(parse("Pod", value)?)].into()),
+            ("Service", value) => parse("Service", value).map(Self::Service),
+            ("EndpointSlice", value) => parse("EndpointSlice", value).map(Self::EndpointSlice),
+            ("Pod", value) => parse("Pod", value).map(Self::Pod),
+            (redirect::KIND, value) => match LocalRedirect::read(&value) {
+                Ok(policy) => Ok(Self::LocalRedirect(Box::new(policy))),
+                Err(faults) => return errors.extend(faults),
+            },
             _ => Err(ObjectError::Kind { kind }),
+        };
+        match read {
+            Ok(object) => objects.push(object),
+            Err(error) => errors.push(error),
         }
     }
 
@@ -115,6 +141,7 @@ impl Object {
             Self::Service(service) => (ObjectKind::Service, &service.metadata),
             Self::EndpointSlice(slice) => (ObjectKind::EndpointSlice, &slice.metadata),
             Self::Pod(pod) => (ObjectKind::Pod, &pod.metadata),
+            Self::LocalRedirect(policy) => (ObjectKind::LocalRedirect, &policy.metadata),
         };
         ObjectKey { kind, name: meta.key() }
     }
@@ -125,6 +152,12 @@ fn into_array(value: Value) -> Option<Vec<Value>> {
 }
 
 fn parse<T: for<'de> Deserialize<'de>>(kind: &str, value: Value) -> Result<Box<T>, ObjectError> {
+    let object = named(kind, &value)?;
+    deserialize(&object, "", value)
+}
+
+/// Kind and name of what has a name.
+fn named(kind: &str, value: &Value) -> Result<String, ObjectError> {
     let name = |at: &str| value.pointer(at).and_then(Value::as_str).unwrap_or("").to_string();
     let (namespace, name) = (name("/metadata/namespace"), name("/metadata/name"));
     let namespace = if namespace.is_empty() { "default".into() } else { namespace };
@@ -132,11 +165,21 @@ fn parse<T: for<'de> Deserialize<'de>>(kind: &str, value: Value) -> Result<Box<T
     if name.is_empty() {
         return Err(ObjectError::Field { object, path: "metadata.name".into(), why: "it is missing".into() });
     }
+    Ok(object)
+}
+
+fn deserialize<T: for<'de> Deserialize<'de>>(object: &str, at: &str, value: Value) -> Result<T, ObjectError> {
     serde_path_to_error::deserialize(value).map_err(|error| ObjectError::Field {
-        object,
-        path: error.path().to_string(),
+        object: object.into(),
+        path: alloc::format!("{at}{}", error.path()),
         why: error.inner().to_string(),
     })
+}
+
+/// Name, labels and notes of an object of that kind.
+pub(crate) fn metadata(kind: &str, value: &Value) -> Result<Metadata, ObjectError> {
+    let object = named(kind, value)?;
+    deserialize(&object, "metadata.", value.get("metadata").cloned().unwrap_or_default())
 }
 
 /// Name, labels and notes of an object.
@@ -148,6 +191,8 @@ pub struct Metadata {
     /// Namespace; `default` where it is left out.
     #[serde(deserialize_with = "namespace", default = "default_namespace")]
     pub namespace: Box<str>,
+    /// What tells it from an earlier object of that name; empty: not known.
+    pub uid: Option<Box<str>>,
     /// Labels.
     pub labels: Option<BTreeMap<String, String>>,
     /// Annotations.
@@ -165,8 +210,13 @@ fn namespace<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Box<str>, D::E
 }
 
 impl Metadata {
-    fn key(&self) -> ServiceName {
+    pub(crate) fn key(&self) -> ServiceName {
         ServiceName { namespace: self.namespace.clone(), name: self.name.clone() }
+    }
+    /// Who is older comes first where two want the same; whose age is not known comes last.
+    pub(crate) fn age(&self) -> (bool, Option<&str>, &str, &str) {
+        let made = self.creation_timestamp.as_deref();
+        (made.is_none(), made, &self.namespace, &self.name)
     }
     /// An annotation.
     pub fn annotation(&self, name: &str) -> Option<&str> {
@@ -385,92 +435,4 @@ pub struct PodStatus {
 #[expect(missing_docs, reason = "fields are Kubernetes' own")]
 pub struct PodIp {
     pub ip: String,
-}
-
-/// All objects.
-#[derive(Debug, Clone, Default)]
-pub struct Objects {
-    services: BTreeMap<ServiceName, Service>,
-    slices: BTreeMap<ServiceName, EndpointSlice>,
-    slices_of: BTreeMap<ServiceName, BTreeSet<ServiceName>>,
-    pods: BTreeMap<ServiceName, Pod>,
-}
-
-impl Objects {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.services.len() + self.slices.len() + self.pods.len()
-    }
-    /// Whether there is none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-    /// Whether an object is there.
-    pub fn contains(&self, key: &ObjectKey) -> bool {
-        match key.kind {
-            ObjectKind::Service => self.services.contains_key(&key.name),
-            ObjectKind::EndpointSlice => self.slices.contains_key(&key.name),
-            ObjectKind::Pod => self.pods.contains_key(&key.name),
-        }
-    }
-    /// A service.
-    pub fn service(&self, name: &ServiceName) -> Option<&Service> {
-        self.services.get(name)
-    }
-    /// A pod.
-    pub fn pod(&self, name: &ServiceName) -> Option<&Pod> {
-        self.pods.get(name)
-    }
-    /// A service's slices, by name.
-    pub fn slices(&self, service: &ServiceName) -> impl Iterator<Item = (&ServiceName, &EndpointSlice)> {
-        self.slices_of.get(service).into_iter().flatten().filter_map(|name| self.slices.get_key_value(name))
-    }
-
-    /// Takes an object up in place of what has its name; says whose frontends may change.
-    pub(crate) fn put(&mut self, object: Object) -> Vec<ObjectKey> {
-        let key = object.key();
-        match object {
-            Object::Service(service) => {
-                self.services.insert(key.name.clone(), *service);
-                [key].into()
-            }
-            Object::Pod(pod) => {
-                self.pods.insert(key.name.clone(), *pod);
-                [key].into()
-            }
-            Object::EndpointSlice(slice) => {
-                let mut touched = self.unlink(&key.name);
-                if let Some(owner) = slice.service() {
-                    self.slices_of.entry(owner.clone()).or_default().insert(key.name.clone());
-                    touched.push(ObjectKey { kind: ObjectKind::Service, name: owner });
-                }
-                self.slices.insert(key.name, *slice);
-                touched
-            }
-        }
-    }
-
-    /// Lets an object go; says whose frontends may change.
-    pub(crate) fn remove(&mut self, key: &ObjectKey) -> Vec<ObjectKey> {
-        match key.kind {
-            ObjectKind::Service => self.services.remove(&key.name).map(|_| key.clone()).into_iter().collect(),
-            ObjectKind::Pod => self.pods.remove(&key.name).map(|_| key.clone()).into_iter().collect(),
-            ObjectKind::EndpointSlice => {
-                let touched = self.unlink(&key.name);
-                self.slices.remove(&key.name);
-                touched
-            }
-        }
-    }
-
-    fn unlink(&mut self, slice: &ServiceName) -> Vec<ObjectKey> {
-        let Some(owner) = self.slices.get(slice).and_then(EndpointSlice::service) else { return Vec::new() };
-        if let Some(slices) = self.slices_of.get_mut(&owner) {
-            slices.remove(slice);
-            if slices.is_empty() {
-                self.slices_of.remove(&owner);
-            }
-        }
-        [ObjectKey { kind: ObjectKind::Service, name: owner }].into()
-    }
 }

@@ -82,7 +82,7 @@ pub enum Refusal {
         why: &'static str,
     },
     /// A range of sources says too little or contradicts itself.
-    #[error("service {name} {frontend}: source-ranges[{index}] {range} {why}")]
+    #[error("service {name} {frontend}: flags.sourceRanges[{index}]: {range} {why}")]
     SourceRange {
         /// The service's name.
         name: ServiceName,

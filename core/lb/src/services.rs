@@ -310,7 +310,7 @@ impl Services {
         }
         if spec.attributes.affinity_seconds > AFFINITY_SECONDS_MAX {
             let why = "must be at most 86400 seconds";
-            return Err(Refusal::Attribute { name, frontend, field: "affinity", why });
+            return Err(Refusal::Attribute { name, frontend, field: "sessionAffinityTimeoutSeconds", why });
         }
         let max = self.config.backends_per_service_max.min(usize::from(u16::MAX));
         if spec.backends.len() > max {

@@ -2,6 +2,7 @@
 
 mod kubernetes;
 mod prefixes;
+mod redirects;
 mod table;
 
 use alloc::collections::{BTreeMap, BTreeSet};

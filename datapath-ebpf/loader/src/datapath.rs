@@ -9,7 +9,7 @@ use std::{
 };
 
 use abi::{
-    config::{LB_DSR_GENEVE, LB_DSR_XLATE_BACKEND, NODE_HOST_ROUTING, NodeConfig},
+    config::{LB_DSR_GENEVE, LB_DSR_IPIP, LB_DSR_XLATE_BACKEND, NODE_HOST_ROUTING, NodeConfig},
     lb::MAGLEV_SIZE_DEFAULT,
     stage::{EARLY, Stage},
 };
@@ -132,7 +132,7 @@ impl Datapath {
         for path in [&pins, &links] {
             fs::create_dir_all(path).map_err(|source| LoadError::Directory { path: path.clone(), source })?;
         }
-        refuse_unsupported(&config.node)?;
+        refuse_contradictions(&config.node)?;
         let mut node = clock::with_ticks(config.node);
         if node.maglev_size == 0 {
             node.maglev_size = MAGLEV_SIZE_DEFAULT;
@@ -394,16 +394,19 @@ pub fn remove_all(bpffs: &Path) -> Result<(), AttachError> {
     Ok(())
 }
 
-/// Refuses what the programs would have to pretend.
-fn refuse_unsupported(node: &NodeConfig) -> Result<(), LoadError> {
-    for (flag, option) in
-        [(LB_DSR_GENEVE, "bpf-lb-dsr-dispatch=geneve"), (LB_DSR_XLATE_BACKEND, "bpf-lb-dsr-l4-xlate=backend")]
-    {
-        if node.lb_flags & flag != 0 {
-            return Err(LoadError::Unsupported { option });
-        }
-    }
-    Ok(())
+/// Refuses constants of which the programs could only obey a part.
+fn refuse_contradictions(node: &NodeConfig) -> Result<(), LoadError> {
+    let has = |flag: u32| node.lb_flags & flag != 0;
+    let problem = if has(LB_DSR_GENEVE) && has(LB_DSR_IPIP) {
+        "DSR by Geneve and by IPIP at once"
+    } else if has(LB_DSR_GENEVE) && node.geneve_port.raw == 0 {
+        "DSR by Geneve without a port for it (geneve_port is 0)"
+    } else if has(LB_DSR_XLATE_BACKEND) && !has(LB_DSR_IPIP) {
+        "the backend's port in packets by IPIP (LB_DSR_XLATE_BACKEND), but no DSR by IPIP"
+    } else {
+        return Ok(());
+    };
+    Err(LoadError::Contradiction { problem })
 }
 
 fn choose_hook(choice: HookChoice) -> Result<Hook, Missing> {

@@ -213,11 +213,11 @@ pub enum Missing {
 /// Why the datapath could not be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The programs do not do what an option asks for.
-    #[error("{option} is not supported by this datapath; choose another value")]
-    Unsupported {
-        /// Option and value.
-        option: &'static str,
+    /// The programs' constants contradict one another.
+    #[error("the programs' constants ask for {problem}")]
+    Contradiction {
+        /// What of them cannot be.
+        problem: &'static str,
     },
     /// The kernel or this process lacks something.
     #[error(transparent)]

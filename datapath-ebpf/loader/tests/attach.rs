@@ -44,7 +44,7 @@ impl Bench {
 
     fn tcx() -> Option<Self> {
         if !loader::has_tcx() {
-            support::skip("this kernel has no TCX");
+            support::kernel_lacks("TCX");
             return None;
         }
         Self::new(HookChoice::Only(Hook::Tcx))

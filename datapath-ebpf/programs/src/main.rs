@@ -115,6 +115,10 @@ stages! {
     Net6 = cil_net6;
     Open4 = cil_open4;
     Open6 = cil_open6;
+    Wrap4 = cil_wrap4;
+    Wrap6 = cil_wrap6;
+    Unwrap4 = cil_unwrap4;
+    Unwrap6 = cil_unwrap6;
     Return4 = cil_return4;
     Return6 = cil_return6;
     Out4 = cil_out4;
@@ -143,6 +147,20 @@ fn cil_xdp_open6(ctx: XdpContext) -> u32 {
     act_early(ctx.ctx, stages::run_early(&mut Frame::new(ctx.ctx), Stage::Open6))
 }
 
+/// Stage [`Stage::Wrap4`] of such a packet.
+#[xdp]
+#[inline(always)]
+fn cil_xdp_wrap4(ctx: XdpContext) -> u32 {
+    act_early(ctx.ctx, stages::run_early(&mut Frame::new(ctx.ctx), Stage::Wrap4))
+}
+
+/// Stage [`Stage::Wrap6`] of such a packet.
+#[xdp]
+#[inline(always)]
+fn cil_xdp_wrap6(ctx: XdpContext) -> u32 {
+    act_early(ctx.ctx, stages::run_early(&mut Frame::new(ctx.ctx), Stage::Wrap6))
+}
+
 /// Carries a verdict out. A stage that is not there leaves the packet to tc: nothing has been changed yet.
 #[inline(always)]
 fn act_early(xdp: *mut xdp_md, verdict: Verdict) -> u32 {
@@ -156,6 +174,8 @@ fn act_early(xdp: *mut xdp_md, verdict: Verdict) -> u32 {
                 match Stage::of(verdict.argument) {
                     Some(Stage::Open4) => maps::CALLS_XDP.go_on::<{ Stage::Open4 as u32 }>(xdp.cast()),
                     Some(Stage::Open6) => maps::CALLS_XDP.go_on::<{ Stage::Open6 as u32 }>(xdp.cast()),
+                    Some(Stage::Wrap4) => maps::CALLS_XDP.go_on::<{ Stage::Wrap4 as u32 }>(xdp.cast()),
+                    Some(Stage::Wrap6) => maps::CALLS_XDP.go_on::<{ Stage::Wrap6 as u32 }>(xdp.cast()),
                     _ => {}
                 }
                 xdp_action::XDP_PASS

@@ -17,8 +17,9 @@ use abi::metrics::MetricsKey;
 use abi::policy::{PolicyEntry, PolicyKey};
 use aya_ebpf::bindings::bpf_adj_room_mode::{BPF_ADJ_ROOM_MAC, BPF_ADJ_ROOM_NET};
 use aya_ebpf::bindings::{
-    __sk_buff, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_NO_CSUM_RESET,
-    BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR,
+    __sk_buff, BPF_ADJ_ROOM_ENCAP_L2_SHIFT, BPF_F_ADJ_ROOM_ENCAP_L2_ETH, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4,
+    BPF_F_ADJ_ROOM_ENCAP_L3_IPV6, BPF_F_ADJ_ROOM_ENCAP_L4_UDP, BPF_F_ADJ_ROOM_NO_CSUM_RESET, BPF_F_MARK_MANGLED_0,
+    BPF_F_PSEUDO_HDR,
 };
 use aya_ebpf::helpers::generated as helpers;
 use datapath::{
@@ -35,6 +36,9 @@ impl Context for __sk_buff {
     const DATA: i32 = 76;
     const DATA_END: i32 = 80;
 }
+
+/// What is carried inside UDP begins with an Ethernet header.
+const TUNNEL: u32 = BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH;
 
 /// A packet at a tc hook.
 pub struct Packet {
@@ -91,9 +95,9 @@ impl Packet {
 
     /// Makes or takes room in front of the packet.
     #[inline(always)]
-    fn adjust(&mut self, by: i32, mode: u32, flags: u32) -> Option<()> {
+    fn adjust(&mut self, by: i32, mode: u32, flags: u64) -> Option<()> {
         // SAFETY: the helper changes the buffer; packet pointers are loaded anew for each access.
-        if unsafe { helpers::bpf_skb_adjust_room(self.skb, by, mode, flags as u64) } == 0 { Some(()) } else { None }
+        if unsafe { helpers::bpf_skb_adjust_room(self.skb, by, mode, flags) } == 0 { Some(()) } else { None }
     }
 }
 
@@ -240,16 +244,28 @@ impl NodeportEnv for Packet {
     #[inline(always)]
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()> {
         let (mode, flags) = match room {
+            Room::TunnelIpv4 => (BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4 | TUNNEL),
+            Room::TunnelIpv6 => (BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | TUNNEL),
             Room::OuterIpv4 => (BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV4),
             Room::OuterIpv6 => (BPF_ADJ_ROOM_MAC, BPF_F_ADJ_ROOM_ENCAP_L3_IPV6),
             Room::Ipv4Options | Room::Ipv6Extension => (BPF_ADJ_ROOM_NET, BPF_F_ADJ_ROOM_NO_CSUM_RESET),
         };
-        self.adjust(LEN.cast_signed(), mode, flags)
+        let frame = if flags & TUNNEL == 0 { 0 } else { (wire::ETHERNET_LEN as u64) << BPF_ADJ_ROOM_ENCAP_L2_SHIFT };
+        self.adjust(LEN.cast_signed(), mode, flags as u64 | frame)
     }
 
     #[inline(always)]
-    fn shrink<const LEN: u32>(&mut self) -> Option<()> {
-        self.adjust(-(LEN.cast_signed()), BPF_ADJ_ROOM_MAC, 0)
+    fn shrink<const LEN: u32>(&mut self, to_ipv6: bool) -> Option<()> {
+        if !to_ipv6 {
+            return self.adjust(-(LEN.cast_signed()), BPF_ADJ_ROOM_MAC, 0);
+        }
+        // The helper that knows both families, since one that names what is left after shrinking came only with Linux 6.3. It makes 20
+        // bytes of room, for what an IPv6 header is longer.
+        // SAFETY: the helper changes the buffer; packet pointers are loaded anew for each access.
+        if unsafe { helpers::bpf_skb_change_proto(self.skb, wire::ETHERTYPE_IPV6.to_be(), 0) } != 0 {
+            return None;
+        }
+        self.adjust(-(LEN.cast_signed() + 20), BPF_ADJ_ROOM_MAC, 0)
     }
 
     #[inline(always)]

@@ -156,7 +156,7 @@ impl NodeportEnv for Frame {
         // What lies before the room moves to the new start. Of the Ethernet header only the type: whoever sends the packet on from this
         // hook addresses it anew.
         match room {
-            Room::OuterIpv4 | Room::OuterIpv6 => {
+            Room::OuterIpv4 | Room::OuterIpv6 | Room::TunnelIpv4 | Room::TunnelIpv6 => {
                 let ethertype: u16 = self.load(LEN + 12)?;
                 self.store(12, &ethertype)
             }
@@ -166,7 +166,7 @@ impl NodeportEnv for Frame {
     }
 
     #[inline(always)]
-    fn shrink<const LEN: u32>(&mut self) -> Option<()> {
+    fn shrink<const LEN: u32>(&mut self, _to_ipv6: bool) -> Option<()> {
         let ethernet: [u16; 7] = self.load(0)?;
         self.move_start(LEN.cast_signed())?;
         self.store(0, &ethernet)

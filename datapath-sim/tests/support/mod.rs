@@ -1,6 +1,8 @@
 //! A node with three pods on the simulated maps, and packets made and checked by `wire`.
 #![allow(dead_code, reason = "each test file uses a part")]
 
+pub mod outside;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use abi::be::Port;
@@ -92,7 +94,8 @@ impl World {
         world
     }
 
-    fn add(&mut self, n: u8) {
+    /// Adds pod `n`.
+    pub fn add(&mut self, n: u8) {
         let id = 1000 + u32::from(n);
         let device = Device {
             identity: id,

@@ -13,6 +13,7 @@ use abi::metrics::MetricsKey;
 use bpf::Departed;
 use bpf::sweep::{Found, Swept, sweep};
 use gc::{Collector, Effect, Failed, Input, Sweep};
+use lb::Purge;
 use loader::Maps;
 use machine::Instant;
 use metrics::{Metrics, Outcome};
@@ -20,7 +21,8 @@ use netlink::sock_diag::Transport;
 use runtime::{Closed, Handle, World};
 use tokio::sync::Notify;
 
-use crate::sockets;
+use crate::scrape::Filled;
+use crate::sockets::{self, GoneBackends};
 use crate::status::Status;
 
 /// How long departures are gathered before sockets are looked for.
@@ -33,7 +35,7 @@ const NO_PORT: u8 = 167;
 /// What went since it was last asked for.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Gone {
-    backends: BTreeSet<(SocketAddr, u8)>,
+    backends: GoneBackends,
     addresses: BTreeSet<IpAddr>,
     services: bool,
 }
@@ -51,11 +53,11 @@ impl Cleanup {
         let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
         match departed {
             Departed::Backend(at, protocol) => {
-                gone.backends.insert((at, protocol));
+                gone.backends.wholly.insert((at, protocol));
                 gone.services = true;
             }
             Departed::Returned(at, protocol) => {
-                gone.backends.remove(&(at, protocol));
+                gone.backends.wholly.remove(&(at, protocol));
                 return;
             }
             Departed::Service => gone.services = true,
@@ -63,6 +65,21 @@ impl Cleanup {
                 gone.addresses.insert(ip);
             }
         }
+        drop(gone);
+        self.news.notify_one();
+    }
+
+    /// Takes in what services let go of: the kernel's writes do not tell of a backend that serves another one still.
+    pub fn purged(&self, purge: &[Purge]) {
+        if purge.is_empty() {
+            return;
+        }
+        let mut gone = self.gone.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.services = true;
+        gone.backends.services.extend(purge.iter().filter_map(|one| match one {
+            Purge::Backend { service, addr, .. } => Some((SocketAddr::new(addr.ip, addr.port), service.as_u16())),
+            Purge::Service { .. } => None,
+        }));
         drop(gone);
         self.news.notify_one();
     }
@@ -98,7 +115,7 @@ pub async fn departures(
             continue;
         }
         let (maps, protocols) = (maps.clone(), protocols.clone());
-        let count = gone.backends.len();
+        let count = gone.backends.wholly.len() + gone.backends.services.len();
         let work = tokio::task::spawn_blocking(move || sockets::end(&maps, &gone.backends, &protocols)).await;
         let failure = match work {
             Ok(ended) => {
@@ -147,6 +164,10 @@ pub struct Sweeper {
     pub maps: Arc<Maps>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// How full the maps were that sweeps walk.
+    pub filled: Filled,
+    /// Ports of this node for source NAT.
+    pub ports: u16,
     /// What people are told.
     pub status: Arc<Status>,
     /// Where outcomes go.
@@ -158,6 +179,7 @@ impl World<Collector> for Sweeper {
         let Effect::Sweep(op, Sweep { why, addresses }) = effect;
         let now = u32::try_from(now.as_secs()).unwrap_or(u32::MAX);
         let (maps, metrics) = (self.maps.clone(), self.metrics.clone());
+        let (filled, ports) = (self.filled.clone(), self.ports);
         let (status, collector) = (self.status.clone(), self.collector.clone());
         let addresses = addresses.into_iter().collect();
         tokio::task::spawn_blocking(move || {
@@ -166,7 +188,8 @@ impl World<Collector> for Sweeper {
             let outcome = match swept {
                 Ok(swept) => {
                     tracing::debug!(?why, ?swept, took = ?began.elapsed(), "connections swept");
-                    report(&metrics, &swept, began.elapsed());
+                    report(&metrics, &swept, ports, began.elapsed());
+                    filled.publish(&maps, &swept);
                     status.swept(None);
                     Ok(swept.share)
                 }
@@ -182,12 +205,13 @@ impl World<Collector> for Sweeper {
     }
 }
 
-fn report(metrics: &Metrics, swept: &Swept, took: Duration) {
+fn report(metrics: &Metrics, swept: &Swept, ports: u16, took: Duration) {
     let both = |found: &Found| (found.alive, found.removed());
     for (at, family) in ["ipv4", "ipv6"].into_iter().enumerate() {
         metrics.swept(family, "TCP", Outcome::Success, both(&swept.tcp[at]), took);
         metrics.swept(family, "non-TCP", Outcome::Success, both(&swept.any[at]), took);
         metrics.translations_swept(family, both(&swept.nat[at]));
+        metrics.busiest_translation(family, f64::from(swept.busiest[at]) / f64::from(ports.max(1)));
     }
 }
 
@@ -209,8 +233,16 @@ mod tests {
         ] {
             cleanup.departed(departed);
         }
-        let gone = cleanup.take();
-        assert_eq!(gone, Gone { backends: [(at(2), 17)].into(), addresses: [ip].into(), services: true });
+        let wholly = GoneBackends { wholly: [(at(2), 17)].into(), ..GoneBackends::default() };
+        assert_eq!(cleanup.take(), Gone { backends: wholly, addresses: [ip].into(), services: true });
+        // And one that left one of its services.
+        let service = lb::ServiceId::new(7).expect("not 0");
+        let addr = lb::L4Addr { ip: at(3).ip(), port: 3, protocol: lb::Transport::Udp };
+        let frontend = lb::Frontend { addr, scope: lb::Scope::External };
+        let backend = lb::BackendId::new(1).expect("not 0");
+        cleanup.purged(&[Purge::Backend { service, frontend, backend, addr }, Purge::Service { service, frontend }]);
+        let left = GoneBackends { services: [(at(3), 7)].into(), ..GoneBackends::default() };
+        assert_eq!(cleanup.take(), Gone { backends: left, services: true, ..Gone::default() });
         assert_eq!(cleanup.take(), Gone::default());
     }
 }

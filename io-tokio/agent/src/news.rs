@@ -27,6 +27,8 @@ pub struct News {
     waiting: BTreeMap<EndpointId, Instant>,
     /// When the first policy change began that is not enforced everywhere yet.
     changed: Option<Instant>,
+    /// When each service's change was decided that is not in the kernel yet.
+    changing: BTreeMap<lb::ServiceId, Instant>,
 }
 
 impl News {
@@ -40,6 +42,7 @@ impl News {
             stale: Arc::new(AtomicBool::new(true)),
             waiting: BTreeMap::new(),
             changed: None,
+            changing: BTreeMap::new(),
         }
     }
 
@@ -91,6 +94,7 @@ impl News {
                 tracing::debug!(service = %id, "service written");
             }
             AgentEvent::ServiceDeleted(id) => tracing::debug!(service = %id, "service removed"),
+            AgentEvent::ServicesChanging(ids) => tracing::trace!(count = ids.len(), "services are written"),
             AgentEvent::PolicyFileRefused { path, why } => {
                 tracing::error!(file = %path, why, "policy file not taken up; what it last said stays in force");
             }
@@ -128,10 +132,24 @@ impl News {
                 }
             }
             AgentEvent::PolicyFileRefused { .. } => self.metrics.policy_changed(Outcome::Fail),
-            AgentEvent::ServiceCreated(_) => self.metrics.service("add"),
-            AgentEvent::ServiceUpdated(_) => self.metrics.service("update"),
-            AgentEvent::ServiceDeleted(_) => self.metrics.service("delete"),
+            AgentEvent::ServicesChanging(ids) => {
+                let now = Instant::now();
+                for id in ids {
+                    self.changing.entry(*id).or_insert(now);
+                }
+            }
+            AgentEvent::ServiceCreated(id) => self.service(*id, "add"),
+            AgentEvent::ServiceUpdated(id) => self.service(*id, "update"),
+            AgentEvent::ServiceDeleted(id) => self.service(*id, "delete"),
             _ => {}
+        }
+    }
+
+    fn service(&mut self, id: lb::ServiceId, action: &'static str) {
+        self.metrics.service(action);
+        if let Some(began) = self.changing.remove(&id) {
+            let action = if action == "delete" { "service-deleted" } else { "service-updated" };
+            self.metrics.service_implemented(action, began.elapsed());
         }
     }
 

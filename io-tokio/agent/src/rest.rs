@@ -6,6 +6,7 @@
 pub mod ask;
 mod maps;
 mod questions;
+mod redirects;
 pub mod refused;
 pub mod show;
 mod status;
@@ -111,6 +112,7 @@ impl Rest {
             Request::Services => {
                 self.look(|_, agent| Reply::ok(&agent.services().map(show::service).collect::<Vec<_>>())).await
             }
+            Request::LocalRedirects => self.look(|_, agent| Reply::ok(&redirects::list(agent.balancer()))).await,
             Request::Service(_) | Request::ServicePut(..) | Request::ServiceDelete(_) => self.service(request).await,
             endpoints => self.endpoints(endpoints).await,
         }
@@ -269,7 +271,7 @@ impl Rest {
             Request::ServicePut(id, spec) => {
                 let spec = ask::service(id, &spec).map_err(|why| {
                     let code = if why.field.starts_with("backend") { 461 } else { 460 };
-                    Reply::error(code, why.to_string())
+                    Reply::error(code, format!("service {id}: {why}"))
                 })?;
                 match self.ask(Call::Other, Ask::Service(ServiceRequest::Put(Box::new(spec)))).await? {
                     Response::Service { created, .. } => Ok(Reply::empty(if created { 201 } else { 200 })),

@@ -24,7 +24,7 @@ use crate::monitor::Feed;
 use crate::news::News;
 use crate::replies::Replies;
 use crate::rest::Rest;
-use crate::scrape::{Gauges, KernelSource};
+use crate::scrape::{Filled, Gauges, KernelSource};
 use crate::sinks::Sinks;
 use crate::start::{StartError, Started};
 use crate::state::{StateDir, Writer};
@@ -77,6 +77,7 @@ struct Shared {
     sinks: Arc<Sinks>,
     names: Names,
     gauges: Gauges,
+    filled: Filled,
     replies: Replies,
     health: watch::Sender<HealthPorts>,
     stop: watch::Sender<bool>,
@@ -101,8 +102,9 @@ pub async fn run(started: Started) -> Result<(), RunError> {
     let settings = started.settings.clone();
     let maps = started.datapath.maps().clone();
     let gauges = Gauges::default();
-    let sources: Vec<Arc<dyn Source>> =
-        vec![Arc::new(KernelSource::new(maps.clone())), Arc::new(gauges.clone()), started.sinks.clone()];
+    let filled = Filled::default();
+    let kernel = KernelSource::new(maps.clone(), filled.clone());
+    let sources: Vec<Arc<dyn Source>> = vec![Arc::new(kernel), Arc::new(gauges.clone()), started.sinks.clone()];
     let shared = Shared {
         metrics: Arc::new(Metrics::new(env!("CARGO_PKG_VERSION"), sources)),
         status: Arc::default(),
@@ -113,6 +115,7 @@ pub async fn run(started: Started) -> Result<(), RunError> {
         sinks: started.sinks.clone(),
         names: Names::default(),
         gauges,
+        filled,
         replies: Replies::default(),
         health: watch::Sender::default(),
         stop: watch::Sender::new(false),
@@ -398,6 +401,8 @@ fn clean_up(parts: &mut Supervisor, shared: &Shared, settings: &Settings, maps: 
     let mut sweeper = cleanup::Sweeper {
         maps: maps.clone(),
         metrics: shared.metrics.clone(),
+        filled: shared.filled.clone(),
+        ports: settings.node.nat_port_max.saturating_sub(settings.node.nat_port_min).saturating_add(1),
         status: shared.status.clone(),
         collector: collector.clone(),
     };

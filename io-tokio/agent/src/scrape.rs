@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use abi::metrics::{DIR_EGRESS, DIR_INGRESS, DIR_SERVICE, EVENTS_LOST};
+use bpf::sweep::Swept;
 use loader::Maps;
 use metrics::{Sample, Source};
 
@@ -15,13 +16,55 @@ const INVALID_PACKET: u8 = 2;
 #[derive(Debug)]
 pub struct KernelSource {
     maps: Arc<Maps>,
+    filled: Filled,
 }
 
 impl KernelSource {
-    /// Reads these maps.
-    pub fn new(maps: Arc<Maps>) -> Self {
-        Self { maps }
+    /// Reads these maps, and asks sweeps about those they walk.
+    pub fn new(maps: Arc<Maps>, filled: Filled) -> Self {
+        Self { maps, filled }
     }
+}
+
+/// How full the maps of connections and translations were when they were last swept: they are too long to be walked at
+/// each scrape.
+#[derive(Clone, Debug, Default)]
+pub struct Filled(Arc<Mutex<BTreeMap<&'static str, u64>>>);
+
+impl Filled {
+    /// Takes what a sweep found.
+    pub fn publish(&self, maps: &Maps, swept: &Swept) {
+        let found = [
+            (maps.ct4.spec().name, swept.tcp[0]),
+            (maps.ct6.spec().name, swept.tcp[1]),
+            (maps.ct_any4.spec().name, swept.any[0]),
+            (maps.ct_any6.spec().name, swept.any[1]),
+            (maps.snat4.spec().name, swept.nat[0]),
+            (maps.snat6.spec().name, swept.nat[1]),
+        ];
+        let mut filled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        filled.extend(found.into_iter().map(|(name, found)| (name, found.alive)));
+    }
+    fn of(&self, name: &str) -> Option<usize> {
+        let filled = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        filled.get(name).map(|alive| usize::try_from(*alive).unwrap_or(usize::MAX))
+    }
+}
+
+/// Maps of so many entries go by one name in `cilium_bpf_map_capacity` (reference).
+const DEFAULT_CAPACITY: u32 = 65_536;
+
+/// How many entries maps can hold, by the name of the map, or of the group of those with the usual size.
+fn capacities(maps: impl IntoIterator<Item = (&'static str, u32)>) -> Vec<Sample> {
+    let group = |name: &'static str, max| {
+        if max == DEFAULT_CAPACITY { "default" } else { name.trim_start_matches("cilium_") }
+    };
+    let groups: BTreeMap<&str, u32> = maps.into_iter().map(|(name, max)| (group(name, max), max)).collect();
+    let help = "Entries a map can hold; maps of 65536 go by the name default";
+    let sample = |(group, max): (&str, u32)| {
+        Sample::gauge("cilium_bpf_map_capacity", help, [("map_group", group.to_owned())], f64::from(max))
+    };
+    groups.into_iter().map(sample).collect()
 }
 
 impl Source for KernelSource {
@@ -33,10 +76,13 @@ impl Source for KernelSource {
 }
 
 impl KernelSource {
+    /// How full maps are, and how much they hold.
     fn pressure(&self) -> Vec<Sample> {
         let mut out = Vec::new();
         let help = "Share of a map's entries that are in use";
-        let mut one = |name: &str, used: Option<usize>, max: u32| {
+        let mut sizes = Vec::new();
+        let mut one = |name: &'static str, used: Option<usize>, max: u32| {
+            sizes.push((name, max));
             if let Some(used) = used {
                 let labels = [("map_name", name.trim_start_matches("cilium_").to_owned())];
                 out.push(Sample::gauge("cilium_bpf_map_pressure", help, labels, used as f64 / f64::from(max.max(1))));
@@ -48,7 +94,6 @@ impl KernelSource {
                 one(table.spec().name, table.entries().ok().map(|all| all.len()), table.max_entries());
             )* };
         }
-        // The connection maps are swept by a task of their own, which reports what it found.
         maps!(
             lxc,
             devices,
@@ -64,6 +109,14 @@ impl KernelSource {
             lb4_source_range,
             lb6_source_range
         );
+        macro_rules! swept {
+            ($($table:ident),*) => { $(
+                let table = &self.maps.$table;
+                one(table.spec().name, self.filled.of(table.spec().name), table.max_entries());
+            )* };
+        }
+        swept!(ct4, ct6, ct_any4, ct_any6, snat4, snat6);
+        out.extend(capacities(sizes));
         out
     }
 }
@@ -130,6 +183,14 @@ mod tests {
     use abi::metrics::{MetricsKey, MetricsValue};
 
     use super::*;
+
+    #[test]
+    fn capacities_are_told_by_group() {
+        let found =
+            capacities([("cilium_lxc", 65_536), ("cilium_ct4_global", 512), ("cilium_lb4_services_v2", 65_536)]);
+        let found: Vec<_> = found.iter().map(|one| (one.labels[0].1.as_str(), one.value)).collect();
+        assert_eq!(found, [("ct4_global", 512.0), ("default", 65_536.0)]);
+    }
 
     #[test]
     fn drops_are_told_by_reason_and_forwards_by_direction() {

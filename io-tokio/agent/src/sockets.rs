@@ -75,9 +75,32 @@ pub struct Ended {
     pub failure: Option<String>,
 }
 
-/// Ends sockets, in every network namespace of this machine, that a service sent to one of these backends. Whoever connected
-/// to a backend by its own address is left alone.
-pub fn end(maps: &Maps, backends: &BTreeSet<(SocketAddr, u8)>, protocols: &[Transport]) -> Ended {
+/// Backends that went.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct GoneBackends {
+    /// Those that serve nobody any more, with their protocols; 0: any.
+    pub wholly: BTreeSet<(SocketAddr, u8)>,
+    /// Those that left one service, with its number, and may serve others.
+    pub services: BTreeSet<(SocketAddr, u16)>,
+}
+
+impl GoneBackends {
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.wholly.is_empty() && self.services.is_empty()
+    }
+    /// Whether a socket with this peer may have to end.
+    fn concerns(&self, peer: SocketAddr, protocol: u8) -> bool {
+        self.went(peer, protocol) || self.services.range((peer, 0)..=(peer, u16::MAX)).next().is_some()
+    }
+    fn went(&self, peer: SocketAddr, protocol: u8) -> bool {
+        [protocol, 0].iter().any(|number| self.wholly.contains(&(peer, *number)))
+    }
+}
+
+/// Ends sockets, in every network namespace of this machine, that a service sent to a backend that it has no longer. Whoever
+/// connected to a backend by its own address is left alone, and so is who came to it through another service.
+pub fn end(maps: &Maps, gone: &GoneBackends, protocols: &[Transport]) -> Ended {
     let mut out = Ended::default();
     let namespaces = match Namespace::all() {
         Ok(namespaces) => namespaces,
@@ -85,22 +108,22 @@ pub fn end(maps: &Maps, backends: &BTreeSet<(SocketAddr, u8)>, protocols: &[Tran
     };
     for namespace in namespaces {
         // One that went meanwhile took its sockets with it.
-        let Ok(inside) = namespace.run(|| end_here(maps, backends, protocols)) else { continue };
+        let Ok(inside) = namespace.run(|| end_here(maps, gone, protocols)) else { continue };
         out.sockets += inside.sockets;
         out.failure = out.failure.or(inside.failure);
     }
     out
 }
 
-fn end_here(maps: &Maps, backends: &BTreeSet<(SocketAddr, u8)>, protocols: &[Transport]) -> Ended {
+fn end_here(maps: &Maps, gone: &GoneBackends, protocols: &[Transport]) -> Ended {
     let mut out = Ended::default();
     let mut work = || -> Result<(), String> {
         let text = |why: netlink::NetlinkError| why.to_string();
         let mut diag = SockDiag::open().map_err(text)?;
         for protocol in protocols {
-            let gone = |peer| [protocol.number(), 0].iter().any(|number| backends.contains(&(peer, *number)));
-            for socket in diag.connected(*protocol, gone).map_err(text)? {
-                if is_translated(maps, &socket).map_err(|why| why.to_string())? {
+            let number = protocol.number();
+            for socket in diag.connected(*protocol, |peer| gone.concerns(peer, number)).map_err(text)? {
+                if must_end(maps, gone, &socket).map_err(|why| why.to_string())? {
                     out.sockets += usize::from(diag.destroy(&socket).map_err(text)?);
                 }
             }
@@ -111,17 +134,44 @@ fn end_here(maps: &Maps, backends: &BTreeSet<(SocketAddr, u8)>, protocols: &[Tra
     out
 }
 
-/// Whether a service sent the socket to its peer.
-fn is_translated(maps: &Maps, socket: &Connected) -> Result<bool, loader::MapError> {
-    let (cookie, port) = (socket.cookie, Port::new(socket.peer.port()));
-    match socket.peer.ip().to_canonical() {
+/// Whether a service sent the socket to its peer, and does so no longer.
+fn must_end(maps: &Maps, gone: &GoneBackends, socket: &Connected) -> Result<bool, loader::MapError> {
+    let peer = SocketAddr::new(socket.peer.ip().to_canonical(), socket.peer.port());
+    let Some(service) = sent_by(maps, socket.cookie, peer)? else { return Ok(false) };
+    if gone.went(peer, socket.transport.number()) {
+        return Ok(true);
+    }
+    // It may be back by now.
+    Ok(gone.services.contains(&(peer, service.host())) && !bpf::sweep::serves(maps, service, peer)?)
+}
+
+/// The number of the service that sent a socket to its peer, if one did.
+fn sent_by(maps: &Maps, cookie: u64, peer: SocketAddr) -> Result<Option<Port>, loader::MapError> {
+    let port = Port::new(peer.port());
+    Ok(match peer.ip() {
         IpAddr::V4(ip) => {
             let key = LbRevSkKey4 { cookie, address: ip.into(), port, ..LbRevSkKey4::default() };
-            Ok(maps.lb4_reverse_sk.get(&key)?.is_some())
+            maps.lb4_reverse_sk.get(&key)?.map(|entry| entry.rev_nat_index)
         }
         IpAddr::V6(ip) => {
             let key = LbRevSkKey6 { cookie, address: ip.into(), port, ..LbRevSkKey6::default() };
-            Ok(maps.lb6_reverse_sk.get(&key)?.is_some())
+            maps.lb6_reverse_sk.get(&key)?.map(|entry| entry.rev_nat_index)
         }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backend_concerns_those_whom_it_left() {
+        let at = |port| SocketAddr::from(([10, 0, 0, 1], port));
+        let gone =
+            GoneBackends { wholly: [(at(1), 17), (at(2), 0)].into(), services: [(at(3), 1), (at(3), u16::MAX)].into() };
+        let concerned = |port, protocol| gone.concerns(at(port), protocol);
+        assert!(concerned(1, 17) && !concerned(1, 6), "another protocol is another backend");
+        assert!(concerned(2, 6) && concerned(2, 17) && concerned(3, 17) && !concerned(4, 17));
+        assert!(!gone.went(at(3), 17), "it serves somebody");
     }
 }

@@ -95,10 +95,7 @@ impl Kernel for Bpf {
         }
     }
     fn purge(&mut self, purge: &[lb::Purge]) {
-        // Writes tell what went from the maps. A backend that left one service and still serves another is in them.
-        if !purge.is_empty() {
-            self.cleanup.departed(bpf::Departed::Service);
-        }
+        self.cleanup.purged(purge);
     }
 }
 

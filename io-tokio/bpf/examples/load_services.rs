@@ -1,8 +1,14 @@
-//! Prints how long it takes to load services into the kernel, and to change one: `load_services [SERVICES] [BACKENDS]`.
+//! Prints how long it takes to load services into the kernel, and to change one: `load_services [--json] [SERVICES] [BACKENDS]`.
 //!
 //! Services go the way they go in the agent: into core's tables, through the ordered sequence of writes, in batches of its
 //! size, into kernel maps. Needs root.
-#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs, reason = "a program that measures and prints")]
+#![allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::unwrap_used,
+    missing_docs,
+    reason = "a program that measures and prints"
+)]
 
 use std::collections::BTreeMap;
 use std::ffi::CString;
@@ -100,11 +106,19 @@ fn spec(service: u32, backends: u32, kind: ServiceType) -> ServiceSpec {
     }
 }
 
-fn run(maps: &Maps, title: &str, algorithm: Algorithm, kind: ServiceType, [count, backends]: [u32; 2]) {
+fn run(maps: &Maps, json: bool, title: &str, algorithm: Algorithm, kind: ServiceType, [count, backends]: [u32; 2]) {
     let mut agent = Agent::new(maps, algorithm);
     let specs: Vec<ServiceSpec> = (0..count).map(|service| spec(service, backends, kind)).collect();
     let report = |what: &str, (core, kernel, writes): (Duration, Duration, usize)| {
         let ms = |took: Duration| took.as_secs_f64() * 1e3;
+        if json {
+            let (total, core, kernel) = (ms(core + kernel), ms(core), ms(kernel));
+            println!(
+                "{{\"row\":\"{title}: {what}\",\"value\":{total:.3},\"unit\":\"ms\",\"core\":{core:.3},\"kernel\":{kernel:.3},\
+                 \"writes\":{writes}}}"
+            );
+            return;
+        }
         println!(
             "{title}: {what}: {:.3} ms ({:.3} core, {:.3} kernel, {writes} writes)",
             ms(core + kernel),
@@ -145,6 +159,7 @@ fn run(maps: &Maps, title: &str, algorithm: Algorithm, kind: ServiceType, [count
 }
 
 fn main() {
+    let json = std::env::args().skip(1).any(|text| text == "--json");
     let numbers: Vec<u32> = std::env::args().skip(1).filter_map(|text| text.parse().ok()).collect();
     let services = numbers.first().copied().unwrap_or(10_000);
     let backends = numbers.get(1).copied().unwrap_or(3);
@@ -153,13 +168,20 @@ fn main() {
         .map_err(|why| why.to_string())
         .and_then(|()| loader::ensure_bpffs(&path).map_err(|why| why.to_string()))
     {
-        println!("skipped: {why}");
-        return;
+        eprintln!("load_services: {why}");
+        std::process::exit(1);
     }
     let fs = Bpffs(path);
     let maps = Maps::prepare(&fs.0, &BTreeMap::new()).unwrap();
-    run(&maps, "ClusterIP", Algorithm::Random, ServiceType::ClusterIp, [services, backends]);
+    run(&maps, json, "ClusterIP", Algorithm::Random, ServiceType::ClusterIp, [services, backends]);
     let maglev = Algorithm::Maglev { size: TableSize::default(), seed: Seed::default() };
-    run(&maps, "LoadBalancer with Maglev tables", maglev, ServiceType::LoadBalancer, [services.min(1_000), backends]);
-    run(&maps, "LoadBalancer with Maglev tables", maglev, ServiceType::LoadBalancer, [services.min(100), 100]);
+    run(
+        &maps,
+        json,
+        "LoadBalancer with Maglev tables",
+        maglev,
+        ServiceType::LoadBalancer,
+        [services.min(1_000), backends],
+    );
+    run(&maps, json, "LoadBalancer with Maglev tables", maglev, ServiceType::LoadBalancer, [services.min(100), 100]);
 }

@@ -6,11 +6,12 @@
 //!
 //! A backend that left one service and serves another keeps the other's connections only. One that is terminating is still in
 //! the map, so its connections live. Translations (source NAT) live as long as the
-//! connection they belong to; those of the node's own traffic belong to none and are left to eviction.
+//! connection they belong to: that of a pod, or that of a client and a frontend, also where the host itself has the
+//! backend. Those of the node's own traffic belong to none and are left to eviction.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
 };
 
 use abi::{
@@ -66,6 +67,8 @@ pub struct Swept {
     pub any: [Found; 2],
     /// Translations, IPv4 and IPv6.
     pub nat: [Found; 2],
+    /// Ports in use towards the far end (address, port, protocol) that most are used for, IPv4 and IPv6.
+    pub busiest: [u32; 2],
     /// The largest share of any map that had ended.
     pub share: Share,
 }
@@ -97,11 +100,69 @@ pub fn sweep(maps: &Maps, now_seconds: u32, addresses: &BTreeSet<IpAddr>) -> Res
             out.share = out.share.max(Share::of(found.removed(), size.into()));
         }
     }
+    let (mut ports4, mut ports6) = (Ports::default(), Ports::default());
     out.nat = [
-        walk(&maps.snat4, |key, entry| v4.translation(key, entry))?,
-        walk(&maps.snat6, |key, entry| v6.translation(key, entry))?,
+        walk(&maps.snat4, |key, entry| {
+            let fate = v4.translation(key, entry)?;
+            ports4.see(key.flags, (key.daddr, key.saddr, key.sport.raw, key.nexthdr), fate);
+            Ok(fate)
+        })?,
+        walk(&maps.snat6, |key, entry| {
+            let fate = v6.translation(key, entry)?;
+            ports6.see(key.flags, (key.daddr, key.saddr, key.sport.raw, key.nexthdr), fate);
+            Ok(fate)
+        })?,
     ];
+    out.busiest = [ports4.most(), ports6.most()];
     Ok(out)
+}
+
+/// How many of a node's ports stand for somebody, by its address and the far end: there is one range of them for each.
+#[derive(Debug)]
+struct Ports<A>(BTreeMap<(A, A, u16, u8), u32>);
+
+impl<A> Default for Ports<A> {
+    fn default() -> Self {
+        Self(BTreeMap::new())
+    }
+}
+
+impl<A: Ord> Ports<A> {
+    /// Counts an entry that lives.
+    fn see(&mut self, flags: u8, between: (A, A, u16, u8), fate: Fate) {
+        if flags == SNAT_IN && fate == Fate::Alive {
+            *self.0.entry(between).or_default() += 1;
+        }
+    }
+    fn most(&self) -> u32 {
+        self.0.values().copied().max().unwrap_or_default()
+    }
+}
+
+/// Whether a service, by its number, has a backend in one of its slots at this moment.
+///
+/// # Errors
+/// When a map cannot be read.
+pub fn serves(maps: &Maps, service: Port, backend: SocketAddr) -> Result<bool, MapError> {
+    let (none, port) = (BTreeSet::new(), Port::new(backend.port()));
+    match backend.ip() {
+        IpAddr::V4(ip) => {
+            is_member::<V4, _>(&Side4 { maps, now: 0, addresses: &none }, service, End { addr: ip.into(), port })
+        }
+        IpAddr::V6(ip) => {
+            is_member::<V6, _>(&Side6 { maps, now: 0, addresses: &none }, service, End { addr: ip.into(), port })
+        }
+    }
+}
+
+fn is_member<F: Family, T: Tables<F>>(tables: &T, service: Port, backend: End<F::Addr>) -> Result<bool, MapError> {
+    let Some(frontend) = tables.frontend(service)? else { return Ok(false) };
+    for id in tables.members(service, &frontend)? {
+        if tables.backend(id)?.is_some_and(|(end, _)| end == backend) {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// Hands every entry to `fate` and removes those that do not live, each after a second look.
@@ -286,6 +347,10 @@ macro_rules! side {
                             .is_some_and(|connection| connection.snat_port == destination.port),
                         None => false,
                     },
+                    // What a backend of the host answers a client of a frontend: likewise, and only while that client is sent there.
+                    SNAT_OUT if entry.rev_nat_index.raw != 0 => self
+                        .connection(&to, &destination, key.nexthdr)?
+                        .is_some_and(|connection| <$family as Family>::nat(&connection) == source),
                     _ if entry.needs_ct & SNAT_NEEDS_CT == 0 => true,
                     SNAT_IN => self.connection(&to, &source, key.nexthdr)?.is_some(),
                     SNAT_OUT => self.connection(&source, &destination, key.nexthdr)?.is_some(),

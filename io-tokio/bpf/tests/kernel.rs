@@ -160,9 +160,12 @@ fn what_was_left_behind_is_removed_and_what_is_of_use_stays() {
     }
     let reverse = LbRevNat4 { address: frontend.addr, port: frontend.port, pad: 0 };
     maps.lb4_reverse_nat.insert(&Port::new(7), &reverse).expect("room");
-    for (slot, backend_id) in [(0, 0), (1, 1)] {
+    let host = end(200, 9090);
+    let value = LbBackend4 { address: host.addr, port: host.port, ..LbBackend4::default() };
+    maps.lb4_backends.insert(&5, &value).expect("room");
+    for (slot, backend_id) in [(0, 0), (1, 1), (2, 5)] {
         let key = V4::scoped_key(&frontend, 6, slot, 0);
-        let count = u16::from(slot == 0);
+        let count = if slot == 0 { 2 } else { 0 };
         let value = LbService { backend_id, count, rev_nat_index: Port::new(7), ..LbService::default() };
         maps.lb4_services.insert(&key, &value).expect("room");
     }
@@ -188,6 +191,7 @@ fn what_was_left_behind_is_removed_and_what_is_of_use_stays() {
         track(&at(2), &frontend, connection(2, 7, CT_SERVICE), &end(3, 8080), 0),
         track(&at(3), &end(9, 443), connection(0, 0, 0), &end(0, 0), 0),
         track(&frontend, &at(4), connection(1, 7, CT_SERVICE | CT_NODE_PORT), &end(2, 8080), 50_000),
+        track(&frontend, &at(9), connection(5, 7, CT_SERVICE | CT_NODE_PORT), &host, 0),
     ];
     track(&at(5), &frontend, connection(3, 7, CT_SERVICE), &end(4, 8080), 0); // no such backend
     track(&at(6), &frontend, connection(1, 7, CT_SERVICE), &end(5, 8080), 0); // its number is another's now
@@ -223,7 +227,11 @@ fn what_was_left_behind_is_removed_and_what_is_of_use_stays() {
         snat(&node(60_000), &far, SNAT_IN, &at(3), 0, SNAT_NEEDS_CT, 100),
         snat(&far, &node(22), SNAT_OUT, &node(22), 0, 0, 100), // the node's own
         snat(&far, &at(30), SNAT_OUT, &node(60_001), 0, SNAT_NEEDS_CT, 1), // just made
+        snat(&at(9), &host, SNAT_OUT, &frontend, 7, 0, 100),   // a backend of the host answers the fifth's client
+        snat(&at(32), &host, SNAT_OUT, &frontend, 7, 0, 1),    // just made
     ];
+    snat(&at(33), &host, SNAT_OUT, &frontend, 7, 0, 100); // that client's connection ended
+    snat(&at(4), &host, SNAT_OUT, &frontend, 7, 0, 100); // that client is sent to another backend
     snat(&node(50_001), &end(2, 8080), SNAT_IN, &at(4), 7, 0, 100); // another port than that connection's
     snat(&node(50_002), &end(2, 8080), SNAT_IN, &at(4), 8, 0, 100); // no such service
     snat(&far, &at(31), SNAT_OUT, &node(60_002), 0, SNAT_NEEDS_CT, 100); // no such connection
@@ -232,15 +240,23 @@ fn what_was_left_behind_is_removed_and_what_is_of_use_stays() {
 
     let gone = BTreeSet::from([IpAddr::from(Ipv4Addr::new(10, 0, 0, 66))]);
     let swept = sweep(&maps, now, &gone).expect("reading");
-    assert_eq!(swept.tcp[0], Found { alive: 4, orphaned: 4, departed: 1, ended: 0 });
-    assert_eq!(swept.nat[0], Found { alive: 5, orphaned: 4, departed: 1, ended: 0 });
+    assert_eq!(swept.tcp[0], Found { alive: 5, orphaned: 4, departed: 1, ended: 0 });
+    assert_eq!(swept.nat[0], Found { alive: 7, orphaned: 6, departed: 1, ended: 0 });
+    assert_eq!(swept.busiest, [1, 0], "each far end is spoken to through one port");
     let keys = |entries: Vec<(CtKey4, CtEntry4)>| entries.into_iter().map(|(key, _)| key).collect::<BTreeSet<_>>();
     assert_eq!(keys(maps.ct4.entries().expect("reading")), BTreeSet::from(stays));
     let left: BTreeSet<_> = maps.snat4.entries().expect("reading").into_iter().map(|(key, _)| key).collect();
     assert_eq!(left, BTreeSet::from(kept));
     // Once their connections end, translations go too, in the same sweep.
     let swept = sweep(&maps, later + 1, &BTreeSet::new()).expect("reading");
-    assert_eq!((swept.tcp[0].ended, swept.nat[0].alive), (4, 1), "only the node's own is left");
+    assert_eq!((swept.tcp[0].ended, swept.nat[0].alive), (5, 1), "only the node's own is left");
+    // Who is in a slot of which service.
+    let member = |service, last, port| {
+        let backend = (Ipv4Addr::new(10, 0, 0, last), port).into();
+        bpf::sweep::serves(&maps, Port::new(service), backend).expect("reading")
+    };
+    assert!(member(7, 2, 8080) && member(7, 200, 9090));
+    assert!(!member(7, 6, 8080) && !member(7, 2, 8081) && !member(8, 2, 8080));
 }
 
 /// Programs need the object file; says so where there is none.

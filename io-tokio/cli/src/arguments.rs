@@ -56,6 +56,9 @@ pub enum Command {
     /// Services and their backends
     #[command(subcommand)]
     Service(ServiceCommand),
+    /// Policies that keep traffic on this node
+    #[command(subcommand)]
+    Lrp(LrpCommand),
     /// Services and backends in the kernel's maps (the same as cilium bpf lb)
     #[command(subcommand)]
     Lb(BpfLb),
@@ -256,7 +259,7 @@ pub enum ServiceCommand {
 #[derive(Debug, Args)]
 #[allow(missing_docs, reason = "each field's text is the option's help")]
 pub struct ServiceUpdate {
-    /// Number of the service
+    /// Number of the service; 0: that of the service with this frontend, or a free one
     #[arg(long)]
     pub id: i64,
     /// Address and port, such as 10.96.0.10:80 or [fd00::10]:80
@@ -319,6 +322,15 @@ pub struct ServiceUpdate {
     /// Traffic from inside: Cluster or Local
     #[arg(long, default_value = "Cluster")]
     pub k8s_int_traffic_policy: String,
+}
+
+/// `cilium lrp`
+#[derive(Debug, Subcommand)]
+#[allow(missing_docs, reason = "each variant's text is the command's help")]
+pub enum LrpCommand {
+    /// List CiliumLocalRedirectPolicies and where their traffic goes
+    #[command(alias = "ls")]
+    List,
 }
 
 /// `cilium ip`
@@ -429,6 +441,9 @@ pub enum BpfCt {
         #[arg(default_value = "global", value_parser = ["global", "endpoint"])]
         scope: String,
         endpoint: Option<u16>,
+        /// In how many seconds each ends, instead of when
+        #[arg(short = 'd', long)]
+        time_diff: bool,
     },
     /// Connections of an address, or of an address and port
     Get { end: String },

@@ -26,7 +26,7 @@ use api::client::Client;
 use clap::CommandFactory;
 
 pub use arguments::Arguments;
-use arguments::{Command, IpCommand, MapCommand};
+use arguments::{Command, IpCommand, LrpCommand, MapCommand};
 pub use error::CliError;
 use output::Screen;
 
@@ -46,6 +46,7 @@ pub fn run(arguments: &Arguments, out: &mut dyn Write) -> Result<(), CliError> {
         Command::Identity(command) => identity::run(&client, command, &mut screen),
         Command::Policy(command) => policy::run(&client, command, &mut screen),
         Command::Service(command) => service::run(&client, command, &mut screen),
+        Command::Lrp(LrpCommand::List) => service::redirects(&client, &mut screen),
         Command::Lb(command) => bpf::lb(arguments, command, &mut screen),
         Command::Ip(IpCommand::List { numeric, verbose }) => {
             identity::ip_list(&client, *numeric, *verbose, &mut screen)

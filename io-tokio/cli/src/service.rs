@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use api::client::Client;
-use api::models::{BackendAddress, FrontendAddress, Service, ServiceFlags, ServiceSpec};
+use api::models::{BackendAddress, FrontendAddress, LRPSpec, Service, ServiceFlags, ServiceSpec};
 
 use crate::CliError;
 use crate::arguments::{ServiceCommand, ServiceUpdate};
@@ -16,30 +16,90 @@ pub(crate) fn run(client: &Client, command: &ServiceCommand, screen: &mut Screen
             services.sort_by_key(|s| s.spec.id);
             show(&services, *verbose, screen)
         }
-        ServiceCommand::Get { id } => show(&[client.get(&format!("/service/{id}"))?], true, screen),
-        ServiceCommand::Update(options) => {
-            let spec = spec(options)?;
-            let path = format!("/service/{}", spec.id);
-            client.call::<_, serde_json::Value>("PUT", &path, &[], Some(&spec))?;
-            screen.line(&format!(
-                "Service {} is {} with {} backends",
-                spec.id,
-                options.frontend,
-                spec.backend_addresses.len()
-            ))
+        ServiceCommand::Get { id } => {
+            let service: Service = client.get(&format!("/service/{id}"))?;
+            if screen.is_json() { screen.json(&service) } else { screen.table(&whole(&[service])) }
         }
-        ServiceCommand::Delete { id, .. } => {
-            let ids = match id {
-                Some(id) => vec![*id],
-                None => client.get::<Vec<Service>>("/service")?.iter().map(|s| s.spec.id).collect(),
-            };
-            for id in ids {
-                client.call::<(), serde_json::Value>("DELETE", &format!("/service/{id}"), &[], None)?;
-                screen.line(&format!("Service {id} is deleted"))?;
-            }
-            Ok(())
+        ServiceCommand::Update(options) => update(client, options, screen),
+        ServiceCommand::Delete { id, .. } => delete(client, *id, screen),
+    }
+}
+
+fn update(client: &Client, options: &ServiceUpdate, screen: &mut Screen<'_>) -> Result<(), CliError> {
+    let spec = spec(options)?;
+    client.call::<_, serde_json::Value>("PUT", &format!("/service/{}", spec.id), &[], Some(&spec))?;
+    // Which number a service got that was given none.
+    let id = if spec.id == 0 { number_of(client, &spec.frontend_address)? } else { spec.id };
+    let count = spec.backend_addresses.len();
+    if screen.is_json() {
+        return screen.json(&serde_json::json!({ "id": id, "frontend": options.frontend, "backends": count }));
+    }
+    let backends = if count == 1 { "backend" } else { "backends" };
+    screen.line(&format!("Service {id} is {} with {count} {backends}", options.frontend))
+}
+
+fn number_of(client: &Client, wanted: &FrontendAddress) -> Result<i64, CliError> {
+    let services: Vec<Service> = client.get("/service")?;
+    let place = |of: &FrontendAddress| (of.ip.clone(), of.port, of.protocol.to_lowercase(), of.scope.clone());
+    let found = services.iter().find(|one| place(&one.spec.frontend_address) == place(wanted));
+    found
+        .map(|one| one.spec.id)
+        .ok_or_else(|| CliError::NotFound("the service was taken, and is gone since; see cilium service list".into()))
+}
+
+/// Deletes one service, or all. What belongs to an object is not deleted here; the others are all the same.
+fn delete(client: &Client, id: Option<i64>, screen: &mut Screen<'_>) -> Result<(), CliError> {
+    let mut ids = match id {
+        Some(id) => vec![id],
+        None => client.get::<Vec<Service>>("/service")?.iter().map(|s| s.spec.id).collect(),
+    };
+    ids.sort_unstable();
+    let (mut deleted, mut kept) = (Vec::new(), Vec::new());
+    for id in ids {
+        match client.call::<(), serde_json::Value>("DELETE", &format!("/service/{id}"), &[], None) {
+            Ok(_) => deleted.push(id),
+            Err(why) if why.status().is_some() => kept.push(why),
+            Err(why) => return Err(why.into()),
         }
     }
+    if screen.is_json() {
+        screen.json(&serde_json::json!({ "deleted": deleted }))?;
+    } else {
+        for id in &deleted {
+            screen.line(&format!("Service {id} is deleted"))?;
+        }
+    }
+    match kept.len() {
+        0 => Ok(()),
+        1 => Err(kept.remove(0).into()),
+        _ => Err(CliError::Invalid(kept.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))),
+    }
+}
+
+/// `cilium lrp list`
+pub(crate) fn redirects(client: &Client, screen: &mut Screen<'_>) -> Result<(), CliError> {
+    let policies: Vec<LRPSpec> = client.get("/lrp")?;
+    screen.show(&policies, || {
+        let mut table = Table::new(["LRP namespace", "LRP name", "FrontendType", "Matching Service", "Traffic"]);
+        for policy in &policies {
+            let mapping = |mapping: &api::models::FrontendMapping| {
+                let to = mapping.backends.iter().map(|backend| {
+                    let address = &backend.backend_address;
+                    format!("{} ({})", at(&address.ip, address.port, &address.protocol), backend.pod_id)
+                });
+                format!("{} -> {}", frontend(&mapping.frontend_address), to.collect::<Vec<_>>().join(", "))
+            };
+            let traffic: Vec<String> = policy.frontend_mappings.iter().map(mapping).collect();
+            table.row([
+                policy.namespace.clone(),
+                policy.name.clone(),
+                policy.frontend_type.clone(),
+                policy.service_id.clone(),
+                if traffic.is_empty() { "as without the policy".into() } else { traffic.join("\n") },
+            ]);
+        }
+        table
+    })
 }
 
 fn show(services: &[Service], verbose: bool, screen: &mut Screen<'_>) -> Result<(), CliError> {

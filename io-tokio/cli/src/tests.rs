@@ -154,3 +154,81 @@ fn services_are_listed_with_what_is_not_as_usual() {
         assert!(text.contains(part), "{part}: {text}");
     }
 }
+
+#[test]
+fn policies_of_local_redirection_are_listed_with_where_traffic_goes() {
+    let (_dir, socket, asked) = agent(
+        r#"[{"name":"cache","namespace":"kube-system","frontend-type":"clusterIP + all svc ports","lrp-type":"svc",
+        "service-id":"kube-system/dns","frontend-mappings":[{"frontend-address":{"ip":"10.96.0.10","port":53,"protocol":"udp"},
+        "backends":[{"pod-id":"kube-system/p","backend-address":{"ip":"10.0.0.7","port":5353,"protocol":"udp"}}]}]},
+        {"name":"idle","namespace":"default","frontend-type":"IP + port","lrp-type":"addr"}]"#,
+    );
+    let text = cilium(&socket, "lrp list").expect("listed");
+    assert!(asked.recv().expect("a request").starts_with("GET /v1/lrp "));
+    for part in ["kube-system/dns", "10.96.0.10:53/UDP -> 10.0.0.7:5353/UDP (kube-system/p)", "as without the policy"] {
+        assert!(text.contains(part), "{part}: {text}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&cilium(&socket, "lrp list -o json").expect("json")).expect("json");
+    assert_eq!(json[0]["frontend-mappings"][0]["backends"][0]["pod-id"], "kube-system/p");
+}
+
+/// An agent that answers by method; returns everything it was asked.
+fn agent_by_method(answers: &'static [(&'static str, &'static str, &'static str)]) -> (tempfile::TempDir, String) {
+    let dir = tempfile::tempdir().expect("temp dir");
+    let path = dir.path().join("cilium.sock");
+    let listener = UnixListener::bind(&path).expect("bind");
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut chunk = vec![0; 1 << 16];
+            let n = stream.read(&mut chunk).expect("a request");
+            let asked = String::from_utf8_lossy(&chunk[..n]).into_owned();
+            let known = answers.iter().find(|(start, ..)| asked.starts_with(start));
+            let (_, status, body) = known.expect("a request that is foreseen");
+            let _ = write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+        }
+    });
+    let path = path.display().to_string();
+    (dir, path)
+}
+
+const TWO: &str = r#"[{"spec":{"id":2,"frontend-address":{"ip":"10.96.0.2","port":80,"protocol":"tcp","scope":"external"}}},
+    {"spec":{"id":1,"frontend-address":{"ip":"10.96.0.1","port":80,"protocol":"tcp","scope":"external"}}}]"#;
+
+#[test]
+fn all_services_are_deleted_but_those_of_objects_which_are_named() {
+    let (_dir, socket) = agent_by_method(&[
+        ("GET /v1/service ", "200 OK", TWO),
+        (
+            "DELETE /v1/service/1 ",
+            "403 Forbidden",
+            r#""service 1 belongs to Service default/web; change or delete that""#,
+        ),
+        ("DELETE /v1/service/2 ", "200 OK", ""),
+        ("DELETE /v1/service/9 ", "404 Not Found", r#""there is no service 9""#),
+    ]);
+    let mut out = Vec::new();
+    let arguments = Arguments::try_parse_from(["cilium", "-H", &socket, "service", "delete", "--all"]).expect("valid");
+    let why = run(&arguments, &mut out).expect_err("one is left");
+    assert_eq!(String::from_utf8_lossy(&out), "Service 2 is deleted\n");
+    assert!(why.to_string().contains("Service default/web") && why.exit_code() == 1, "{why}");
+    assert_eq!(cilium(&socket, "service delete 2 -o json").expect("deleted"), "{\n  \"deleted\": [\n    2\n  ]\n}\n");
+    assert!(cilium(&socket, "service delete 9").expect_err("none").to_string().contains("there is no service 9"));
+}
+
+#[test]
+fn a_service_without_a_number_is_told_by_the_one_it_got() {
+    static ANSWERS: &[(&str, &str, &str)] = &[
+        ("GET /v1/service ", "200 OK", TWO),
+        ("GET /v1/service/1 ", "200 OK", r#"{"spec":{"id":1,"frontend-address":{"ip":"10.96.0.1","port":80}}}"#),
+        ("PUT /v1/service/0 ", "201 Created", ""),
+    ];
+    let (_dir, socket) = agent_by_method(ANSWERS);
+    let line = "service update --id 0 --frontend 10.96.0.2:80 --backends 10.0.0.1:80";
+    assert_eq!(cilium(&socket, line).expect("taken"), "Service 2 is 10.96.0.2:80 with 1 backend\n");
+    let json = |line: &str| -> serde_json::Value {
+        serde_json::from_str(&cilium(&socket, line).expect("taken")).expect("json")
+    };
+    assert_eq!(json(&format!("{line} -o json"))["id"], 2);
+    assert_eq!(json("service get 1 -o json")["spec"]["id"], 1, "one service, and no list of it");
+}

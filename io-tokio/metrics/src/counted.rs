@@ -1,6 +1,7 @@
 //! What is counted where it happens.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use prometheus_client::encoding::{EncodeLabelSet, EncodeLabelValue, LabelValueEncoder};
@@ -96,6 +97,14 @@ struct Allocation {
     family: &'static str,
 }
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByAction {
+    action: &'static str,
+}
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ByFamily {
+    family: &'static str,
+}
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Collection {
     family: &'static str,
     protocol: &'static str,
@@ -143,7 +152,9 @@ pub struct Metrics {
     collected: Family<Collection, Gauge>,
     translations: Family<Collection, Gauge>,
     bootstrap: Times<ByScopeOutcome>,
-    services: Family<Allocation, Counter>,
+    busiest: Family<ByFamily, Gauge<f64, AtomicU64>>,
+    services: Family<ByAction, Counter>,
+    service_delay: Times<ByAction>,
     lost: Family<Lost, Counter>,
 }
 
@@ -166,7 +177,9 @@ impl Metrics {
             collected: Family::default(),
             translations: Family::default(),
             bootstrap: times(),
+            busiest: Family::default(),
             services: Family::default(),
+            service_delay: times(),
             lost: Family::default(),
         };
         metrics.register(version);
@@ -221,7 +234,17 @@ impl Metrics {
             self.translations.clone(),
         );
         cilium.register("agent_bootstrap_seconds", "Time of the parts of a start", self.bootstrap.clone());
+        cilium.register(
+            "nat_endpoint_max_connection",
+            "Share of the ports for source NAT in use towards the far end that uses most of them, as the last sweep found it",
+            self.busiest.clone(),
+        );
         cilium.register("services_events", "Services changed", self.services.clone());
+        cilium.register(
+            "service_implementation_delay",
+            "Time from a service's change to its last write, in seconds",
+            self.service_delay.clone(),
+        );
         let hubble = registry.sub_registry_with_prefix("hubble");
         hubble.register("lost_events", "Events that were lost", self.lost.clone());
     }
@@ -260,7 +283,15 @@ impl Metrics {
     }
     /// A service changed: `add`, `update`, `delete`.
     pub fn service(&self, action: &'static str) {
-        self.services.get_or_create(&Allocation { action, family: "" }).inc();
+        self.services.get_or_create(&ByAction { action }).inc();
+    }
+    /// A change of a service is in the kernel: `service-updated` or `service-deleted`.
+    pub fn service_implemented(&self, action: &'static str, took: Duration) {
+        self.service_delay.get_or_create(&ByAction { action }).observe(took.as_secs_f64());
+    }
+    /// The share of the ports for source NAT in use towards one far end, the most used one.
+    pub fn busiest_translation(&self, family: &'static str, share: f64) {
+        self.busiest.get_or_create(&ByFamily { family }).set(share);
     }
     /// A sweep of one connection table ended.
     pub fn swept(

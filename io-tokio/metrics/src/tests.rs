@@ -33,9 +33,15 @@ fn names_and_labels_are_the_references() {
     metrics.map_operations("cilium_ipcache", "update", Outcome::Success, 5);
     metrics.api_call(ApiCall { method: "PUT", path: "/v1/endpoint/{id}", status: 201, took: Duration::from_millis(9) });
     metrics.swept("ipv4", "TCP", Outcome::Success, (10, 2), Duration::from_millis(1));
+    metrics.service("update");
+    metrics.service_implemented("service-updated", Duration::from_millis(3));
+    metrics.busiest_translation("ipv6", 0.25);
     let text = metrics.render();
     let list = readings(&text);
     for (name, labels, value) in [
+        ("cilium_services_events_total", &[("action", "update")][..], 1.0),
+        ("cilium_service_implementation_delay_count", &[("action", "service-updated")], 1.0),
+        ("cilium_nat_endpoint_max_connection", &[("family", "ipv6")], 0.25),
         ("cilium_drop_count_total", &[("reason", "Policy denied"), ("direction", "INGRESS")][..], 7.0),
         ("cilium_drop_count_total", &[("reason", "Odd \"name\"\n"), ("direction", "EGRESS")], 1.0),
         ("cilium_endpoint", &[], 3.0),

@@ -11,11 +11,13 @@ use super::debian::Image;
 use super::newc::Archive;
 use crate::shell::{output, target_dir, which};
 
-/// An emulated guest boots in seconds and runs its tests in a minute or two; this long means it hangs.
+/// An emulated guest boots in seconds and says something with each test, which takes a minute or two on a busy machine; this
+/// long without a word means it hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Modules the loader's attachments need, those they depend on first.
-const MODULES: &[&str] = &["sch_ingress", "cls_bpf", "veth", "dummy"];
+/// Modules that the loader's attachments need, and those of the devices that its tests use; what one depends on comes first.
+const MODULES: &[&str] =
+    &["sch_ingress", "cls_bpf", "veth", "dummy", "tun", "ip_tunnel", "tunnel4", "ipip", "tunnel6", "ip6_tunnel"];
 
 /// Stands in the result port's stream before the exit status.
 const END: &str = "guest-exit-status";
@@ -24,6 +26,25 @@ const END: &str = "guest-exit-status";
 pub struct Guest<'a> {
     image: &'a Image,
     dir: PathBuf,
+}
+
+/// A file of this machine in a guest.
+#[derive(Debug, Clone)]
+pub struct File {
+    from: PathBuf,
+    to: PathBuf,
+}
+
+impl File {
+    /// Where the guest's shell finds it.
+    pub fn in_bin(from: &Path) -> Self {
+        Self { from: from.to_owned(), to: Path::new("/bin").join(from.file_name().unwrap_or_default()) }
+    }
+
+    /// A file somewhere else; `to` is absolute, and may have `..` in it, as paths have that were put together.
+    pub fn at(from: &Path, to: PathBuf) -> Self {
+        Self { from: from.to_owned(), to }
+    }
 }
 
 /// What a guest sent back.
@@ -45,8 +66,8 @@ impl<'a> Guest<'a> {
         Ok(Self { image, dir })
     }
 
-    /// Boots with these files in `/bin` (programs with the libraries they name) and runs `line` in a shell.
-    pub fn run(&self, files: &[&Path], line: &str) -> Result<Answer> {
+    /// Boots with these files (programs with the libraries they name) and runs `line` in a shell.
+    pub fn run(&self, files: &[File], line: &str) -> Result<Answer> {
         let initrd = self.dir.join("initrd");
         std::fs::write(&initrd, self.file_system(files, line)?)?;
         let (console, result) = (self.dir.join("console.log"), self.dir.join("result.log"));
@@ -70,12 +91,16 @@ impl<'a> Guest<'a> {
             .stderr(Stdio::inherit())
             .spawn()
             .context("cannot start qemu-system-x86_64")?;
-        let began = Instant::now();
+        let said = || [&console, &result].map(|file| std::fs::metadata(file).map_or(0, |data| data.len()));
+        let (mut so_far, mut heard) = (said(), Instant::now());
         let ended = loop {
             if let Some(status) = child.try_wait()? {
                 break Some(status);
             }
-            if began.elapsed() > PATIENCE {
+            if said() != so_far {
+                (so_far, heard) = (said(), Instant::now());
+            }
+            if heard.elapsed() > PATIENCE {
                 child.kill().ok();
                 child.wait().ok();
                 break None;
@@ -93,45 +118,68 @@ impl<'a> Guest<'a> {
                 parse(&text).with_context(|| format!("the guest said nothing; its console:\n{}", tail(&console)))
             }
             Some(status) => bail!("QEMU ended with {status}; the guest's console:\n{}", tail(&console)),
-            None => bail!("no answer after {} s; the guest's console:\n{}", PATIENCE.as_secs(), tail(&console)),
+            None => bail!(
+                "not a word for {} s; what it said last:\n{}\nits console:\n{}",
+                PATIENCE.as_secs(),
+                tail(&result),
+                tail(&console)
+            ),
         }
     }
 
-    fn file_system(&self, files: &[&Path], line: &str) -> Result<Vec<u8>> {
-        let mut archive = Archive::default();
-        for folder in ["bin", "dev", "lib", "lib64", "modules", "proc", "sys", "tmp", "run"] {
-            archive.directory(folder);
+    fn file_system(&self, files: &[File], line: &str) -> Result<Vec<u8>> {
+        let mut tree = Tree::default();
+        for folder in ["bin", "dev", "etc", "lib", "lib64", "modules", "proc", "sys", "tmp", "run", "var"] {
+            tree.folder(Path::new(folder));
         }
         let busybox = which("busybox").context("busybox is missing (package busybox-static)")?;
-        let read = |path: &Path| std::fs::read(path).with_context(|| format!("cannot read {}", path.display()));
-        archive.file("bin/busybox", &read(&busybox)?);
+        tree.copy(&busybox, Path::new("bin/busybox"))?;
         let mut libraries = BTreeSet::new();
         for file in files {
-            let name = file.file_name().and_then(|name| name.to_str()).context("a guest's file needs a name")?;
-            archive.file(&format!("bin/{name}"), &read(file)?);
-            libraries.extend(libraries_of(file));
+            tree.copy(&file.from, &file.to)?;
+            libraries.extend(libraries_of(&file.from));
         }
-        let mut folders: BTreeSet<PathBuf> = ["lib", "lib64"].map(PathBuf::from).into();
         for library in &libraries {
-            let path = library.strip_prefix("/").unwrap_or(library);
-            let parents: Vec<_> = path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()).collect();
-            for parent in parents.into_iter().rev() {
-                if folders.insert(parent.to_path_buf()) {
-                    archive.directory(&parent.to_string_lossy());
-                }
-            }
-            archive.file(&path.to_string_lossy(), &read(library)?);
+            tree.copy(library, library)?;
         }
         let mut modules = Vec::new();
         for name in MODULES {
             let Some(path) = find_module(&self.image.modules, name) else { continue };
             let file = path.file_name().and_then(|file| file.to_str()).context("a module has a name")?;
-            archive.file(&format!("modules/{file}"), &read(&path)?);
+            tree.copy(&path, &Path::new("modules").join(file))?;
             let unpack = if file.ends_with(".xz") { "xzcat" } else { "cat" };
             modules.push(format!("{unpack} /modules/{file} > /tmp/module; insmod /tmp/module"));
         }
-        archive.file("init", init(&modules, line).as_bytes());
-        Ok(archive.finish())
+        tree.archive.file("init", init(&modules, line).as_bytes());
+        Ok(tree.archive.finish())
+    }
+}
+
+/// A file system being written: each folder once, and before what is in it.
+#[derive(Default)]
+struct Tree {
+    archive: Archive,
+    folders: BTreeSet<PathBuf>,
+}
+
+impl Tree {
+    fn folder(&mut self, path: &Path) {
+        let path = path.strip_prefix("/").unwrap_or(path);
+        let above: Vec<_> = path.ancestors().filter(|folder| !folder.as_os_str().is_empty()).collect();
+        for folder in above.into_iter().rev() {
+            // A step back needs no folder of its own, but the one it steps back from.
+            if !folder.ends_with("..") && self.folders.insert(folder.to_path_buf()) {
+                self.archive.directory(&folder.to_string_lossy());
+            }
+        }
+    }
+
+    fn copy(&mut self, from: &Path, to: &Path) -> Result<()> {
+        let bytes = std::fs::read(from).with_context(|| format!("cannot read {}", from.display()))?;
+        let to = to.strip_prefix("/").unwrap_or(to);
+        self.folder(to.parent().unwrap_or(to));
+        self.archive.file(&to.to_string_lossy(), &bytes);
+        Ok(())
     }
 }
 
@@ -140,12 +188,12 @@ fn init(modules: &[String], line: &str) -> String {
         "#!/bin/busybox sh\n\
          /bin/busybox --install -s /bin\n\
          export PATH=/bin\n\
+         ln -s /run /var/run; : > /etc/resolv.conf\n\
          mount -t proc proc /proc; mount -t sysfs sysfs /sys; mount -t devtmpfs dev /dev\n\
          mount -t bpf bpf /sys/fs/bpf; mount -t cgroup2 cgroup2 /sys/fs/cgroup; ip link set lo up\n\
          {}\n\
          uname -r > /dev/ttyS1\n\
-         ( {line} ) > /tmp/out; status=$?\n\
-         cat /tmp/out > /dev/ttyS1\n\
+         ( {line} ) > /dev/ttyS1; status=$?\n\
          echo; echo \"{END} $status\" > /dev/ttyS1\n\
          sync; poweroff -f\n",
         modules.join("\n")

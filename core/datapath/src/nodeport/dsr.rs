@@ -2,19 +2,20 @@
 //! which frontend the client spoke to.
 //!
 //! - IPv4 option and IPv6 destination option (reference: encodings): on what opens a connection, and on every UDP datagram.
-//! - IPIP and IP6IP6: the packet as it came, inside another. The backend owns the frontend's address.
+//! - IPIP and IP6IP6: the packet as it came, inside another. The backend owns the frontend's address, and listens at its port, or,
+//!   with [`LB_DSR_XLATE_BACKEND`], at the backend's.
+//! - Geneve: see [`geneve`].
 
 use abi::be::{Addr4, Port, Wide6};
-use abi::config::{LB_DSR_GENEVE, LB_DSR_IPIP};
+use abi::config::{LB_DSR_GENEVE, LB_DSR_IPIP, LB_DSR_XLATE_BACKEND};
 use abi::ct::CT_DSR;
 use core::mem::offset_of;
 use wire::{header, protocol};
 
-use super::Origin;
 use super::env::{NodeportEnv, NodeportMaps, Room};
 use super::family::Balanced;
 use super::forward::{self, leads_on, leave, length};
-use super::ways;
+use super::{Origin, geneve, ways};
 use crate::checksum;
 use crate::config;
 use crate::conntrack::{self, Moment};
@@ -42,11 +43,10 @@ pub fn forward<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     now: &Moment,
 ) -> Result<Verdict, DropReason> {
     if config::balances(env.node(), LB_DSR_IPIP) {
-        return encapsulate(env, flow, &backend.addr, now);
+        return encapsulate(env, flow, backend, now);
     }
     if config::balances(env.node(), LB_DSR_GENEVE) {
-        // No configuration that asks for it is accepted.
-        return Err(DropReason::DsrUnsupported);
+        return geneve::hand_over(env, flow, backend, now);
     }
     tell(env, flow, backend, now)
 }
@@ -56,7 +56,7 @@ pub fn forward<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
 pub fn encapsulate<F: Balanced, E: NodeportEnv>(
     env: &mut E,
     flow: &Flow<F>,
-    backend: &F::Addr,
+    backend: &End<F::Addr>,
     now: &Moment,
 ) -> Result<Verdict, DropReason> {
     let source = F::rss_source(env.node(), flow.hash(config::seed(env.node())));
@@ -64,31 +64,33 @@ pub fn encapsulate<F: Balanced, E: NodeportEnv>(
     let next = if F::IPV6 { protocol::IPV6 } else { protocol::IPIP };
     let inner = length(env);
     let len = if inner == 0 { 0 } else { inner + outer };
-    let hop = ways::next_hop::<F, E>(env, &source, backend, next, len, now);
+    let hop = ways::next_hop::<F, E>(env, &source, &backend.addr, next, len, now);
     if !leads_on(env, &hop)? {
         return Ok(Verdict::PASS);
     }
-    if !F::put_outer(env, &source, backend) {
+    if config::balances(env.node(), LB_DSR_XLATE_BACKEND) && flow.has_ports() {
+        let to = End { addr: flow.dst.addr, port: backend.port };
+        nat::rewrite(env, &mut { *flow }, nat::Which::Destination, &to)?;
+    }
+    let len = env.packet_len().wrapping_sub(L3).wrapping_add(outer);
+    let room = if F::IPV6 { env.grow::<40>(Room::OuterIpv6) } else { env.grow::<20>(Room::OuterIpv4) };
+    if room.is_none() || !F::put_outer(env, &source, &backend.addr, next, len) {
         return Err(DropReason::Write);
     }
     leave(env, &hop)
 }
 
-/// Puts an IPv4 header before an IPv4 packet.
+/// [`Balanced::put_outer`] for IPv4.
 #[inline(always)]
-pub fn put_outer4<E: NodeportEnv>(env: &mut E, src: Addr4, dst: Addr4) -> bool {
-    let len = env.packet_len().wrapping_sub(L3).wrapping_add(20) as u16;
-    if env.grow::<20>(Room::OuterIpv4).is_none() {
-        return false;
-    }
+pub fn put_outer4<E: NodeportEnv>(env: &mut E, src: Addr4, dst: Addr4, protocol: u8, len: u32) -> bool {
     let mut ip = header::Ipv4 {
         version_ihl: 0x45,
         tos: 0,
-        total_len_be: len.to_be(),
+        total_len_be: (len as u16).to_be(),
         id_be: 0,
         fragment_be: 0x4000_u16.to_be(),
         ttl: 64,
-        protocol: protocol::IPIP,
+        protocol,
         checksum: 0,
         src: src.raw,
         dst: dst.raw,
@@ -100,17 +102,13 @@ pub fn put_outer4<E: NodeportEnv>(env: &mut E, src: Addr4, dst: Addr4) -> bool {
     env.store(L3, &ip).is_some()
 }
 
-/// Puts an IPv6 header before an IPv6 packet.
+/// [`Balanced::put_outer`] for IPv6.
 #[inline(always)]
-pub fn put_outer6<E: NodeportEnv>(env: &mut E, src: Wide6, dst: Wide6) -> bool {
-    let len = env.packet_len().wrapping_sub(L3) as u16;
-    if env.grow::<40>(Room::OuterIpv6).is_none() {
-        return false;
-    }
+pub fn put_outer6<E: NodeportEnv>(env: &mut E, src: Wide6, dst: Wide6, protocol: u8, len: u32) -> bool {
     let ip = header::Ipv6 {
         version_class_flow_be: (6u32 << 28).to_be(),
-        payload_len_be: len.to_be(),
-        next_header: protocol::IPV6,
+        payload_len_be: (len.wrapping_sub(40) as u16).to_be(),
+        next_header: protocol,
         hop_limit: 64,
         src: src.halves,
         dst: dst.halves,

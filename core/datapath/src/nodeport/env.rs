@@ -27,11 +27,11 @@ pub trait NodeportEnv: Env + NodeportMaps<V4> + NodeportMaps<V6> {
 
     /// Makes room for `len` bytes: after the Ethernet header, or after the fixed IP header (which is then `ip` bytes long). What
     /// lies before moves forward, the room's content is undefined; at an early hook, which addresses frames anew, so are the MAC
-    /// addresses behind [`Room::OuterIpv4`] and [`Room::OuterIpv6`]. `None`: the packet cannot grow.
+    /// addresses behind all kinds of room but the last two. `None`: the packet cannot grow.
     fn grow<const LEN: u32>(&mut self, room: Room) -> Option<()>;
 
-    /// Takes away `len` bytes after the Ethernet header.
-    fn shrink<const LEN: u32>(&mut self) -> Option<()>;
+    /// Takes away `LEN` bytes after the Ethernet header. With `to_ipv6` they were the IPv4 header and more before an IPv6 packet.
+    fn shrink<const LEN: u32>(&mut self, to_ipv6: bool) -> Option<()>;
 
     /// The packet's mark; 0 where there is none yet.
     fn mark(&self) -> u32;
@@ -59,6 +59,10 @@ pub enum Room {
     OuterIpv4,
     /// After the Ethernet header, for an IPv6 header and what may follow it.
     OuterIpv6,
+    /// After the Ethernet header, for an IPv4 header, UDP, and what may follow it up to an Ethernet header.
+    TunnelIpv4,
+    /// After the Ethernet header, for an IPv6 header, UDP, and what may follow it up to an Ethernet header.
+    TunnelIpv6,
     /// After the 20 bytes of an IPv4 header.
     Ipv4Options,
     /// After the 40 bytes of an IPv6 header.

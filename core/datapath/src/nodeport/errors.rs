@@ -150,7 +150,7 @@ fn to_backend<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if flags & CT_DSR != 0 {
         if config::balances(env.node(), LB_DSR_IPIP) {
             // The backend owns the frontend's address, and sent what is quoted from there.
-            return Ok(Step::done(dsr::encapsulate(env, flow, &backend.addr, now)?));
+            return Ok(Step::done(dsr::encapsulate(env, flow, &backend, now)?));
         }
         let retold = Retold::<F> { quoted: [backend, quoted.receiver], own: [flow.src.addr, backend.addr] };
         return Ok(Step::done(send(env, flow, quoted, &retold, now)?));

@@ -59,8 +59,8 @@ pub trait Balanced: Family {
     fn is_natively_routed<N: NodeFields>(node: N, dst: &Self::Addr) -> bool;
     /// Source of packets in which others are carried to their backend.
     fn rss_source<N: NodeFields>(node: N, hash: u32) -> Self::Addr;
-    /// Puts a header of this family before the packet.
-    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Self::Addr, dst: &Self::Addr) -> bool;
+    /// Writes a header of this family where room was made for it before the packet, which is `len` bytes long with it.
+    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Self::Addr, dst: &Self::Addr, protocol: u8, len: u32) -> bool;
     /// Tells the backend of the frontend.
     fn put_frontend<E: NodeportEnv>(env: &mut E, frontend: &End<Self::Addr>) -> bool;
     /// What a packet says of its frontend.
@@ -154,8 +154,8 @@ impl Balanced for V4 {
         Addr4::from_raw(node.field::<u32>(offset_of!(NodeConfig, rss_ipv4)) & mask | hash & !mask)
     }
     #[inline(always)]
-    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Addr4, dst: &Addr4) -> bool {
-        dsr::put_outer4(env, *src, *dst)
+    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Addr4, dst: &Addr4, protocol: u8, len: u32) -> bool {
+        dsr::put_outer4(env, *src, *dst, protocol, len)
     }
     #[inline(always)]
     fn put_frontend<E: NodeportEnv>(env: &mut E, frontend: &End<Addr4>) -> bool {
@@ -259,8 +259,8 @@ impl Balanced for V6 {
         Wide6 { halves: [p0 & m0, p1 & m1 | ((hash as u64) << 32) & !m1] }
     }
     #[inline(always)]
-    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Wide6, dst: &Wide6) -> bool {
-        dsr::put_outer6(env, *src, *dst)
+    fn put_outer<E: NodeportEnv>(env: &mut E, src: &Wide6, dst: &Wide6, protocol: u8, len: u32) -> bool {
+        dsr::put_outer6(env, *src, *dst, protocol, len)
     }
     #[inline(always)]
     fn put_frontend<E: NodeportEnv>(env: &mut E, frontend: &End<Wide6>) -> bool {

@@ -1,12 +1,11 @@
 //! The hooks of a network device: XDP, and the stage of tc.
 
-use abi::be::Port;
 use abi::config::{LB_DSR, LB_DSR_GENEVE, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE, LB_NODE_PORT};
 use abi::endpoint::ENDPOINT_HOST;
 
 use super::env::{NodeportEnv, NodeportMaps};
 use super::family::Balanced;
-use super::{Origin, Step, dsr, service};
+use super::{Origin, Step, dsr, geneve, service};
 use crate::config;
 use crate::conntrack::Moment;
 use crate::events::{self, Report};
@@ -53,6 +52,15 @@ pub fn open_early<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) ->
     conclude(env, &flow, carried)
 }
 
+/// A packet is carried to its backend inside another where there is no buffer yet.
+#[inline(always)]
+pub fn carry_early<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E) -> Verdict {
+    let Some(kept) = env.kept().copied() else { return Verdict::PASS };
+    let mut flow = kept.flow::<F>();
+    let carried = geneve::carry(env, &mut flow, &kept).map(Step::done);
+    conclude(env, &flow, carried)
+}
+
 /// The verdict of the early hook.
 #[inline(always)]
 fn conclude<F: Balanced, E: NodeportEnv>(env: &mut E, flow: &Flow<F>, step: Result<Step, DropReason>) -> Verdict {
@@ -85,15 +93,19 @@ pub fn arrive<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     };
     report.set_hash(flow.hash(config::seed(env.node())));
     let now = Moment::read(env);
-    let mut index = Port::from_raw(0);
+    let mut origin = Origin::none();
     if config::lb_flags(env.node()) & (LB_NODE_PORT | F::MASQUERADE) != 0 {
         let step = super::balance(env, &mut flow, &now)?;
         if step.done {
             return Ok(step.verdict);
         }
-        index = step.rev_nat;
+        origin = Origin::service(step.rev_nat);
     }
-    reach(env, &flow, index, report, &now)
+    if origin.flags == 0 && geneve::may_carry(env, &flow) {
+        Kept::of(&flow, report, &now).leave(env)?;
+        return Ok(Verdict::go_on(stages::of::<F>().unwrap));
+    }
+    reach(env, &flow, origin, report, &now)
 }
 
 /// A connection to a service opens (the stage after that of `cil_from_netdev`): its way is made and gone at once.
@@ -110,15 +122,15 @@ pub fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if step.done {
         return Ok(step.verdict);
     }
-    reach(env, &flow, step.rev_nat, report, &now)
+    reach(env, &flow, Origin::service(step.rev_nat), report, &now)
 }
 
-/// To a pod of this node, if it is for one. `index`: reverse NAT index of the service it came by, 0: none.
+/// To a pod of this node, if it is for one. `origin`: the service it came by, as far as is known.
 #[inline(always)]
-fn reach<F: Balanced, E: NodeportEnv>(
+pub fn reach<F: Balanced, E: NodeportEnv>(
     env: &mut E,
     flow: &Flow<F>,
-    index: Port,
+    origin: Origin<F>,
     report: &mut Report,
     now: &Moment,
 ) -> Result<Verdict, DropReason> {
@@ -132,8 +144,8 @@ fn reach<F: Balanced, E: NodeportEnv>(
     if env.endpoint(&F::endpoint_key(&flow.src.addr)).is_some() {
         return Err(DropReason::InvalidSource);
     }
-    let mut origin = Origin::<F>::service(index);
-    if index.raw == 0 && tells(env) {
+    let mut origin = origin;
+    if origin.flags == 0 && tells(env) {
         origin = dsr::told(env, flow);
     }
     let peer = policy::peer::<F, E>(env, &flow.src.addr);

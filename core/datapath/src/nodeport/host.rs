@@ -15,17 +15,23 @@ use crate::nat;
 use crate::parse::Flow;
 use crate::verdict::DropReason;
 
-/// Remembers that what `backend`, of the host, answers `flow`'s client comes from the frontend.
+/// Remembers that what `backend`, of the host, answers `flow`'s client comes from `frontend`.
 #[inline(always)]
 pub fn remember<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     env: &mut E,
     flow: &Flow<F>,
     backend: &End<F::Addr>,
+    frontend: &End<F::Addr>,
     index: Port,
     now: &Moment,
 ) -> Result<(), DropReason> {
     let key = F::snat_key(backend, &flow.src, flow.protocol(), SNAT_OUT);
-    let entry = F::snat_entry(&flow.dst, index, 0, now.seconds);
+    if let Some(known) = maps::snat::<F, E>(env, &key)
+        && F::snat_target(known) == (*frontend, index)
+    {
+        return Ok(());
+    }
+    let entry = F::snat_entry(frontend, index, 0, now.seconds);
     // An older one is of a connection between the same ends through another frontend: the newest counts.
     maps::snat_forget::<F, E>(env, &key);
     match maps::snat_new::<F, E>(env, &key, &entry) {

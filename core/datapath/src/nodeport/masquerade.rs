@@ -27,8 +27,6 @@ use crate::verdict::{DropReason, Verdict};
 
 /// Bits of a mark that say what it is.
 const MARK_MASK: u32 = 0x0f00;
-/// Identity of other nodes.
-const IDENTITY_REMOTE_NODE: u32 = 6;
 
 /// A packet leaves by a network device (the stage of `cil_to_netdev`).
 #[inline(always)]
@@ -96,7 +94,7 @@ fn is_excluded<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &E, dst: &F::
     if config::balances(node, LB_IP_MASQ_AGENT) && maps::is_excluded::<F, E>(env, dst) {
         return true;
     }
-    !config::balances(node, LB_TUNNEL) && policy::peer::<F, E>(env, dst).identity == IDENTITY_REMOTE_NODE
+    !config::balances(node, LB_TUNNEL) && policy::peer::<F, E>(env, dst).identity == policy::IDENTITY_REMOTE_NODE
 }
 
 /// Gives a packet this address of the node as its source, and an allocated port.

@@ -18,6 +18,7 @@ pub mod env;
 pub mod errors;
 pub mod family;
 pub mod forward;
+pub mod geneve;
 pub mod hooks;
 pub mod host;
 pub mod maps;

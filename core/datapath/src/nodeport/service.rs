@@ -228,7 +228,7 @@ fn open<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     if flags & CT_LOCAL_BACKEND != 0 {
         // The side of a pod remembers by itself.
         if of_host {
-            host::remember(env, flow, &chosen.end, index, now)?;
+            host::remember(env, flow, &chosen.end, &flow.dst, index, now)?;
         }
     } else if returns_directly(env, flow, service) {
         flags |= CT_DSR;

@@ -86,11 +86,14 @@ fn away_from_sockets<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     let backend = End { addr: wish.backend, port: wish.backend_port };
     let mut attempt = 0;
     while attempt < 2 {
-        let local = End { addr: wish.address, port: granted(find(env, wish))? };
-        if !env.has_socket::<F>(&local, &backend, wish.protocol) {
-            return Ok(local.port);
+        // 0: none was free, or another CPU was faster.
+        let local = End { addr: wish.address, port: Port::from_raw(find(env, wish)) };
+        if local.port.raw != 0 {
+            if !env.has_socket::<F>(&local, &backend, wish.protocol) {
+                return Ok(local.port);
+            }
+            maps::snat_forget::<F, E>(env, &F::snat_key(&backend, &local, wish.protocol, SNAT_IN));
         }
-        maps::snat_forget::<F, E>(env, &F::snat_key(&backend, &local, wish.protocol, SNAT_IN));
         // Far from there.
         wish.hash = wish.hash.rotate_left(16) ^ 0x5555;
         wish.needs_ct |= ANOTHER;
@@ -99,15 +102,7 @@ fn away_from_sockets<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(
     Err(DropReason::NoMapping)
 }
 
-#[inline(always)]
-fn granted(port: u16) -> Result<Port, DropReason> {
-    match port {
-        0 => Err(DropReason::NoMapping),
-        raw => Ok(Port::from_raw(raw)),
-    }
-}
-
-/// Tries ports for a wish until one is free; 0: none of [`SNAT_ATTEMPTS`] was.
+/// Tries ports for a wish until one is free, and takes it. 0: none of [`SNAT_ATTEMPTS`] was, or another CPU took it first.
 ///
 /// The client's own port is kept when it is in the range and free; then one its hash points to, then those after it
 /// (reference: SNAT). An entry that already stands for the same client and service is taken over: the connection's own
@@ -120,28 +115,28 @@ pub fn find_port<F: Balanced, E: NodeportEnv + NodeportMaps<F>>(env: &mut E, wis
     let backend = End { addr: wish.backend, port: wish.backend_port };
     let own = client.port.host();
     let count = (last as u32).wrapping_sub(first as u32).wrapping_add(1).max(1);
-    let drawn = (wish.hash & 0xffff).wrapping_mul(count) >> 16;
+    // By the hash's high half: the low bits of all flows to one backend are alike, since they chose it.
+    let drawn = (wish.hash >> 16).wrapping_mul(count) >> 16;
     let another = own < first || own > last || wish.needs_ct & ANOTHER != 0;
     let mut port = if another { first as u32 + drawn } else { own as u32 };
     let entry = F::snat_entry(&client, wish.index, (wish.needs_ct & !ANOTHER) as u64, wish.seconds);
+    let key = |port: u32| {
+        let local = End { addr: wish.address, port: Port::new(port as u16) };
+        F::snat_key(&backend, &local, wish.protocol, SNAT_IN)
+    };
+    let mut free = match maps::snat::<F, E>(env, &key(port)) {
+        Some(there) if F::snat_target(there) == (client, wish.index) => return Port::new(port as u16).raw,
+        there => there.is_none(),
+    };
     let mut attempt = 0;
-    while attempt < SNAT_ATTEMPTS {
-        let candidate = Port::new(port as u16);
-        let key = F::snat_key(&backend, &End { addr: wish.address, port: candidate }, wish.protocol, SNAT_IN);
-        if maps::snat_new::<F, E>(env, &key, &entry).is_some() {
-            return candidate.raw;
-        }
-        if attempt == 0
-            && let Some(there) = maps::snat::<F, E>(env, &key)
-            && F::snat_target(there) == (client, wish.index)
-        {
-            return candidate.raw;
-        }
+    while !free && attempt < SNAT_ATTEMPTS {
         // Without a branch, which would be a path of its own for the verifier in each round.
         port = first as u32 + drawn.wrapping_add(attempt) % count;
+        free = maps::snat::<F, E>(env, &key(port)).is_none();
         attempt += 1;
     }
-    0
+    // Put once and only what is absent: a full map makes room for what is put before it finds the key taken.
+    if free && maps::snat_new::<F, E>(env, &key(port), &entry).is_some() { Port::new(port as u16).raw } else { 0 }
 }
 
 /// Whether `end` is one that [`allocate`] gives away.

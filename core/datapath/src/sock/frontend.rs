@@ -13,12 +13,8 @@ use abi::lb::{
 
 use crate::config;
 use crate::family::End;
+use crate::policy;
 use crate::sock::{SockEnv, SockFamily, SockMaps};
-
-/// Identity of a host's own addresses, of other nodes', and of nodes that run the Kubernetes API server.
-const IDENTITY_HOST: u32 = 1;
-const IDENTITY_REMOTE_NODE: u32 = 6;
-const IDENTITY_KUBE_APISERVER: u32 = 7;
 
 /// A service entry, and where it was found.
 #[derive(Clone, Copy, Debug)]
@@ -135,5 +131,5 @@ fn is_of_node<F: SockFamily, E: SockEnv + SockMaps<F>>(env: &E, addr: &F::Addr, 
     }
     let Some(peer) = env.ipcache(&F::ipcache_key(addr)) else { return false };
     let identity = peer.identity;
-    identity == IDENTITY_HOST || remote && (identity == IDENTITY_REMOTE_NODE || identity == IDENTITY_KUBE_APISERVER)
+    identity == policy::IDENTITY_HOST || remote && policy::is_node(identity)
 }

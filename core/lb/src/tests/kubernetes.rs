@@ -14,7 +14,7 @@ use crate::{
     objects::ObjectError,
 };
 
-fn config() -> Config {
+pub(super) fn config() -> Config {
     let node = Node {
         name: "here".into(),
         zone: "a".into(),
@@ -24,11 +24,11 @@ fn config() -> Config {
     Config { node, topology: true, ..Config::default() }
 }
 
-fn service(name: &str, spec: Value) -> Value {
+pub(super) fn service(name: &str, spec: Value) -> Value {
     json!({ "apiVersion": "v1", "kind": "Service", "metadata": { "name": name }, "spec": spec })
 }
 
-fn slice(name: &str, service: &str, ports: Value, endpoints: Value) -> Value {
+pub(super) fn slice(name: &str, service: &str, ports: Value, endpoints: Value) -> Value {
     json!({
         "kind": "EndpointSlice", "addressType": "IPv4",
         "metadata": { "name": name, "namespace": "default", "labels": { "kubernetes.io/service-name": service } },
@@ -36,8 +36,13 @@ fn slice(name: &str, service: &str, ports: Value, endpoints: Value) -> Value {
     })
 }
 
-fn objects(values: Vec<Value>) -> Vec<Object> {
-    values.into_iter().flat_map(|value| Object::read(value).expect("an object")).collect()
+pub(super) fn objects(values: Vec<Value>) -> Vec<Object> {
+    let read = |value| {
+        let (objects, errors) = Object::read(value);
+        assert_eq!(errors, []);
+        objects
+    };
+    values.into_iter().flat_map(read).collect()
 }
 
 fn balanced(values: Vec<Value>) -> Balancer {
@@ -47,7 +52,7 @@ fn balanced(values: Vec<Value>) -> Balancer {
 }
 
 /// `type frontend -> backends`, sorted.
-fn lines(balancer: &Balancer) -> Vec<String> {
+pub(super) fn lines(balancer: &Balancer) -> Vec<String> {
     let mut lines: Vec<String> = balancer
         .services()
         .iter()
@@ -64,7 +69,7 @@ fn lines(balancer: &Balancer) -> Vec<String> {
     lines
 }
 
-fn problems(balancer: &Balancer) -> Vec<String> {
+pub(super) fn problems(balancer: &Balancer) -> Vec<String> {
     balancer.problems().map(ToString::to_string).collect()
 }
 
@@ -244,18 +249,64 @@ fn the_good_part_counts_and_the_rest_is_named() {
     assert_eq!(found.len(), 11, "{found:#?}");
 }
 
+/// A frontend that one object asks for twice is one frontend, and which field asked again is said once.
+#[test]
+fn a_frontend_that_comes_twice_is_told() {
+    let mut web = service(
+        "web",
+        json!({
+            "type": "LoadBalancer", "clusterIPs": ["10.96.0.1", "10.96.0.1"], "externalIPs": ["203.0.113.5", "10.96.0.1"],
+            "ports": [{ "name": "a", "port": 80, "nodePort": 30080 }, { "name": "b", "port": 81, "nodePort": 30080 }],
+        }),
+    );
+    web["status"] = json!({ "loadBalancer": { "ingress": [{ "ip": "203.0.113.5" }] } });
+    let port = |host: u16| json!({ "containerPort": 80, "hostPort": host });
+    let pod = json!({
+        "kind": "Pod", "metadata": { "name": "p" }, "status": { "podIP": "10.0.0.5" },
+        "spec": { "nodeName": "here", "containers": [{ "ports": [port(8080)] }, { "ports": [port(8080), port(8081)] }] },
+    });
+    let balancer = balanced(vec![web, pod]);
+    let all = lines(&balancer);
+    let kinds = |kind: &str| all.iter().filter(|line| line.starts_with(kind)).count();
+    assert_eq!(
+        ["ClusterIP", "LoadBalancer", "ExternalIPs", "NodePort", "HostPort"].map(kinds),
+        [2, 2, 0, 2, 4],
+        "{all:#?}"
+    );
+    let found = problems(&balancer);
+    for (field, what) in [
+        ("Service default/web: spec.clusterIPs[1]", "10.96.0.1:80/TCP"),
+        ("Service default/web: spec.externalIPs[0]", "203.0.113.5:80/TCP"),
+        ("Service default/web: spec.externalIPs[1]", "10.96.0.1:80/TCP"),
+        ("Service default/web: spec.ports[1].nodePort", "192.0.2.1:30080/TCP"),
+        ("Pod default/p: spec.containers[1].ports[0].hostPort", "192.0.2.1:8080/TCP"),
+    ] {
+        let told = format!("{field}: {what} is a frontend of this object already; the first counts");
+        assert_eq!(found.iter().filter(|text| **text == told).count(), 1, "{told}: {found:#?}");
+    }
+    assert_eq!(found.len(), 5, "{found:#?}");
+}
+
 #[test]
 fn what_cannot_be_read_is_refused_with_its_place() {
-    let text = |value| Object::read(value).expect_err("no object").to_string();
+    let text = |value| {
+        let (objects, errors) = Object::read(value);
+        assert_eq!((objects.len(), errors.len()), (0, 1), "{errors:?}");
+        errors[0].to_string()
+    };
     assert_eq!(
         text(json!({ "kind": "Secret", "metadata": { "name": "x" } })),
-        "kind \"Secret\" is not one of Service, EndpointSlice, Pod and List"
+        "kind \"Secret\" is not one of Service, EndpointSlice, Pod, CiliumLocalRedirectPolicy and List"
     );
     let why = text(service("web", json!({ "ports": [{ "port": "http" }] })));
     assert!(why.starts_with("Service default/web: spec.ports[0].port: "), "{why}");
     let why = text(json!({ "kind": "List", "items": [{ "kind": "Service", "metadata": {} }] }));
     assert!(why.contains("metadata.name"), "{why}");
-    assert!(matches!(Object::read(json!(7)), Err(ObjectError::Kind { .. })));
+    assert!(matches!(&*Object::read(json!(7)).1, [ObjectError::Kind { .. }]));
+    // Of a list the rest counts.
+    let good = || service("web", json!({ "clusterIP": "10.96.0.1", "ports": [{ "port": 80 }] }));
+    let (read, errors) = Object::read(json!({ "kind": "List", "items": [good(), { "kind": "Secret" }, good()] }));
+    assert_eq!((read.len(), errors.len()), (2, 1));
 }
 
 /// Who asked first has the address; the other gets it when it is free.

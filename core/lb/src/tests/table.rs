@@ -68,9 +68,12 @@ fn mistakes_are_named_with_service_and_field() {
         ),
         (spec(2, &[1, 1]), "backend-addresses[1] is listed twice"),
         (spec(2, &[1, 2, 3, 4]), "limit of 3"),
-        (ranges(&["10.0.0.0/8", "10.1.0.0/16"]), "source-ranges[1] 10.1.0.0/16 lies in another range"),
-        (ranges(&["10.0.0.0/8", "10.0.0.0/8"]), "source-ranges[1]"),
-        (ServiceSpec { attributes: affinity, ..spec(2, &[]) }, "flags.affinity must be at most 86400 seconds"),
+        (ranges(&["10.0.0.0/8", "10.1.0.0/16"]), "flags.sourceRanges[1]: 10.1.0.0/16 lies in another range"),
+        (ranges(&["10.0.0.0/8", "10.0.0.0/8"]), "flags.sourceRanges[1]: 10.0.0.0/8"),
+        (
+            ServiceSpec { attributes: affinity, ..spec(2, &[]) },
+            "flags.sessionAffinityTimeoutSeconds must be at most 86400 seconds",
+        ),
         (ServiceSpec { id: ServiceId::new(77), ..spec(1, &[]) }, "belongs to service 1"),
         (
             ServiceSpec { id: ServiceId::new(1), ..spec(2, &[]) },

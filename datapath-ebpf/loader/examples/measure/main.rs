@@ -1,10 +1,11 @@
-//! `measure [OBJECT RIG [ROWS]]`: nanoseconds a packet costs in each program, net of the rig that restores it.
+//! `measure [--json] [--only WORD] [OBJECT RIG]`: nanoseconds a packet costs in each program, net of the rig that restores it.
 //!
 //! Rig and target are run in turns on one pinned CPU, many short runs of each; minimum and median of the difference are
 //! shown. Events are read between runs, so that every record finds room; for new flows the second pair of columns is that, and the
 //! first what they cost while the ring is full. Before the table stands what this machine needs for things that
 //! no program can do without: machines differ in it by a factor of four, above all in what a call costs.
-//! Needs root. The objects are `cilium` and `rig` of `datapath-ebpf/programs`; of the rows, those whose name contains ROWS.
+//! Needs root. The objects are `cilium` and `rig` of `datapath-ebpf/programs`; of the rows, those whose name contains
+//! WORD.
 #![allow(clippy::print_stdout, reason = "a command")]
 
 mod outside;
@@ -169,13 +170,18 @@ impl Rig {
             let map = ebpf.map_mut(map).expect("the rig has it");
             aya::maps::HashMap::<_, [u32; 4], [u32; 12]>::try_from(map)?.insert([1, 0, 0, 0], [0; 12], 0)?;
         }
+        let map = ebpf.map_mut("RIG_LRU").expect("the rig has it");
+        let mut many = aya::maps::HashMap::<_, [u32; 4], [u32; 12]>::try_from(map)?;
+        for number in 0..=0xffff {
+            many.insert([number, 0, 0, 0], [0; 12], 0)?;
+        }
         let map = ebpf.map_mut("RIG_LPM").expect("the rig has it");
         aya::maps::lpm_trie::LpmTrie::<_, [u32; 5], [u32; 4]>::try_from(map)?.insert(
             &aya::maps::lpm_trie::Key::new(64, [0; 5]),
             [0; 4],
             0,
         )?;
-        for name in ["rig", "rig_nothing", "rig_call", "rig_hash", "rig_lru", "rig_lpm", "rig_least"] {
+        for name in ["rig", "rig_nothing", "rig_call", "rig_hash", "rig_lru", "rig_lru_many", "rig_lpm", "rig_least"] {
             Self::classifier(&mut ebpf, name).load()?;
         }
         Self::classifier(&mut ebpf, "rig_lru_new").load()?;
@@ -217,13 +223,14 @@ impl Rig {
         Ok(())
     }
 
-    /// Prints what an empty run and some look-ups cost here, and the factor against the machine of the aims.
-    fn machine(&mut self) -> anyhow_free::Result<()> {
-        const NAMES: [(&str, f64); 6] = [
+    /// Says what an empty run and some look-ups cost here.
+    fn machine(&mut self) -> anyhow_free::Result<String> {
+        const NAMES: [(&str, f64); 7] = [
             ("rig_nothing", 1.0),
             ("rig_call", 8.0),
             ("rig_hash", 8.0),
             ("rig_lru", 8.0),
+            ("rig_lru_many", 8.0),
             ("rig_lpm", 8.0),
             ("rig_least", 1.0),
         ];
@@ -242,10 +249,10 @@ impl Rig {
             }
         }
         let [empty, ..] = least;
-        print!("this machine, ns: an empty run {empty:.0}; net of it, each:");
+        let mut told = format!("this machine, ns: an empty run {empty:.0}; net of it, each:");
         for ((name, times), ns) in NAMES.iter().zip(least).skip(1) {
             let name = name.trim_start_matches("rig_");
-            print!(" {name} {:.1}", (ns - empty) / times);
+            told += &format!(" {name} {:.1}", (ns - empty) / times);
         }
         // What is put into a map that is full and evicts: after as many as it holds.
         let mut ns = f64::INFINITY;
@@ -258,11 +265,10 @@ impl Rig {
             let took = Self::classifier(&mut self.ebpf, "rig_lru_new").test_run(options)?.duration.as_nanos() as f64;
             ns = if run == 0 { ns } else { ns.min(took) };
         }
-        print!(" lru_new {:.1}", (ns - empty) / 8.0);
-        println!(
-            " (lru_new: put into one that is full; call: a helper; hash, LRU hash of 16-byte keys, LPM: a hit; least: connection and address looked up, once)"
-        );
-        Ok(())
+        told += &format!(" lru_new {:.1}", (ns - empty) / 8.0);
+        told += " (lru_new: put into one that is full; call: a helper; hash, LRU hash of 16-byte keys, LPM: a hit; lru_many: a hit among \
+                 64k in turn; least: connection and address looked up, once)";
+        Ok(told)
     }
 
     fn nothing(&mut self) -> anyhow_free::Result<u32> {
@@ -338,14 +344,17 @@ fn pin() {
 fn main() -> anyhow_free::Result<()> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| PathBuf::from("target"), PathBuf::from);
     let built = target.join("bpf-build/bpfel-unknown-none/release");
-    let mut args = std::env::args_os().skip(1).map(PathBuf::from);
+    let mut args: Vec<String> = std::env::args().skip(1).collect();
+    let json = args.iter().position(|arg| arg == "--json").map(|at| args.remove(at)).is_some();
+    let only = args.iter().position(|arg| arg == "--only").map(|at| args.drain(at..args.len().min(at + 2)).nth(1));
+    let shown = Shown { json, only: only.flatten().unwrap_or_default() };
+    let mut args = args.into_iter().map(PathBuf::from);
     let object = args.next().unwrap_or_else(|| built.join("cilium"));
     let rig = args.next().unwrap_or_else(|| built.join("rig"));
-    let only = args.next().map(|text| text.to_string_lossy().into_owned()).unwrap_or_default();
     pin();
     let mount = std::env::temp_dir().join(format!("cilium-measure-{}", std::process::id()));
     loader::ensure_bpffs(&mount)?;
-    let measured = measure(&object, &rig, &mount, &only);
+    let measured = measure(&object, &rig, &mount, &shown);
     let path = std::ffi::CString::new(mount.to_string_lossy().into_owned())?;
     // SAFETY: a terminated string.
     unsafe { libc::umount2(path.as_ptr(), libc::MNT_DETACH) };
@@ -353,15 +362,66 @@ fn main() -> anyhow_free::Result<()> {
     measured
 }
 
-fn measure(object: &Path, rig: &Path, mount: &Path, only: &str) -> anyhow_free::Result<()> {
+/// What is shown, and how.
+struct Shown {
+    json: bool,
+    only: String,
+}
+
+/// Nanoseconds of one way in which flows vary.
+struct Column {
+    /// What it adds to the row's name.
+    of: &'static str,
+    least: f64,
+    median: f64,
+}
+
+impl Shown {
+    fn wants(&self, name: &str) -> bool {
+        name.contains(&self.only)
+    }
+
+    /// A line that is no row.
+    fn note(&self, text: &str) {
+        if !self.json {
+            println!("{text}");
+        }
+    }
+
+    fn row(&self, name: &str, columns: &[Column], returned: u32, rig: f64) {
+        if !self.json {
+            let columns: String =
+                columns.iter().map(|column| format!(" {:8.0} {:8.0}", column.least, column.median)).collect();
+            return println!("{name:40}{columns}  {} (rig {rig:.0})", returned.cast_signed());
+        }
+        for Column { of, least, median } in columns {
+            println!("{{\"row\":\"{name}{of}\",\"value\":{least:.1},\"unit\":\"ns\",\"median\":{median:.1}}}");
+        }
+    }
+}
+
+fn measure(object: &Path, rig: &Path, mount: &Path, shown: &Shown) -> anyhow_free::Result<()> {
     let mut config = LoaderConfig::new(object, node());
     config.bpffs = mount.to_owned();
     let datapath = Datapath::open(&config)?;
     fill(datapath.maps())?;
-    let mut events = datapath.events()?;
     let mut rig = Rig::load(rig)?;
-    rig.machine()?;
-    let nothing = rig.nothing()?;
+    shown.note(&rig.machine()?);
+    pods(&datapath, &mut rig, shown)?;
+    outside::measure(object, &mount.join("outside"), &mut rig, shown)?;
+    for stats in datapath.load_stats() {
+        shown.note(&format!(
+            "{:20} {:7} instructions verified, {:6} bytes of machine code",
+            stats.program.name(),
+            stats.verified_insns,
+            stats.jited_bytes
+        ));
+    }
+    Ok(())
+}
+
+/// Rows of what pods send and get.
+fn pods(datapath: &Datapath, rig: &mut Rig, shown: &Shown) -> anyhow_free::Result<()> {
     const SYN: u8 = 2;
     const ACK: u8 = 0x10;
     let from = Program::FromContainer;
@@ -376,27 +436,28 @@ fn measure(object: &Path, rig: &Path, mount: &Path, only: &str) -> anyhow_free::
         ("to pod from the stack, v4", Program::ToContainer, packet4(WORLD4, POD4, 80, ACK), false),
         ("new flow: pod to world, v4", from, packet4(POD4, WORLD4, 80, SYN), false),
         ("new flow: pod to world, v6", from, packet6(POD6, WORLD6, 80, SYN), true),
+        ("new flow: pod to service in the world, v4", from, packet4(POD4, VIP4, 80, SYN), false),
+        ("new flow: pod to service in the world, v6", from, packet6(POD6, VIP6, 80, SYN), true),
         ("new flow: pod to pod, v4", from, packet4(POD4, PEER4, 80, SYN), false),
     ];
-    println!(
-        "{:34} {:>8} {:>8} {:>8} {:>8}  returns",
-        "ns a packet, net of the rig", "1 flow", "median", "16k", "median"
-    );
-    for (name, program, packet, v6) in rows.into_iter().filter(|row| row.0.contains(only)) {
+    let (mut events, nothing) = (datapath.events()?, rig.nothing()?);
+    let title = "ns a packet, net of the rig";
+    shown.note(&format!("{title:40} {:>8} {:>8} {:>8} {:>8}  returns", "1 flow", "median", "16k", "median"));
+    for (name, program, packet, v6) in rows.into_iter().filter(|row| shown.wants(row.0)) {
         let id = datapath.load_stats().into_iter().find(|s| s.program == program).expect("it is loaded").id;
         let new = name.starts_with("new");
         // New flows: while the ring of events is full, and while their two events are read.
-        let masks: &[u32] = if new { &[u32::MAX, u32::MAX] } else { &[0, 0x3fff] };
-        print!("{name:34}");
-        let (mut ret, mut base_min) = (0, 0.0);
-        for (at, mask) in masks.iter().enumerate() {
-            // New flows to a pod cannot vary its address.
-            let mask = if name.contains("pod to pod") { mask & 0x3fff } else { *mask };
+        let masks =
+            if new { [("", u32::MAX), (", events read", u32::MAX)] } else { [("", 0), (", 16k flows", 0x3fff)] };
+        let (mut ret, mut base_min, mut columns) = (0, 0.0, vec![]);
+        for (at, (of, mask)) in masks.into_iter().enumerate() {
+            // New flows to a pod or to a service cannot vary its address.
+            let fixed = name.contains("pod to pod") || name.contains("service");
             let template = Template {
                 packet,
                 port_at: if v6 { 54 } else { 34 },
                 address_at: if v6 { 52 } else { 32 },
-                mask,
+                mask: if fixed { mask & 0x3fff } else { mask },
                 start: at as u32,
             };
             rig.template(template)?;
@@ -417,18 +478,9 @@ fn measure(object: &Path, rig: &Path, mount: &Path, only: &str) -> anyhow_free::
                 ret = returned;
             }
             base_min = least(&base);
-            print!(" {:8.0} {:8.0}", least(&with) - base_min, median(with) - median(base));
+            columns.push(Column { of, least: least(&with) - base_min, median: median(with) - median(base) });
         }
-        println!("  {} (rig {:.0})", ret as i32, base_min);
-    }
-    outside::measure(object, &mount.join("outside"), &mut rig, only)?;
-    for stats in datapath.load_stats() {
-        println!(
-            "{:20} {:7} instructions verified, {:6} bytes of machine code",
-            stats.program.name(),
-            stats.verified_insns,
-            stats.jited_bytes
-        );
+        shown.row(name, &columns, ret, base_min);
     }
     Ok(())
 }

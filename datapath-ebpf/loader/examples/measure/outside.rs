@@ -12,7 +12,7 @@ use abi::{
 };
 use loader::{Datapath, Interface, LoaderConfig, Maps, Program};
 
-use super::{REPEATS, RUNS, Rig, Template, anyhow_free, least, median, node, packet4};
+use super::{Column, REPEATS, RUNS, Rig, Shown, Template, anyhow_free, least, median, node, packet4};
 
 const NODE: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 1);
 const CLIENT: Ipv4Addr = Ipv4Addr::new(192, 168, 50, 2);
@@ -118,9 +118,9 @@ fn fill(maps: &Maps) -> Result<(), loader::MapError> {
     maps.set_runtime(Runtime::LbRevision, 1)
 }
 
-/// Prints the rows whose name contains `only`.
-pub fn measure(object: &Path, bpffs: &Path, rig: &mut Rig, only: &str) -> anyhow_free::Result<()> {
-    let rows: Vec<&Row> = ROWS.iter().filter(|row| row.name.contains(only)).collect();
+/// Prints the rows that are wanted.
+pub fn measure(object: &Path, bpffs: &Path, rig: &mut Rig, shown: &Shown) -> anyhow_free::Result<()> {
+    let rows: Vec<&Row> = ROWS.iter().filter(|row| shown.wants(row.name)).collect();
     if rows.is_empty() {
         return Ok(());
     }
@@ -132,11 +132,11 @@ pub fn measure(object: &Path, bpffs: &Path, rig: &mut Rig, only: &str) -> anyhow
     fill(datapath.maps())?;
     let entry = datapath.xdp_id().ok_or("this kernel refused the XDP program")?;
     let tc = datapath.load_stats().into_iter().find(|s| s.program == Program::FromNetdev).expect("it is loaded").id;
-    println!("{:34} {:>8} {:>8}  returns", "ns a packet, net of the rig", "least", "median");
+    shown.note(&format!("{:40} {:>8} {:>8}  returns", "ns a packet, net of the rig", "least", "median"));
     for row in rows {
-        let (net, middle, base, returned) =
+        let (least, median, base, returned) =
             if row.xdp { row_xdp(rig, row, front, entry)? } else { row_tc(rig, row, front, tc)? };
-        println!("{:34} {net:8.0} {middle:8.0}  {returned} (rig {base:.0})", row.name);
+        shown.row(row.name, &[Column { of: "", least, median }], returned, base);
     }
     let path = std::ffi::CString::new(bpffs.to_string_lossy().into_owned())?;
     // SAFETY: a terminated string.

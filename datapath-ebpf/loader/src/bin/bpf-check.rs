@@ -4,8 +4,8 @@
 use std::{path::Path, process::ExitCode};
 
 use abi::config::{
-    DEFAULT_LIFETIMES, LB_AFFINITY, LB_DSR_IPIP, LB_HYBRID, LB_IP_MASQ_AGENT, LB_MAGLEV, LB_MASQUERADE_IPV4,
-    LB_MASQUERADE_IPV6, LB_NODE_PORT, LB_SOURCE_RANGES, NODE_TRACK_FRAGMENTS, NodeConfig,
+    DEFAULT_LIFETIMES, LB_AFFINITY, LB_DSR_GENEVE, LB_DSR_IPIP, LB_HYBRID, LB_IP_MASQ_AGENT, LB_MAGLEV,
+    LB_MASQUERADE_IPV4, LB_MASQUERADE_IPV6, LB_NODE_PORT, LB_SOURCE_RANGES, NODE_TRACK_FRAGMENTS, NodeConfig,
 };
 use loader::{Inspection, LoadError, inspect};
 
@@ -47,12 +47,14 @@ fn node() -> NodeConfig {
 }
 
 /// What the programs cost, in whichever configuration each costs most: one that reports every packet, one in which
-/// packets of known connections take the short way, or one in which backends are told of frontends by options.
+/// packets of known connections take the short way, or one in which backends are told of frontends by options, or by Geneve.
 fn dearest(object: &Path) -> Result<Vec<Inspection>, LoadError> {
     let mut programs = inspect(object, &node())?;
     let quiet = NodeConfig { monitor_aggregation: 3, ..node() };
     let by_option = NodeConfig { lb_flags: node().lb_flags & !LB_DSR_IPIP, ..node() };
-    let others = [inspect(object, &quiet)?, inspect(object, &by_option)?];
+    let by_geneve =
+        NodeConfig { lb_flags: by_option.lb_flags | LB_DSR_GENEVE, geneve_port: abi::be::Port::new(6081), ..node() };
+    let others = [inspect(object, &quiet)?, inspect(object, &by_option)?, inspect(object, &by_geneve)?];
     for other in others.into_iter().flatten() {
         let cost = |program: &Inspection| program.outcome.as_ref().map_or(u64::MAX, |of| of.figures.verified_insns);
         match programs.iter_mut().find(|program| program.program == other.program) {

@@ -273,10 +273,18 @@ pub fn checksums_hold(packet: &[u8]) -> bool {
         return false;
     }
     match checksum_at(&layout) {
-        Some((at, _)) if layout.protocol == UDP && packet[at..at + 2] == [0, 0] => !layout.ipv6,
+        Some((at, _)) if layout.protocol == UDP && packet[at..at + 2] == [0, 0] => {
+            // Over IPv6 there must be one, but around what carries others (RFC 6935).
+            !layout.ipv6 || be16(packet, layout.l4 + 2) == Some(6081)
+        }
         Some((_, pseudo)) => transport_sum(packet, &layout, pseudo) == 0xffff,
         None => true,
     }
+}
+
+/// The folded sum of an IPv4 header: all ones if its checksum is right.
+pub fn ipv4_sum(header: &[u8]) -> u16 {
+    fold(sum(header))
 }
 
 /// Source and destination.

@@ -3,6 +3,7 @@
 
 mod choice;
 mod full;
+mod geneve;
 mod host;
 mod modes;
 mod net;
@@ -10,6 +11,7 @@ mod node;
 mod odd;
 #[path = "../support/mod.rs"]
 mod support;
+mod unpack;
 
 use std::{io::ErrorKind, thread};
 

@@ -2,7 +2,7 @@
 
 use std::{
     io::Write,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, SocketAddr, UdpSocket},
     os::fd::{AsRawFd, FromRawFd, OwnedFd},
     sync::{
         Arc,
@@ -11,7 +11,7 @@ use std::{
     thread,
 };
 
-use abi::config::{LB_DSR, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE};
+use abi::config::{LB_DSR, LB_DSR_IPIP, LB_DSR_XLATE_BACKEND, LB_HYBRID, LB_MODE_BY_SERVICE};
 use lb::Forwarding;
 
 use crate::{
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// A server in the pod of the other node.
-fn serve(node: &Node, v6: bool) -> Server {
+pub fn serve(node: &Node, v6: bool) -> Server {
     let pod = &node.remote.as_ref().expect("it has a datapath").pods[0];
     Server::start(pod, SocketAddr::new(REMOTE.of(v6), 8080))
 }
@@ -46,7 +46,7 @@ fn dsr_by_option_and_extension_header() {
 }
 
 /// Bytes that reached the node from the other one.
-fn received() -> u64 {
+pub fn received() -> u64 {
     let text = std::fs::read_to_string("/proc/thread-self/net/dev").expect("procfs is mounted");
     let line = text.lines().find(|line| line.trim_start().starts_with("ext1:")).expect("it was made");
     line.split_whitespace().nth(1).and_then(|bytes| bytes.parse().ok()).expect("a number")
@@ -111,6 +111,30 @@ fn dsr_by_packets_in_packets() {
                 ask(to, &[7; 1300], PATIENCE).unwrap_or_else(|e| panic!("{at:?}: {to}: {e}"));
             });
             assert_eq!(server.peers(), [CLIENT.of(v6); 3], "{at:?}");
+        }
+    }
+}
+
+/// The same where the backend finds its own port in them: datagrams reach it there, with checksums that its stack accepts.
+#[test]
+fn the_backends_port_in_packets_in_packets() {
+    for at in At::ALL {
+        let mode = LB_DSR | LB_DSR_IPIP | LB_DSR_XLATE_BACKEND;
+        let Some(mut node) = Node::new(at, |config| config.lb_flags |= mode) else { return };
+        node.service_at(crate::node::LED_HERE, 53, &[REMOTE], |_| {});
+        for v6 in [false, true] {
+            let vip = crate::node::LED_HERE.of(v6);
+            node.other.add_address(vip, "lo");
+            let Some(_unpacking) = Unpacking::start(&node.other, v6) else { return };
+            let backend = node.other.enter(|| UdpSocket::bind((vip, 8080)).expect("free"));
+            backend.set_read_timeout(Some(PATIENCE)).expect("not zero");
+            node.client.enter(|| {
+                let socket = UdpSocket::bind((CLIENT.of(v6), 4_000)).expect("free");
+                socket.send_to(b"question", (vip, 53)).expect("there is a route");
+            });
+            let mut data = [0; 64];
+            let (len, from) = backend.recv_from(&mut data).unwrap_or_else(|e| panic!("{at:?}, IPv6: {v6}: {e}"));
+            assert_eq!((&data[..len], from), (&b"question"[..], SocketAddr::new(CLIENT.of(v6), 4_000)));
         }
     }
 }

@@ -106,6 +106,12 @@ fn echo(mut stream: TcpStream) {
     }
 }
 
+/// What the calling thread's namespace knows of the way to an address, in words.
+pub fn way_to(ip: IpAddr) -> String {
+    let out = std::process::Command::new("ip").args(["route", "get", &ip.to_string()]).output();
+    String::from_utf8(out.expect("iproute2 is installed").stdout).expect("text")
+}
+
 /// Sends `len` bytes over TCP and reads them back.
 pub fn transfer(to: SocketAddr, len: usize) -> Result<(), std::io::Error> {
     let mut stream = TcpStream::connect_timeout(&to, PATIENCE)?;

@@ -11,7 +11,7 @@ use abi::config::LB_DSR;
 
 use crate::{
     converse,
-    net::{Namespace, PATIENCE, Server, ask, transfer},
+    net::{Namespace, PATIENCE, Server, ask, transfer, way_to},
     node::{At, CLIENT, LED_HERE, NODE, NODE_TO_OTHER, Node, OTHER, REMOTE, pod},
 };
 
@@ -63,8 +63,7 @@ fn the_client_is_told_what_the_way_can_carry() {
             let to = Node::frontend(30_112, v6);
             let learned = node.client.enter(|| {
                 transfer(to, 1 << 20).unwrap_or_else(|e| panic!("{at:?} {mode} {to}: {e}"));
-                let out = Command::new("ip").args(["route", "get", &to.ip().to_string()]).output();
-                String::from_utf8(out.expect("iproute2 is installed").stdout).expect("text")
+                way_to(to.ip())
             });
             let expected = format!("mtu {}", 1400 - if mode == 0 { 0 } else { added });
             assert!(learned.contains(&expected), "{at:?} {mode} {to}: {expected} not in {learned:?}");

@@ -19,6 +19,12 @@ pub fn skip(why: &str) {
     let _shown = writeln!(std::io::stderr(), "skipped: {why}");
 }
 
+/// Says what this kernel cannot do, for which there is nothing to test; this may be so in CI, too. `cargo xtask kernels` knows
+/// what each of its kernels lacks, and takes any other for a failure.
+pub fn kernel_lacks(what: &str) {
+    say_skipped(&format!("this kernel has no {what}"));
+}
+
 /// Says why nothing is tried; this may be so in CI, too.
 pub fn say_skipped(why: &str) {
     let _shown = writeln!(std::io::stderr(), "skipped: {why}");

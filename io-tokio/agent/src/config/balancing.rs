@@ -12,6 +12,9 @@ use crate::options::{Acceleration, Algorithm, Dispatch, LoadBalancing, Mode, NoB
 /// Ports below these belong to well-known services and to clients; node ports must not take them.
 const NODE_PORTS: std::ops::RangeInclusive<u16> = 1024..=65_534;
 
+/// UDP port of Geneve (reference: tunnel ports).
+const GENEVE_PORT: abi::be::Port = abi::be::Port::new(6081);
+
 /// What the core is told.
 pub(super) fn balancer(options: &Options, agent: &agent_core::Config) -> Result<lb::Config, SettingsError> {
     let given = &options.balancing;
@@ -20,8 +23,9 @@ pub(super) fn balancer(options: &Options, agent: &agent_core::Config) -> Result<
         let why = "there is nothing to accelerate without --enable-node-port or --kube-proxy-replacement";
         return Err(bad("bpf-lb-acceleration", why));
     }
-    if given.bpf_lb_mode != Mode::Snat && given.bpf_lb_dsr_dispatch == Dispatch::Geneve {
-        return Err(bad("bpf-lb-dsr-dispatch", "Geneve is not in this version; use opt or ipip"));
+    if given.bpf_lb_dsr_l4_xlate == Xlate::Backend && given.bpf_lb_dsr_dispatch != Dispatch::Ipip {
+        let why = "backend is for packets that come by IPIP; it needs --bpf-lb-dsr-dispatch=ipip";
+        return Err(bad("bpf-lb-dsr-l4-xlate", why));
     }
     let addresses = addresses(given, agent)?;
     let size = options.datapath.bpf_lb_map_max as usize;
@@ -51,6 +55,7 @@ pub(super) fn balancer(options: &Options, agent: &agent_core::Config) -> Result<
         source_ranges: given.enable_svc_source_range_check,
         topology: given.enable_service_topology,
         health_checks: given.enable_health_check_nodeport,
+        local_redirects: given.enable_local_redirect_policy,
         services_max: size.min(65_535),
         backends_max: size,
         slots_max: size,
@@ -162,6 +167,7 @@ pub(super) fn programs(
     let seed = seed(&given.bpf_lb_maglev_hash_seed)?;
     (node.maglev_seed_v4, node.maglev_seed_v6) = (seed.flows4, seed.flows6);
     node.direct_routing_mtu = mtu;
+    node.geneve_port = GENEVE_PORT;
     let first = |family: &Option<agent_core::FamilyConfig>| family.as_ref().and_then(|f| f.node_addrs.first().copied());
     if let Some(IpAddr::V4(ip)) = preferred(agent.node_ip, first(&agent.ipv4)) {
         (node.direct_routing_ipv4, node.snat_ipv4) = (ip.into(), ip.into());

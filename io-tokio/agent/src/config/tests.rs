@@ -73,6 +73,13 @@ fn load_balancing_is_what_the_options_say() {
     let wanted = abi::config::LB_NODE_PORT | abi::config::LB_MAGLEV | abi::config::LB_HYBRID | abi::config::LB_AFFINITY;
     assert_eq!(all.node.lb_flags & wanted, wanted);
     assert_eq!((told.slots_max, all.map_sizes["cilium_lb4_maglev"]), (1_000, 1_000));
+    let geneve = settings(&["--bpf-lb-mode=dsr", "--bpf-lb-dsr-dispatch=geneve"], &host()).unwrap();
+    assert_ne!(geneve.node.lb_flags & abi::config::LB_DSR_GENEVE, 0);
+    assert_eq!(geneve.node.geneve_port.host(), 6081);
+    let ipip = ["--bpf-lb-mode=dsr", "--bpf-lb-dsr-dispatch=ipip", "--bpf-lb-dsr-l4-xlate=backend"];
+    let ipip = settings(&ipip, &host()).unwrap().node.lb_flags;
+    let wanted = abi::config::LB_DSR_IPIP | abi::config::LB_DSR_XLATE_BACKEND;
+    assert_eq!(ipip & wanted, wanted);
 }
 
 #[test]
@@ -118,6 +125,11 @@ fn each_mistake_is_named_by_its_option() {
         (&["--nodeport-addresses=203.0.113.0/24"], host(), "none of the node's addresses"),
         (&["--nodeport-addresses=x"], host(), "--nodeport-addresses"),
         (&["--bpf-lb-rss-ipv4-src-cidr=fd00::/64"], host(), "of the other family"),
+        (
+            &["--bpf-lb-mode=dsr", "--bpf-lb-dsr-l4-xlate=backend"],
+            host(),
+            "--bpf-lb-dsr-l4-xlate: backend is for packets that come by IPIP",
+        ),
         (&["--ipv6-native-routing-cidr=x"], host(), "--ipv6-native-routing-cidr"),
         (&["--bpf-ct-timeout-regular-tcp=0"], host(), "--bpf-ct-timeout-regular-tcp"),
         (&["--hubble-event-buffer-capacity=4096"], host(), "--hubble-event-buffer-capacity"),

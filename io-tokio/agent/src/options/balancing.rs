@@ -8,7 +8,7 @@ use clap::{Args, ValueEnum};
 #[derive(Clone, Debug, Args)]
 #[allow(missing_docs, reason = "each field's text is the option's help")]
 pub struct LoadBalancing {
-    /// Directory with Services, EndpointSlices and Pods of Kubernetes as YAML files, watched
+    /// Directory with Services, EndpointSlices, Pods and CiliumLocalRedirectPolicies of Kubernetes as YAML files, watched
     #[arg(long, value_name = "DIR")]
     pub static_service_path: Option<PathBuf>,
     /// Do what kube-proxy does: node ports, external IPs, host ports, session affinity, services at sockets
@@ -32,6 +32,9 @@ pub struct LoadBalancing {
     /// Follow the hints of EndpointSlices
     #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
     pub enable_service_topology: bool,
+    /// Follow CiliumLocalRedirectPolicies: traffic to an address or a service that goes to pods of this node
+    #[arg(long, num_args = 0..=1, require_equals = true, default_value_t = false, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub enable_local_redirect_policy: bool,
     /// Zone of this node, for hints (in Kubernetes, the node's label topology.kubernetes.io/zone)
     #[arg(long, default_value = "", value_name = "ZONE")]
     pub node_zone: String,

@@ -1,9 +1,13 @@
 //! Bad input through every door: a clear sentence, and nothing lost or left half-made.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::process::CommandExt;
 
-use api::models::{AddressPair, DaemonConfiguration, Endpoint, EndpointChangeRequest, EndpointState, IPAMResponse};
+use api::models::{
+    AddressPair, DaemonConfiguration, Endpoint, EndpointChangeRequest, EndpointState, IPAMResponse, Service,
+    StatusResponse,
+};
 
 use crate::support::{Node, Pod};
 
@@ -91,6 +95,124 @@ fn what_the_api_refuses_leaves_no_trace() {
     assert_eq!(tables(&node), before);
     let left: Vec<Endpoint> = node.client.get("/endpoint").unwrap();
     assert_eq!(left.iter().map(|endpoint| endpoint.id).collect::<Vec<_>>(), [pod.endpoint.id]);
+}
+
+/// Services that make no sense: each mistake is named with the service and the field, and takes nothing away.
+#[test]
+fn a_service_that_makes_no_sense_is_named_and_the_good_ones_stay() {
+    let Some(node) = Node::new(&["--enable-node-port"]) else { return };
+    let body = |frontend: &str, rest: &str| {
+        let (ip, port) = frontend.rsplit_once(':').unwrap();
+        let frontend = format!(r#""frontend-address":{{"ip":"{ip}","port":{port},"protocol":"tcp"}}"#);
+        format!(r#"{{{frontend},"flags":{{"namespace":"shop","name":"web"{rest}"#)
+    };
+    let good = body("10.96.0.1:80", r#"},"backend-addresses":[{"ip":"10.0.0.1","port":8080,"weight":7}]}"#);
+    assert_eq!(node.client.send("PUT", "/service/1", &[], good.as_bytes()).unwrap().status, 201);
+    let before = tables(&node);
+    let backend = |one: &str| body("10.96.0.2:80", &format!(r#"}},"backend-addresses":[{one}]}}"#));
+    let flags = |more: &str| body("10.96.0.2:80", &format!(",{more}}}}}"));
+    for (text, status, says) in [
+        (body("10.96.0.1:80", "}}"), 460, "service shop/web 10.96.0.1:80/TCP: the frontend belongs to service 1"),
+        (
+            body("10.96.0.2:0", "}}"),
+            460,
+            "service shop/web 10.96.0.2:0/TCP: frontend-address.port must be from 1 to 65535",
+        ),
+        (
+            backend(r#"{"ip":"fd00::1","port":80}"#),
+            461,
+            "service shop/web 10.96.0.2:80/TCP: backend-addresses[0].ip must be of the frontend's address family",
+        ),
+        (
+            backend(r#"{"ip":"10.0.0.1","port":0}"#),
+            461,
+            "service shop/web 10.96.0.2:80/TCP: backend-addresses[0].port must be from 1 to 65535",
+        ),
+        (
+            backend(r#"{"ip":"10.0.0.1","port":80},{"ip":"10.0.0.1","port":80}"#),
+            461,
+            "service shop/web 10.96.0.2:80/TCP: backend-addresses[1] is listed twice",
+        ),
+        (backend(r#"{"ip":"10.0.0.1","port":80,"weight":65536}"#), 400, "field backend-addresses[0].weight: "),
+        (backend(r#"{"ip":"10.0.0.1","port":80,"weight":-1}"#), 400, "field backend-addresses[0].weight: "),
+        (backend(r#"{"ip":"10.0.0","port":80}"#), 461, "service 2: field backend-addresses[0].ip: "),
+        (
+            flags(r#""sourceRanges":["10.0.0.0/8","10.1.0.0/16"]"#),
+            460,
+            "service shop/web 10.96.0.2:80/TCP: flags.sourceRanges[1]: 10.1.0.0/16 lies in another range; leave it out",
+        ),
+        (flags(r#""sourceRanges":["10.0.0.0/8","x"]"#), 460, "service 2: field flags.sourceRanges[1]: "),
+        (
+            flags(r#""sessionAffinityTimeoutSeconds":86401"#),
+            460,
+            "service shop/web 10.96.0.2:80/TCP: flags.sessionAffinityTimeoutSeconds must be at most 86400 seconds",
+        ),
+    ] {
+        let answer = node.client.send("PUT", "/service/2", &[], text.as_bytes()).unwrap();
+        let said = String::from_utf8_lossy(&answer.body).into_owned();
+        assert_eq!(answer.status, status, "{text}: {said}");
+        assert!(said.contains(says), "{text}: {said}");
+        assert_eq!(tables(&node), before, "{text}");
+    }
+}
+
+/// The same from a directory: what makes sense of each object is applied, and the rest is in the status.
+#[test]
+fn of_objects_that_make_no_sense_the_good_part_is_applied() {
+    let Some(mut node) = Node::without_agent(&["--enable-node-port"]) else { return };
+    let dir = node.dir.path().join("services");
+    fs::create_dir(&dir).unwrap();
+    node.add(format!("--static-service-path={}", dir.display()));
+    let objects = "
+kind: Service
+metadata: {name: web, creationTimestamp: '2026-01-01T00:00:00Z'}
+spec:
+  clusterIP: 10.96.0.1
+  externalIPs: [10.96.0.1]
+  loadBalancerSourceRanges: [10.0.0.0/8, 10.1.0.0/16]
+  ports: [{name: a, port: 80}, {name: b, port: 0}]
+---
+kind: EndpointSlice
+addressType: IPv4
+metadata: {name: web-1, labels: {kubernetes.io/service-name: web}}
+ports: [{name: a, port: 8080}]
+endpoints: [{addresses: [10.77.0.10]}, {addresses: ['fd00::10']}]
+---
+kind: Service
+metadata: {name: later, creationTimestamp: '2026-01-02T00:00:00Z'}
+spec: {clusterIPs: [10.96.0.1, 'fd96::2'], ports: [{port: 80}]}
+---
+kind: Service
+metadata: {name: unreadable}
+spec: {clusterIP: 10.96.0.9, ports: [{port: http}]}
+";
+    fs::write(dir.join("all.yaml"), objects).unwrap();
+    node.add("--enable-external-ips".into());
+    node.start();
+    node.wait_ready();
+    let services: Vec<Service> = node.client.get("/service").unwrap();
+    let of = |one: &Service| {
+        let (front, backends) = (&one.spec.frontend_address, &one.spec.backend_addresses);
+        let backends: Vec<String> = backends.iter().map(|at| format!("{}:{}", at.ip, at.port)).collect();
+        format!("{} {}:{} {}", one.spec.flags.name, front.ip, front.port, backends.join(" "))
+    };
+    let have: BTreeSet<String> = services.iter().map(of).collect();
+    assert_eq!(have, BTreeSet::from(["web 10.96.0.1:80 10.77.0.10:8080".into(), "later fd96::2:80 ".into()]));
+    let status: StatusResponse = node.client.get("/healthz").unwrap();
+    let file = format!("{}: Service default/unreadable: spec.ports[0].port: ", dir.join("all.yaml").display());
+    let expected = [
+        &*file,
+        "Service default/web: spec.externalIPs[0]: 10.96.0.1:80/TCP is a frontend of this object already; the first counts",
+        "Service default/web: spec.loadBalancerSourceRanges[1]: 10.1.0.0/16 lies in spec.loadBalancerSourceRanges[0]",
+        "Service default/web: spec.ports[1].port: 0 is no port; it must be from 1 to 65535",
+        "EndpointSlice default/web-1: endpoints[1].addresses[0]: fd00::10 is not of addressType IPv4",
+        "Service default/later: spec: service default/later 10.96.0.1:80/TCP: the frontend belongs to default/web",
+    ];
+    for part in expected {
+        let found = status.service_problems.iter().filter(|text| text.starts_with(part)).count();
+        assert_eq!(found, 1, "{part}: {:#?}", status.service_problems);
+    }
+    assert_eq!(status.service_problems.len(), expected.len(), "{:#?}", status.service_problems);
 }
 
 #[test]

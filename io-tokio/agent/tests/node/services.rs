@@ -2,12 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 
 use abi::be::Port;
-use api::models::{Service, StatusResponse};
+use api::models::{LRPSpec, Service, StatusResponse};
 use loader::{Access, Maps, maps_directory};
 
-use crate::support::Node;
+use crate::support::{Node, Pod};
 
 /// A service with a node port on every address of the node, and its endpoints.
 fn objects(cluster_ip: &str, endpoints: &[&str]) -> String {
@@ -118,4 +119,65 @@ fn a_directory_of_services_is_served_and_survives_the_agent() {
     assert!(maps.lb4_maglev.indexes().unwrap().is_empty());
     fs::remove_file(dir.join("web.yaml")).unwrap();
     node.eventually("nothing is left", || held(&maps).is_empty());
+}
+
+/// An address of nobody's, and a service whose own endpoints are elsewhere.
+const REDIRECTS: &str = "
+kind: Service
+metadata: {name: cache}
+spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumLocalRedirectPolicy
+metadata: {name: metadata, uid: f00d}
+spec:
+  redirectFrontend: {addressMatcher: {ip: 169.254.169.254, toPorts: [{port: '80', protocol: TCP}]}}
+  redirectBackend: {localEndpointSelector: {matchLabels: {app: cache}}, toPorts: [{port: '8080', protocol: TCP}]}
+---
+apiVersion: cilium.io/v2
+kind: CiliumLocalRedirectPolicy
+metadata: {name: service}
+spec:
+  redirectFrontend: {serviceMatcher: {serviceName: cache, namespace: default}}
+  redirectBackend: {localEndpointSelector: {matchLabels: {app: cache}}, toPorts: [{port: '8080', protocol: TCP}]}
+";
+
+/// Policies keep traffic on the node while a pod of theirs is there, over a death of the agent, and let it go with the pod.
+#[test]
+fn redirected_traffic_follows_a_pod() {
+    let Some(mut node) = Node::without_agent(&["--enable-local-redirect-policy"]) else { return };
+    let dir = node.dir.path().join("services");
+    fs::create_dir(&dir).unwrap();
+    node.add(format!("--static-service-path={}", dir.display()));
+    fs::write(dir.join("redirects.yaml"), REDIRECTS).unwrap();
+    node.start();
+    node.wait_ready();
+    let client = node.pod("client", &["k8s:app=client"]);
+    let redirected = |node: &Node| -> Vec<(String, Vec<String>)> {
+        let policies: Vec<LRPSpec> = node.client.get("/lrp").unwrap();
+        let pods = |policy: &LRPSpec| {
+            let backends = policy.frontend_mappings.iter().flat_map(|mapping| &mapping.backends);
+            backends.map(|backend| backend.pod_id.clone()).collect()
+        };
+        policies.iter().map(|policy| (policy.frontend_type.clone(), pods(policy))).collect()
+    };
+    let both = |pods: &[&str]| {
+        let pods: Vec<String> = pods.iter().map(|pod| (*pod).to_owned()).collect();
+        [("IP + port".to_owned(), pods.clone()), ("clusterIP + all svc ports".to_owned(), pods)]
+    };
+    node.eventually("the policies are taken up", || redirected(&node) == both(&[]));
+    let frontends = [([169, 254, 169, 254], 80), ([10, 96, 0, 10], 80)].map(SocketAddr::from);
+    let reached = |client: &Pod| frontends.map(|frontend| client.reaches(frontend));
+    assert_eq!(reached(&client), [false, false], "nobody is there");
+    let pod = node.pod("cache", &["k8s:app=cache"]);
+    pod.echo(8080);
+    assert_eq!(redirected(&node), both(&["default/cache"]));
+    assert_eq!(reached(&client), [true, true]);
+    node.kill();
+    assert_eq!(reached(&client), [true, true], "nobody decides anew");
+    node.start();
+    node.wait_ready();
+    assert_eq!((reached(&client), redirected(&node)), ([true, true], both(&["default/cache"]).into()));
+    node.client.call::<(), serde_json::Value>("DELETE", "/endpoint/container-id:cache", &[], None).unwrap();
+    assert_eq!((reached(&client), redirected(&node)), ([false, false], both(&[]).into()));
 }

@@ -115,3 +115,17 @@ pub fn die_meanwhile(node: &mut Node, deaths: u16, seed: u64, waits: impl Fn(u16
         node.start();
     }
 }
+
+/// Changes of a backend that flaps, and the time between two of them.
+pub const FLAPS: u32 = 400;
+const FLAP_EVERY: Duration = Duration::from_millis(10);
+
+/// Makes a change a hundred times a second: so many changes, however long a busy machine takes. The last one is odd.
+pub fn flap(mut change: impl FnMut(u32)) {
+    let began = Instant::now();
+    for number in 0..FLAPS {
+        change(number);
+        let due = began + FLAP_EVERY * (number + 1);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    }
+}

@@ -49,6 +49,23 @@ models! {
     }
     /// A service as it is.
     ServiceStatus { realized as "realized": ServiceSpec, }
+    /// A pod of this node to which traffic is redirected.
+    LRPBackend { pod_id as "pod-id": String, backend_address as "backend-address": BackendAddress, }
+    /// A frontend and the pods of this node that have its traffic.
+    FrontendMapping {
+        frontend_address as "frontend-address": FrontendAddress,
+        backends as "backends": Vec<LRPBackend>,
+    }
+    /// A policy of local redirection, and what it does at the moment.
+    LRPSpec {
+        uid as "uid": String,
+        name as "name": String,
+        namespace as "namespace": String,
+        frontend_type as "frontend-type": String,
+        lrp_type as "lrp-type": String,
+        service_id as "service-id": String,
+        frontend_mappings as "frontend-mappings": Vec<FrontendMapping>,
+    }
     /// All rules: `policy` is a JSON array of rules, as text.
     Policy { revision as "revision": i64, policy as "policy": String, }
     /// A selector and whom it selects.

@@ -121,6 +121,8 @@ pub enum Request {
     PolicyLint(LintRequest),
     /// `GET /service`
     Services,
+    /// `GET /lrp`
+    LocalRedirects,
     /// `GET /service/{id}`
     Service(i64),
     /// `PUT /service/{id}`

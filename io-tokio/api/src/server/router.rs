@@ -169,6 +169,7 @@ fn policy_and_service_routes() -> Router<Arc<App>> {
         .route("/policy", policy)
         .route("/policy/selectors", plain(Request::Selectors))
         .route("/service", plain(Request::Services))
+        .route("/lrp", plain(Request::LocalRedirects))
         .route("/service/{id}", service)
 }
 
@@ -195,8 +196,7 @@ fn question_routes() -> Router<Arc<App>> {
 
 /// Calls of the reference that this agent has no part for yet.
 fn later_routes() -> Router<Arc<App>> {
-    const LATER: [&str; 15] = [
-        "/lrp",
+    const LATER: [&str; 14] = [
         "/recorder",
         "/recorder/masks",
         "/recorder/{id}",

@@ -76,7 +76,7 @@ fn every_bad_request_is_refused_with_the_field_and_reaches_nobody() {
         ("PATCH", "/config", r#"{"option":{}}"#, 400, "unknown field option"),
         ("GET", "/nowhere", "", 404, "no call of this API"),
         ("POST", "/endpoint/1", "{}", 405, "does not take POST"),
-        ("GET", "/lrp", "", 501, "not served by this version"),
+        ("GET", "/recorder", "", 501, "not served by this version"),
     ] {
         let (got, text, asked) = ask(&served, method, path, body);
         assert_eq!(got, status, "{method} {path} {body}: {text}");
@@ -93,6 +93,7 @@ fn good_requests_arrive_typed() {
     let pod = EndpointRef::Pod { namespace: "ns".into(), name: "web".into() };
     for (method, path, body, want) in [
         ("GET", "/healthz", "", Request::Status { brief: false }),
+        ("GET", "/lrp", "", Request::LocalRedirects),
         ("GET", "/endpoint/17", "", Request::Endpoint(EndpointRef::Local(17))),
         ("GET", "/endpoint/cilium-local:17", "", Request::Endpoint(EndpointRef::Local(17))),
         ("GET", "/endpoint/cep-name:ns%2Fweb", "", Request::Endpoint(pod)),

@@ -24,6 +24,9 @@ struct Row {
     remote: SocketAddr,
     #[serde(rename = "expiresSeconds")]
     expires: u32,
+    /// From now; below 0: it ended and is not swept yet. `None`: nobody asked.
+    #[serde(rename = "remainingSeconds", skip_serializing_if = "Option::is_none")]
+    remaining: Option<i64>,
     #[serde(rename = "sourceIdentity")]
     source_identity: u32,
     #[serde(rename = "peerIdentity")]
@@ -42,10 +45,14 @@ struct Row {
 
 pub(super) fn run(maps: &Maps, command: &BpfCt, screen: &mut Screen<'_>) -> Result<(), CliError> {
     match command {
-        BpfCt::List { scope, endpoint } => {
+        BpfCt::List { scope, endpoint, time_diff } => {
             let whose = whose(maps, "list", scope, *endpoint)?;
             let mut rows = rows(maps)?;
             rows.retain(|row| whose.as_ref().is_none_or(|addresses| addresses.contains(&row.local.ip())));
+            if *time_diff {
+                let now = monotonic_seconds();
+                rows.iter_mut().for_each(|row| row.remaining = Some(i64::from(row.expires) - now));
+            }
             show(rows, screen)
         }
         BpfCt::Get { end } => {
@@ -75,6 +82,12 @@ pub(super) fn run(maps: &Maps, command: &BpfCt, screen: &mut Screen<'_>) -> Resu
             screen.line(&format!("{removed} connections are removed"))
         }
     }
+}
+
+/// The clock of the programs, by which connections end.
+fn monotonic_seconds() -> i64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC);
+    now.expect("Linux always has a monotonic clock").tv_sec()
 }
 
 /// The addresses whose connections are meant; `None`: everybody's.
@@ -123,7 +136,7 @@ fn show(mut rows: Vec<Row>, screen: &mut Screen<'_>) -> Result<(), CliError> {
             table.row([
                 format!("{} {}", row.protocol, row.direction),
                 format!("{} {} {}", row.local, if row.direction == "IN" { "<-" } else { "->" }, row.remote),
-                format!("expires={}", row.expires),
+                row.remaining.map_or_else(|| format!("expires={}", row.expires), |left| format!("expires={left}s")),
                 format!("SourceSecurityID={}", row.source_identity),
                 format!("PeerSecurityID={}", row.peer_identity),
                 format!("RevNAT={} BackendID={}", row.rev_nat, row.backend),
@@ -167,6 +180,7 @@ fn row(number: u8, side: u8, a: SocketAddr, b: SocketAddr, connection: &Connecti
         local,
         remote,
         expires: connection.lifetime,
+        remaining: None,
         source_identity: connection.source_identity,
         peer_identity: connection.peer_identity,
         policy_revision: connection.policy_revision,

@@ -3,14 +3,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use abi::config::{LB_DSR, LB_DSR_IPIP, LB_HYBRID, LB_MODE_BY_SERVICE};
+use abi::config::{LB_DSR, LB_DSR_GENEVE, LB_DSR_IPIP, LB_DSR_XLATE_BACKEND, LB_HYBRID, LB_MODE_BY_SERVICE};
 use abi::lb::{SERVICE_FORWARD_DSR, SERVICE_ROUTABLE};
 use datapath::Action;
 use loader::Program;
 
 use super::{
+    geneve::{self, Carried},
     view::{Tuple, View, inner, is_icmp, loose, quoted, told, view},
-    world::{BACK_MTU, CLIENTS, NODE, PODS, Service, World},
+    world::{BACK_MTU, CLIENTS, NODE, OTHER_NODE, PODS, PODS_THERE, Service, World},
 };
 use crate::{
     arms::{Answer, hex},
@@ -54,6 +55,8 @@ pub struct Checker {
     unseen: BTreeSet<Tuple>,
     /// Those of which it is not known whether they have closed.
     doubtful: BTreeSet<Tuple>,
+    /// Frontends of which other balancers have told what is carried.
+    told: BTreeSet<(std::net::IpAddr, u16)>,
     /// How often each kind of statement was tried.
     pub tried: BTreeMap<&'static str, u64>,
     pub broken: Vec<String>,
@@ -83,9 +86,17 @@ impl Checker {
 
     /// A damaged packet was run: it may have opened what nobody here knows of.
     pub fn see_damaged(&mut self, stimulus: &Stimulus) {
-        let Some(sent) = loose(&stimulus.packet) else { return };
+        self.see_damaged_packet(&stimulus.packet);
+        if self.mode & LB_DSR_GENEVE != 0 {
+            self.told.extend(geneve::read(&stimulus.packet).map(|carried| carried.frontend));
+            geneve::may_be_inside(&stimulus.packet).iter().for_each(|frame| self.see_damaged_packet(frame));
+        }
+    }
+
+    fn see_damaged_packet(&mut self, packet: &[u8]) {
+        let Some(sent) = loose(packet) else { return };
         self.sent.insert(sent);
-        self.sent.extend(told(&stimulus.packet).map(|frontend| Tuple { dst: frontend, ..sent }));
+        self.sent.extend(told(packet).map(|frontend| Tuple { dst: frontend, ..sent }));
         self.unseen.insert(sent);
         self.doubtful.insert(sent);
         self.opened.insert(sent.back());
@@ -112,12 +123,16 @@ impl Checker {
         if went && stimulus.hook != Hook::Tc(Program::ToNetdev) {
             self.fits(world, stimulus, answer);
         }
-        let sent = view(&stimulus.packet);
+        let inside = geneve::read(&stimulus.packet).filter(|_| self.mode & LB_DSR_GENEVE != 0);
+        let sent = view(inside.as_ref().map_or(&stimulus.packet, |carried| &carried.frame));
         self.sent.extend(sent.map(|sent| sent.tuple));
         match stimulus.hook {
             Hook::Tc(Program::FromContainer) => self.check_from_pod(&sent, stimulus, answer, went),
             Hook::Tc(Program::ToNetdev) => self.out(world, &sent, stimulus, answer),
-            _ => self.check_from_outside(world, &sent, stimulus, answer, went),
+            _ => match &inside {
+                Some(carried) => self.check_carried(carried, &sent, stimulus, answer),
+                None => self.check_from_outside(world, &sent, stimulus, answer, went),
+            },
         }
         if let Some(sent) = sent.filter(|sent| sent.tcp_flags & (FIN | RST) != 0) {
             // What was reset ends within seconds, and whoever sends then opens anew.
@@ -179,8 +194,46 @@ impl Checker {
 
     fn reads_options(&self, sent: &View) -> bool {
         self.mode & (LB_DSR | LB_HYBRID | LB_MODE_BY_SERVICE) != 0
-            && self.mode & LB_DSR_IPIP == 0
+            && self.mode & (LB_DSR_IPIP | LB_DSR_GENEVE) == 0
             && (sent.tuple.protocol != TCP || sent.is_syn())
+    }
+
+    /// Another node, or somebody else, carried a packet here.
+    fn check_carried(&mut self, carried: &Carried, sent: &Option<View>, stimulus: &Stimulus, answer: &Answer) {
+        let as_it_came = answer.packet == stimulus.packet;
+        if stimulus.hook == Hook::Xdp {
+            let passed = answer.action == Action::Pass as u32 && as_it_came;
+            self.holds("the early hook leaves alone what is carried", passed, stimulus, answer);
+            return;
+        }
+        self.told.insert(carried.frontend);
+        let Some(sent) = sent else { return };
+        let (from, to, by_node) = (sent.tuple.src.0, sent.tuple.dst.0, OTHER_NODE.is(carried.ends.0));
+        let meant = (NODE.is(carried.ends.1) || carried.ends.1 == to) && (by_node || !NODE.is(to));
+        if !meant {
+            self.holds("who is not meant takes nothing apart", view(&answer.packet) != Some(*sent), stimulus, answer);
+            return;
+        }
+        let own = geneve::is_any(&PODS, from) || NODE.is(from);
+        let of_cluster = own || geneve::is_any(&PODS_THERE, from) || OTHER_NODE.is(from);
+        if own || (of_cluster && !by_node) {
+            self.holds("nobody takes the name of a pod or node", answer.is_drop(), stimulus, answer);
+            return;
+        }
+        let to_host = answer.action == Action::Pass as u32 && NODE.is(to) && !as_it_came;
+        if answer.action != Action::RedirectPeer as u32 && !to_host {
+            // It may be known nevertheless, as one that has no hop left.
+            self.local.insert(sent.tuple, Way::Unsure);
+            return;
+        }
+        let spent = u8::from(!to_host);
+        let right = view(&answer.packet).is_some_and(|got| got.tuple == sent.tuple && got.ttl + spent == sent.ttl);
+        self.holds("what was carried reaches its backend", right, stimulus, answer);
+        if sent.fragment {
+            self.local.insert(sent.tuple, Way::Unsure);
+        } else {
+            self.delivered(sent, Some(carried.frontend));
+        }
     }
 
     /// How a client reaches a pod by a frontend: what the pod itself has opened does not come by one.
@@ -294,11 +347,19 @@ impl Checker {
         if self.is_direct(service, sent) && self.mode & LB_DSR_IPIP != 0 && inner(&answer.packet).is_some() {
             let (_, to) = packets::addresses(&answer.packet)?;
             let found = service.backends.iter().find(|id| world.backends[id].at.is(to));
+            let within = inner(&answer.packet)?;
+            let id = *found?;
+            let mut tuple = sent.tuple;
+            if self.mode & LB_DSR_XLATE_BACKEND != 0 {
+                tuple.dst.1 = world.backends[&id].port;
+                return view(&within).filter(|seen| seen.tuple == tuple && seen.ttl == sent.ttl).map(|_| (id, tuple));
+            }
             // Inside, nothing is changed.
-            let same = inner(&answer.packet)?.get(14..)? == stimulus.packet.get(14..)?;
-            return found.filter(|_| same).map(|id| (*id, sent.tuple));
+            let same = within.get(14..)? == stimulus.packet.get(14..)?;
+            return same.then_some((id, tuple));
         }
-        let seen = view(&answer.packet)?.tuple;
+        let carried = geneve::read(&answer.packet).filter(|_| self.is_direct(service, sent));
+        let seen = view(carried.as_ref().map_or(&answer.packet, |carried| &carried.frame))?.tuple;
         let (id, _) = world.backend_at(service, seen.dst.0, seen.dst.1)?;
         Some((id, seen))
     }
@@ -323,10 +384,36 @@ impl Checker {
         if self.mode & LB_DSR_IPIP != 0 {
             return;
         }
+        if self.mode & LB_DSR_GENEVE != 0 {
+            return self.carried_away(sent, seen, stimulus, answer);
+        }
         self.holds("DSR leaves the client as source", seen.src == sent.tuple.src, stimulus, answer);
         if sent.tuple.protocol != TCP || sent.is_syn() {
             self.holds("DSR tells of the frontend", told(&answer.packet) == Some(sent.tuple.dst), stimulus, answer);
         }
+    }
+
+    /// A packet went to a backend of another node inside another.
+    fn carried_away(&mut self, sent: &View, seen: &Tuple, stimulus: &Stimulus, answer: &Answer) {
+        let Some(carried) = geneve::read(&answer.packet) else {
+            return self.holds("DSR by Geneve carries packets", false, stimulus, answer);
+        };
+        self.holds("DSR leaves the client as source", seen.src == sent.tuple.src, stimulus, answer);
+        self.holds("DSR tells of the frontend", carried.frontend == sent.tuple.dst, stimulus, answer);
+        self.holds("the outer headers are right", geneve::is_well_made(&answer.packet), stimulus, answer);
+        let there = geneve::is_any(&PODS_THERE, seen.dst.0);
+        let to = if there { OTHER_NODE.of(false) } else { seen.dst.0 };
+        let right = carried.ends == (NODE.of(to.is_ipv6()), to);
+        self.holds("it goes to its backend's node", right, stimulus, answer);
+        let ttl = view(&carried.frame).map(|v| v.ttl);
+        self.holds("one hop is spent", ttl == Some(sent.ttl.wrapping_sub(1)), stimulus, answer);
+        let rest = |frame: &[u8]| {
+            let layout = packets::layout(frame)?;
+            let data = layout.l4 + if layout.protocol == TCP { 20 } else { 8 };
+            Some([frame.get(..14)?, frame.get(data..)?].concat())
+        };
+        let same = rest(&carried.frame).is_some() && rest(&carried.frame) == rest(&stimulus.packet);
+        self.holds("the frame is the client's", same, stimulus, answer);
     }
 
     /// A backend of another node answered to an allocated port.
@@ -378,7 +465,8 @@ impl Checker {
                 self.holds("the host answers from the frontend", got.tuple == should, stimulus, answer);
             } else if got.tuple != sent.tuple {
                 let (ip, port) = got.tuple.src;
-                let is_frontend = world.service(ip, port, got.tuple.protocol).is_some();
+                let is_frontend =
+                    world.service(ip, port, got.tuple.protocol).is_some() || self.told.contains(&(ip, port));
                 self.holds("the host answers from a frontend", is_frontend, stimulus, answer);
             }
             return;

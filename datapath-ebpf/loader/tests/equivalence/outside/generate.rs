@@ -6,8 +6,9 @@ use std::{collections::VecDeque, net::IpAddr};
 use loader::Program;
 
 use super::{
+    geneve,
     view::{self, telling},
-    world::{Both, CLIENTS, NODE, PODS, WORLD, World},
+    world::{Both, CLIENTS, NODE, OTHER_NODE, PODS, PODS_THERE, WORLD, World},
 };
 use crate::{
     arms::Answer,
@@ -49,11 +50,13 @@ pub struct Generator {
     memory: VecDeque<Run>,
     /// Packets that an earlier hook let pass, with their marks, for the next.
     next: Vec<(Hook, u32, u32, Vec<u8>)>,
+    /// Other balancers carry packets inside Geneve.
+    pub geneve: bool,
 }
 
 impl Generator {
     pub fn new(seed: u64) -> Self {
-        Self { rng: Rng::new(seed), memory: VecDeque::new(), next: Vec::new() }
+        Self { rng: Rng::new(seed), memory: VecDeque::new(), next: Vec::new(), geneve: false }
     }
 
     /// Remembers what became of a packet.
@@ -107,6 +110,7 @@ impl Generator {
             35..=59 => self.answer(End::Left).map(|p| (Kind::Reply, p)),
             60..=67 => self.error(End::Left).map(|p| (Kind::Error, p)),
             68..=71 => Some((Kind::Fragment, self.fragment(world))),
+            72..=76 if self.geneve => Some((Kind::Told, self.carried())),
             72..=76 => self.told().map(|p| (Kind::Told, p)),
             77..=79 => self.masqueraded().map(|p| (Kind::Masqueraded, p)),
             _ => None,
@@ -198,6 +202,25 @@ impl Generator {
         spec.ports.1 = 8080;
         let frontend: Both = *self.rng.pick(&[NODE, CLIENTS[1], WORLD[2]]);
         telling(&spec.build(), (frontend.of(ipv6), 30_000 + self.rng.below(3) as u16))
+    }
+
+    /// What another balancer, or somebody who is none, carries to a backend of this node.
+    fn carried(&mut self) -> Vec<u8> {
+        let ipv6 = self.rng.chance(40);
+        let (to, port) = *self.rng.pick(&[(PODS[0], 8080), (PODS[1], 8080), (PODS[0], 8080), (NODE, 9000)]);
+        let from = match self.rng.below(100) {
+            0..=84 => *self.rng.pick(&CLIENTS[..3]),
+            _ => *self.rng.pick(&[PODS_THERE[0], OTHER_NODE, PODS[1], NODE]),
+        };
+        let mut spec = self.spec(from.of(ipv6), to.of(ipv6));
+        spec.ports.1 = port;
+        let sender = *self.rng.pick(&[OTHER_NODE, OTHER_NODE, CLIENTS[1]]);
+        let at = *self.rng.pick(&[NODE, NODE, to, PODS[1]]);
+        // From an IPv4 address packets of both families come.
+        let outer_ipv6 = ipv6 && (self.rng.chance(50) || !NODE.is(at.of(false)));
+        let frontend: Both = *self.rng.pick(&[NODE, CLIENTS[1], WORLD[2]]);
+        let ends = (sender.of(outer_ipv6), at.of(outer_ipv6));
+        geneve::carry(ends, (frontend.of(ipv6), 30_000 + self.rng.below(3) as u16), &spec.build())
     }
 
     /// An answer to what a pod has sent to the world.

@@ -3,13 +3,14 @@
 
 mod check;
 mod generate;
+mod geneve;
 mod view;
 mod world;
 
 use std::collections::BTreeMap;
 
 use abi::{
-    config::{LB_DSR, LB_DSR_IPIP, LB_HYBRID, LB_MAGLEV, LB_MODE_BY_SERVICE},
+    config::{LB_DSR, LB_DSR_GENEVE, LB_DSR_IPIP, LB_DSR_XLATE_BACKEND, LB_HYBRID, LB_MAGLEV, LB_MODE_BY_SERVICE},
     lb::{RATE_ICMPV6, RateKey},
     write::MapWrite,
 };
@@ -62,6 +63,7 @@ fn bench(seed: u64, mode: u32) -> Option<(support::Bpffs, Bench)> {
     let mut bench = Bench::new(seed, world, datapath, config, ways);
     bench.sockets = sockets;
     bench.checker.mode = mode;
+    bench.generator.geneve = mode & LB_DSR_GENEVE != 0;
     Some((fs, bench))
 }
 
@@ -260,9 +262,9 @@ fn copy_table<K: abi::Plain + Ord, V: abi::Plain>(kernel: &Table<K, V>, native: 
     }
 }
 
-/// Runs a mode, prints what was found, and wants nothing.
-fn agree(seed: u64, name: &str, mode: u32, packets: u64) {
-    let Some((_fs, mut bench)) = bench(number("EQUIVALENCE_SEED", seed), mode) else { return };
+/// Runs a mode, prints what was found, and wants nothing. How often each statement was tried.
+fn agree(seed: u64, name: &str, mode: u32, packets: u64) -> Option<BTreeMap<&'static str, u64>> {
+    let (_fs, mut bench) = bench(number("EQUIVALENCE_SEED", seed), mode)?;
     bench.run(packets);
     println!("{name}:");
     for (what, times) in &bench.checker.tried {
@@ -276,35 +278,84 @@ fn agree(seed: u64, name: &str, mode: u32, packets: u64) {
     for what in ["checksums are right", "the backend lives", "no connection moves while its backend lives"] {
         assert!(bench.checker.tried.get(what).is_some_and(|times| *times > packets / 50), "hardly tried: {what}");
     }
+    Some(bench.checker.tried)
 }
 
 #[test]
 fn they_agree_on_services_with_modes_of_their_own_by_option() {
     let packets = number("EQUIVALENCE_PACKETS", 100_000);
-    agree(0xc111_0101, "by service, option", LB_MODE_BY_SERVICE | LB_MAGLEV, packets);
+    let _ = agree(0xc111_0101, "by service, option", LB_MODE_BY_SERVICE | LB_MAGLEV, packets);
 }
 
 #[test]
 fn they_agree_on_services_with_modes_of_their_own_by_ipip() {
     let packets = number("EQUIVALENCE_PACKETS", 100_000) / 4;
-    agree(0xc111_0102, "by service, IPIP", LB_MODE_BY_SERVICE | LB_DSR_IPIP, packets);
+    let _ = agree(0xc111_0102, "by service, IPIP", LB_MODE_BY_SERVICE | LB_DSR_IPIP, packets);
 }
 
 #[test]
 fn they_agree_where_all_is_snat() {
-    agree(0xc111_0103, "SNAT", LB_MAGLEV, number("EQUIVALENCE_PACKETS", 100_000) / 4);
+    let _ = agree(0xc111_0103, "SNAT", LB_MAGLEV, number("EQUIVALENCE_PACKETS", 100_000) / 4);
 }
 
 #[test]
 fn they_agree_where_all_is_dsr() {
     let packets = number("EQUIVALENCE_PACKETS", 100_000) / 4;
-    agree(0xc111_0104, "DSR, option", LB_DSR, packets);
-    agree(0xc111_0105, "DSR, IPIP", LB_DSR | LB_DSR_IPIP | LB_MAGLEV, packets);
+    let _ = agree(0xc111_0104, "DSR, option", LB_DSR, packets);
+    let _ = agree(0xc111_0105, "DSR, IPIP", LB_DSR | LB_DSR_IPIP | LB_MAGLEV, packets);
+}
+
+#[test]
+fn they_agree_on_services_with_modes_of_their_own_by_geneve() {
+    let packets = number("EQUIVALENCE_PACKETS", 100_000) / 4;
+    let _ = agree(0xc111_0109, "by service, Geneve", LB_MODE_BY_SERVICE | LB_DSR_GENEVE | LB_MAGLEV, packets);
+}
+
+#[test]
+fn they_agree_where_all_is_dsr_by_geneve() {
+    let packets = number("EQUIVALENCE_PACKETS", 100_000) / 2;
+    let Some(tried) = agree(0xc111_010a, "DSR, Geneve", LB_DSR | LB_DSR_GENEVE, packets) else { return };
+    for what in [
+        "it goes to its backend's node",
+        "what was carried reaches its backend",
+        "nobody takes the name of a pod or node",
+        "who is not meant takes nothing apart",
+    ] {
+        assert!(tried.get(what).is_some_and(|times| *times > packets / 2_000), "hardly tried: {what}");
+    }
+}
+
+#[test]
+fn they_agree_where_the_backends_port_is_in_packets_in_packets() {
+    let packets = number("EQUIVALENCE_PACKETS", 100_000) / 8;
+    let _ = agree(0xc111_010b, "DSR, IPIP, backend's port", LB_DSR | LB_DSR_IPIP | LB_DSR_XLATE_BACKEND, packets);
+}
+
+#[test]
+fn another_port_of_geneve_is_found_by_the_bytes() {
+    let Some((_fs, mut bench)) = bench(0xc111_010c, LB_DSR | LB_DSR_GENEVE) else { return };
+    bench.native.config.geneve_port = abi::be::Port::new(6082);
+    bench.run(2_000);
+    assert_found(Some(found(&bench.report)), "bytes");
+}
+
+#[test]
+fn a_packet_carried_to_a_stranger_breaks_a_statement() {
+    // Both arms alike: they are told of a node that has nothing of it.
+    let Some((_fs, mut bench)) = bench(0xc111_010d, LB_DSR | LB_DSR_GENEVE) else { return };
+    let stranger = world::stranger();
+    bench.write(&stranger);
+    for _ in 0..2_000 {
+        HOOKS.into_iter().for_each(|hook| bench.one(hook));
+    }
+    let broken = bench.checker.broken.iter().any(|text| text.starts_with("it goes to its backend's node"));
+    assert!(broken, "it was carried to a stranger, and nobody noticed");
+    assert_eq!(bench.report.found, 0);
 }
 
 #[test]
 fn they_agree_where_tcp_is_dsr() {
-    agree(0xc111_0106, "hybrid", LB_HYBRID | LB_MAGLEV, number("EQUIVALENCE_PACKETS", 100_000) / 4);
+    let _ = agree(0xc111_0106, "hybrid", LB_HYBRID | LB_MAGLEV, number("EQUIVALENCE_PACKETS", 100_000) / 4);
 }
 
 /// Changes one arm only, runs, and says which kinds of difference were found.

@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 
+use super::geneve;
 use crate::packets::{self, ICMP, ICMP6, SCTP, SYN, TCP, UDP};
 
 /// Where IP begins.
@@ -22,7 +23,7 @@ impl Tuple {
 }
 
 /// A whole packet with ports, no fragment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct View {
     pub tuple: Tuple,
     pub tcp_flags: u8,
@@ -73,8 +74,11 @@ pub fn loose(packet: &[u8]) -> Option<Tuple> {
     Some(Tuple { src: (src, port(l4)?), dst: (dst, port(l4 + 2)?), protocol })
 }
 
-/// The packet inside an IPIP or IP6IP6 packet, behind the Ethernet header of the outer one.
+/// The packet inside an IPIP or IP6IP6 packet, behind the Ethernet header of the outer one; or the frame inside Geneve.
 pub fn inner(packet: &[u8]) -> Option<Vec<u8>> {
+    if let Some(carried) = geneve::read(packet) {
+        return Some(carried.frame);
+    }
     let (protocol, header) = match packet.get(12..14)? {
         [0x08, 0x00] => (*packet.get(L3 + 9)?, 20),
         _ => (*packet.get(L3 + 6)?, 40),

@@ -159,7 +159,7 @@ pub fn network() -> (Devices, Ways, Vec<std::net::UdpSocket>) {
             ways.add(prefix, Way { ifindex, macs: None, mtu });
         }
         let known = CLIENTS[..3].iter().chain([&WORLD[2]]).map(|at| ("front", *at));
-        let remote = REMOTE.iter().map(|at| ("back", *at));
+        let remote = REMOTE.iter().chain([&OTHER_NODE]).map(|at| ("back", *at));
         for (device, at) in known.chain(remote) {
             if at == UNKNOWN_NEIGHBOUR {
                 ways.add(host(at, ipv6), Way { ifindex: devices.back, macs: None, mtu: BACK_MTU });
@@ -222,6 +222,10 @@ const REMOTE: [Both; 6] = [
     UNKNOWN_NEIGHBOUR,
 ];
 const UNKNOWN_NEIGHBOUR: Both = both(10, 8, 0, 12);
+/// The node of two of these, known as such: packets for them may be carried there.
+pub const OTHER_NODE: Both = both(10, 8, 0, 13);
+/// Those two, pods of the cluster.
+pub const PODS_THERE: [Both; 2] = [REMOTE[1], REMOTE[3]];
 /// To this one no route leads.
 const UNROUTED: Both = both(10, 7, 0, 1);
 
@@ -283,6 +287,7 @@ impl World {
             // Nothing ends during the test by its age alone but what was reset.
             lifetimes: [8000, 8000, 8000, 10, 8000, 8000, 8000, 0],
             seed: 0xc111_0517,
+            geneve_port: Port::new(6081),
             lb_flags: LB_NODE_PORT
                 | LB_AFFINITY
                 | LB_SOURCE_RANGES
@@ -352,15 +357,21 @@ impl World {
                 };
                 out.push(MapWrite::Lxc(EndpointKey::new(ip), Some(info)));
             }
-            let entry = IpcacheEntry { identity, class: identity, ..IpcacheEntry::default() };
-            out.push(MapWrite::Ipcache(IpcacheKey::v4(pod.0.into(), 32), Some(entry)));
-            out.push(MapWrite::Ipcache(IpcacheKey::v6(pod.1.into(), 128), Some(entry)));
+            out.extend(known(*pod, IpcacheEntry { identity, class: identity, ..IpcacheEntry::default() }));
         }
         for at in [NODE, ROUTER] {
             for ip in [at.of(false), at.of(true)] {
                 let info = EndpointInfo { flags: ENDPOINT_HOST, identity: 1, ..EndpointInfo::default() };
                 out.push(MapWrite::Lxc(EndpointKey::new(ip), Some(info)));
             }
+        }
+        out.extend(known(OTHER_NODE, IpcacheEntry { identity: 6, class: 6, ..IpcacheEntry::default() }));
+        for pod in PODS_THERE {
+            let tunnel_endpoint = OTHER_NODE.0.into();
+            out.extend(known(
+                pod,
+                IpcacheEntry { identity: 3000, class: 5, tunnel_endpoint, ..IpcacheEntry::default() },
+            ));
         }
         let excluded = WORLD[2];
         out.push(MapWrite::IpMasq4(IpMasqKey4 { prefixlen: 32, addr: excluded.0.into() }, Some(1)));
@@ -465,6 +476,17 @@ impl World {
         }
         self.backend_writes()
     }
+}
+
+/// What makes somebody known.
+fn known(who: Both, entry: IpcacheEntry) -> [MapWrite; 2] {
+    [IpcacheKey::v4(who.0.into(), 32), IpcacheKey::v6(who.1.into(), 128)].map(|key| MapWrite::Ipcache(key, Some(entry)))
+}
+
+/// A backend behind a node that has nothing of it.
+pub fn stranger() -> [MapWrite; 2] {
+    let tunnel_endpoint = REMOTE[4].0.into();
+    known(REMOTE[2], IpcacheEntry { identity: 3000, class: 5, tunnel_endpoint, ..IpcacheEntry::default() })
 }
 
 /// A table in which each place goes to the backend that draws highest for it (rendezvous hashing): what a backend that goes

@@ -1,4 +1,4 @@
-//! Prints how the command's output fares on the published corpora: `conformance [DIR] [NAME…]`.
+//! Prints how the command's output fares on the published corpora: `hubble_cli_conformance [DIR] [NAME…]`.
 
 #[path = "../tests/corpus/mod.rs"]
 mod corpus;

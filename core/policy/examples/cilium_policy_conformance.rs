@@ -1,4 +1,4 @@
-//! Prints how the engine fares on the published corpora: `conformance [DIR] [NAME…]`. Fails when a share that is demanded
+//! Prints how the engine fares on the published corpora: `cilium_policy_conformance [DIR] [NAME…]`. Fails when a share that is demanded
 //! is missed, or when a corpus that is named is not there. `SHOW` (5) differences are shown with all their inputs.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "a program that reads files and prints")]

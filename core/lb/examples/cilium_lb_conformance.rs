@@ -1,4 +1,4 @@
-//! Prints how Maglev tables and hashes fare on the published corpora: `conformance [DIR] [NAME…]`.
+//! Prints how Maglev tables and hashes fare on the published corpora: `cilium_lb_conformance [DIR] [NAME…]`.
 
 #![allow(clippy::disallowed_methods, clippy::disallowed_macros, reason = "a program that reads files and prints")]
 

@@ -1,4 +1,4 @@
-//! Prints how filters fare on the published corpora: `conformance [DIR] [NAME…]`.
+//! Prints how filters fare on the published corpora: `hubble_model_conformance [DIR] [NAME…]`.
 
 #[path = "../tests/corpus/mod.rs"]
 mod corpus;
