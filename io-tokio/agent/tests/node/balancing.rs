@@ -13,7 +13,7 @@ use loader::{Access, Maps, maps_directory};
 use serde_json::{Value, json};
 
 use crate::support::{Net, Node, Pod};
-use crate::traffic::{ANSWER_WITHIN, Seen, Speaker, die_meanwhile, exchange, flap, put_service, under_traffic};
+use crate::traffic::{Seen, Speaker, connect, die_meanwhile, exchange, flap, other_port, put_service, under_traffic};
 
 /// Services that change, and agents that are killed meanwhile.
 const SERVICES: u16 = 1000;
@@ -74,8 +74,10 @@ fn an_update_of_a_thousand_services_survives_its_agents_packet_by_packet() {
     let [one, other] = [0, 1].map(|n: usize| SocketAddr::new(web[n].ipv4, 80));
     let api = node.client.clone();
     (1..=4).for_each(|id| serve(&api, id, &[one, other]));
-    let speakers =
-        [Speaker::new(&client.net, &[frontend(1), frontend(3)]), Speaker::new(&outside, &[frontend(2), frontend(4)])];
+    let speakers = [
+        Speaker::with_ports(&client.net, &[frontend(1), frontend(3)]),
+        Speaker::with_ports(&outside, &[frontend(2), frontend(4)]),
+    ];
     let (seen, updated) = (Seen::default(), AtomicU16::new(0));
     let faults = under_traffic(&speakers, &seen, || {
         std::thread::scope(|scope| {
@@ -116,7 +118,8 @@ fn a_backend_that_flaps_disturbs_nobody_but_its_own_packet_by_packet() {
     let [steady, flapping] = world.backends();
     let api = &world.node.client;
     (1..=2).for_each(|id| serve(api, id, &[steady]));
-    let speakers = [Speaker::new(&world.client.net, &[frontend(1)]), Speaker::new(&world.outside, &[frontend(2)])];
+    let speakers =
+        [Speaker::with_ports(&world.client.net, &[frontend(1)]), Speaker::with_ports(&world.outside, &[frontend(2)])];
     (3..=4).for_each(|id| serve(api, id, &[steady, flapping]));
     let (seen, opened) = (Seen::default(), AtomicU16::new(0));
     let mut refused = Vec::new();
@@ -130,11 +133,15 @@ fn a_backend_that_flaps_disturbs_nobody_but_its_own_packet_by_packet() {
                 scope.spawn(move || {
                     net.within(|| {
                         let mut refused = Vec::new();
-                        while !flapped.load(Ordering::Relaxed) {
-                            match TcpStream::connect_timeout(&frontend(id), ANSWER_WITHIN) {
+                        for n in (0..u16::MAX).cycle() {
+                            if flapped.load(Ordering::Relaxed) {
+                                break;
+                            }
+                            match connect(other_port(n), frontend(id)) {
                                 Ok(_) => drop(opened.fetch_add(1, Ordering::Relaxed)),
                                 Err(why) => refused.push(format!("service {id}: {why}")),
                             }
+                            std::thread::sleep(Duration::from_millis(2));
                         }
                         refused
                     })

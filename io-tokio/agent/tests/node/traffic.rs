@@ -1,7 +1,7 @@
 //! Traffic that must not notice what happens.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -19,12 +19,39 @@ pub const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 pub struct Speaker {
     net: Namespace,
     to: Vec<SocketAddr>,
+    ports: bool,
 }
 
 impl Speaker {
     pub fn new(net: &Net, to: &[SocketAddr]) -> Self {
-        Self { net: Namespace::open(net.handle.path()).unwrap(), to: to.to_vec() }
+        Self { net: Namespace::open(net.handle.path()).unwrap(), to: to.to_vec(), ports: false }
     }
+
+    /// Each connection is from a port of its own. Where packets are translated on their way, two connections from one port through
+    /// two frontends to one backend are the same connection to it, and the client's kernel gives ports away by frontend.
+    pub fn with_ports(net: &Net, to: &[SocketAddr]) -> Self {
+        Self { ports: true, ..Self::new(net, to) }
+    }
+}
+
+/// Ports of a speaker's long connection, of its new ones, and those that are left to others.
+const LONG_PORT: u16 = 2_000;
+const NEW_PORTS: (u16, u16) = (3_000, 14_999);
+const OTHER_PORTS: (u16, u16) = (18_000, 13_999);
+
+/// The port of a client's `n`th connection, as [`Speaker::with_ports`] leaves them to others.
+pub fn other_port(n: u16) -> u16 {
+    OTHER_PORTS.0 + n % OTHER_PORTS.1
+}
+
+/// Connects from a port; 0: any.
+pub fn connect(from: u16, to: SocketAddr) -> std::io::Result<TcpStream> {
+    let socket = socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    let any = if to.is_ipv6() { IpAddr::from(Ipv6Addr::UNSPECIFIED) } else { Ipv4Addr::UNSPECIFIED.into() };
+    socket.bind(&SocketAddr::new(any, from).into())?;
+    socket.connect_timeout(&to.into(), ANSWER_WITHIN)?;
+    Ok(socket.into())
 }
 
 /// A byte there and back.
@@ -48,44 +75,51 @@ impl Seen {
     }
 }
 
-fn long_lived(net: &Namespace, to: SocketAddr, seen: &Seen) -> Result<(), String> {
+fn long_lived(speaker: &Speaker, seen: &Seen) -> Result<(), String> {
+    let (to, from) = (speaker.to[0], if speaker.ports { LONG_PORT } else { 0 });
     let fail = |what: &str, why: std::io::Error| format!("established to {to}: {what}: {why}");
-    net.run(|| {
-        let mut stream = TcpStream::connect_timeout(&to, ANSWER_WITHIN).map_err(|e| fail("connect", e))?;
-        while seen.goes_on() {
-            exchange(&mut stream).map_err(|e| fail("exchange", e))?;
-            seen.exchanges.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        Ok(())
-    })
-    .unwrap()
+    speaker
+        .net
+        .run(|| {
+            let mut stream = connect(from, to).map_err(|e| fail("connect", e))?;
+            while seen.goes_on() {
+                exchange(&mut stream).map_err(|e| fail("exchange", e))?;
+                seen.exchanges.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            Ok(())
+        })
+        .unwrap()
 }
 
-fn new_ones(net: &Namespace, to: &[SocketAddr], seen: &Seen) -> Result<(), String> {
+fn new_ones(speaker: &Speaker, seen: &Seen) -> Result<(), String> {
     let fail = |to: &SocketAddr, what: &str, why: std::io::Error| format!("new to {to}: {what}: {why}");
-    net.run(|| {
-        for to in to.iter().cycle() {
-            if !seen.goes_on() {
-                break;
+    let (first, count) = NEW_PORTS;
+    speaker
+        .net
+        .run(|| {
+            for (to, port) in speaker.to.iter().cycle().zip((first..first + count).cycle()) {
+                if !seen.goes_on() {
+                    break;
+                }
+                let from = if speaker.ports { port } else { 0 };
+                let mut stream = connect(from, *to).map_err(|e| fail(to, "connect", e))?;
+                exchange(&mut stream).map_err(|e| fail(to, "exchange", e))?;
+                seen.connections.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(3));
             }
-            let mut stream = TcpStream::connect_timeout(to, ANSWER_WITHIN).map_err(|e| fail(to, "connect", e))?;
-            exchange(&mut stream).map_err(|e| fail(to, "exchange", e))?;
-            seen.connections.fetch_add(1, Ordering::Relaxed);
-            std::thread::sleep(Duration::from_millis(3));
-        }
-        Ok(())
-    })
-    .unwrap()
+            Ok(())
+        })
+        .unwrap()
 }
 
 /// Runs `change` under traffic of all speakers, to the first of their services for long and to all anew; returns what went wrong.
 pub fn under_traffic(from: &[Speaker], seen: &Seen, change: impl FnOnce()) -> Vec<String> {
     std::thread::scope(|scope| {
         let mut traffic = Vec::new();
-        for Speaker { net, to } in from {
-            traffic.push(scope.spawn(move || long_lived(net, to[0], seen)));
-            traffic.push(scope.spawn(move || new_ones(net, to, seen)));
+        for speaker in from {
+            traffic.push(scope.spawn(move || long_lived(speaker, seen)));
+            traffic.push(scope.spawn(move || new_ones(speaker, seen)));
         }
         change();
         seen.stop.store(true, Ordering::Relaxed);
