@@ -208,16 +208,6 @@ fn sctp_is_translated_only_where_the_port_stays() {
     assert_eq!(out.packet[34..], packet[34..], "nothing that its checksum covers has changed");
 }
 
-/// Changes the service itself, in both families.
-fn change(node: &mut World, with: impl Fn(&mut LbService)) {
-    let dport = Port::new(80);
-    let key4 = LbKey4 { address: VIP4.into(), dport, ..LbKey4::default() };
-    let key6 = LbKey6 { address: VIP6.into(), dport, ..LbKey6::default() };
-    with(node.maps.lb4_services.lookup_mut(&key4).expect("it is there"));
-    with(node.maps.lb6_services.lookup_mut(&key6).expect("it is there"));
-    node.revise_services();
-}
-
 /// Through which pod a new connection from `port` goes.
 #[track_caller]
 fn backend_of(node: &mut World, v6: bool, port: u16, flags: u8) -> u32 {

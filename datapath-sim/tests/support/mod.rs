@@ -246,6 +246,17 @@ impl World {
     }
 }
 
+/// Changes the service itself, in both families.
+pub fn change(world: &mut World, with: impl Fn(&mut LbService)) {
+    let dport = Port::new(80);
+    let (IpAddr::V4(four), IpAddr::V6(six)) = (vip(false), vip(true)) else { unreachable!("one of each family") };
+    let key4 = LbKey4 { address: four.into(), dport, ..LbKey4::default() };
+    let key6 = LbKey6 { address: six.into(), dport, ..LbKey6::default() };
+    with(world.maps.lb4_services.lookup_mut(&key4).expect("it is there"));
+    with(world.maps.lb6_services.lookup_mut(&key6).expect("it is there"));
+    world.revise_services();
+}
+
 /// What became of a packet.
 #[derive(Debug)]
 pub struct Out {

@@ -2,13 +2,12 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use abi::be::Port;
 use abi::config::{LB_AFFINITY, LB_NODE_PORT, LB_SOURCE_RANGES};
-use abi::lb::{BACKEND_ACTIVE, LbKey4, LbKey6, LbService, SERVICE_ROUTABLE};
+use abi::lb::{BACKEND_ACTIVE, SERVICE_ROUTABLE};
 use datapath::Verdict;
 use datapath_sim::Way;
 
-use super::{Out, Seen, World, pod, vip};
+use super::{Out, Seen, World, change, pod};
 
 /// Interface of the backend's side, and where packets from outside come in.
 pub const BACK: u32 = 3;
@@ -45,17 +44,6 @@ pub fn outside(flags: u32, backends: &[u8]) -> World {
     world.service(backends, BACKEND_ACTIVE);
     change(&mut world, |service| service.flags |= SERVICE_ROUTABLE);
     world
-}
-
-/// Changes the service itself, in both families.
-pub fn change(world: &mut World, with: impl Fn(&mut LbService)) {
-    let dport = Port::new(80);
-    let (IpAddr::V4(four), IpAddr::V6(six)) = (vip(false), vip(true)) else { unreachable!("one of each family") };
-    let key4 = LbKey4 { address: four.into(), dport, ..LbKey4::default() };
-    let key6 = LbKey6 { address: six.into(), dport, ..LbKey6::default() };
-    with(world.maps.lb4_services.lookup_mut(&key4).expect("it is there"));
-    with(world.maps.lb6_services.lookup_mut(&key6).expect("it is there"));
-    world.revise_services();
 }
 
 /// It left by an interface, addressed to the neighbour there, one hop further.

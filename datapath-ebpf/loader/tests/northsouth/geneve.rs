@@ -11,9 +11,10 @@ use loader::Maps;
 
 use crate::{
     converse,
-    modes::{received, serve},
-    net::{PATIENCE, Server, ask, transfer, way_to},
+    modes::{answers_go_past, serve},
+    net::{Server, transfer, way_to},
     node::{Addr, At, CLIENT, NODE_TO_OTHER, Node, OTHER, REMOTE},
+    odd::ask_in_fragments,
 };
 
 /// Both nodes of this mode, and a link between them that carries what is added.
@@ -50,15 +51,7 @@ fn the_other_nodes_pod_sees_the_client_and_answers_as_the_frontend() {
         let Some(mut node) = nodes(at) else { return };
         behind(&node, tunnel);
         node.service(30_120, &[REMOTE], |_| {});
-        for v6 in [false, true] {
-            let server = serve(&node, v6);
-            let before = received();
-            converse(&node, Node::frontend(30_120, v6));
-            let peers = server.peers();
-            assert!(peers.len() > 20 && peers.iter().all(|ip| *ip == CLIENT.of(v6)), "{at:?}: {peers:?}");
-            let answers = received() - before;
-            assert!(answers < 20_000, "{at:?}: {answers} bytes came back by the node that balances");
-        }
+        answers_go_past(&node, at, 30_120);
     }
 }
 
@@ -71,13 +64,7 @@ fn fragments_are_carried_one_by_one() {
         node.service(30_121, &[REMOTE], |_| {});
         for v6 in [false, true] {
             let server = serve(&node, v6);
-            for len in [1_473, 3_000, 9_000] {
-                let question: Vec<u8> = (0..len).map(|i: u32| (i % 251) as u8).collect();
-                let to = Node::frontend(30_121, v6);
-                let answer = node.client.enter(|| ask(to, &question, PATIENCE));
-                let answer = answer.unwrap_or_else(|e| panic!("{at:?}: {len} bytes to {to}: {e}"));
-                assert!(answer == question, "{at:?}: {len} bytes to {to} came back as others");
-            }
+            ask_in_fragments(&node, at, Node::frontend(30_121, v6));
             assert_eq!(server.peers(), [CLIENT.of(v6); 3], "{at:?}");
         }
     }

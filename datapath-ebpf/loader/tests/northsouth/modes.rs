@@ -33,15 +33,20 @@ fn dsr_by_option_and_extension_header() {
         let Some(node) = Node::new(at, |config| config.lb_flags |= LB_DSR) else { return };
         let mut node = node.with_other_node(|config| config.lb_flags |= LB_DSR);
         node.service(30_090, &[REMOTE], |_| {});
-        for v6 in [false, true] {
-            let server = serve(&node, v6);
-            let before = received();
-            converse(&node, Node::frontend(30_090, v6));
-            let peers = server.peers();
-            assert!(peers.len() > 20 && peers.iter().all(|ip| *ip == CLIENT.of(v6)), "{at:?}: {peers:?}");
-            let answers = received() - before;
-            assert!(answers < 20_000, "{at:?}: {answers} bytes came back by the node that balances");
-        }
+        answers_go_past(&node, at, 30_090);
+    }
+}
+
+/// The pod of the other node sees the client, and its answers do not come back by the node that balances.
+pub fn answers_go_past(node: &Node, at: At, port: u16) {
+    for v6 in [false, true] {
+        let server = serve(node, v6);
+        let before = received();
+        converse(node, Node::frontend(port, v6));
+        let peers = server.peers();
+        assert!(peers.len() > 20 && peers.iter().all(|ip| *ip == CLIENT.of(v6)), "{at:?}: {peers:?}");
+        let answers = received() - before;
+        assert!(answers < 20_000, "{at:?}: {answers} bytes came back by the node that balances");
     }
 }
 

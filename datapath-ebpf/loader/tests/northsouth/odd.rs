@@ -27,16 +27,20 @@ fn fragments_of_a_datagram_reach_the_same_backend() {
             let remote = Server::start(&node.other, SocketAddr::new(REMOTE.of(v6), 8080));
             let local = Server::start(&node.host.pods[0], SocketAddr::new(pod(1).of(v6), 8080));
             for (port, server, peer) in [(30_110, &remote, NODE_TO_OTHER), (30_111, &local, CLIENT)] {
-                for len in [1_473, 3_000, 9_000] {
-                    let question: Vec<u8> = (0..len).map(|i: u32| (i % 251) as u8).collect();
-                    let to = Node::frontend(port, v6);
-                    let answer = node.client.enter(|| ask(to, &question, PATIENCE));
-                    let answer = answer.unwrap_or_else(|e| panic!("{at:?}: {len} bytes to {to}: {e}"));
-                    assert!(answer == question, "{at:?}: {len} bytes to {to} came back as others");
-                }
+                ask_in_fragments(&node, at, Node::frontend(port, v6));
                 assert_eq!(server.peers(), [peer.of(v6); 3], "{at:?}");
             }
         }
+    }
+}
+
+/// The client asks by datagrams of two to seven fragments, and gets back what it has sent.
+pub fn ask_in_fragments(node: &Node, at: At, to: SocketAddr) {
+    for len in [1_473, 3_000, 9_000] {
+        let question: Vec<u8> = (0..len).map(|i: u32| (i % 251) as u8).collect();
+        let answer = node.client.enter(|| ask(to, &question, PATIENCE));
+        let answer = answer.unwrap_or_else(|e| panic!("{at:?}: {len} bytes to {to}: {e}"));
+        assert!(answer == question, "{at:?}: {len} bytes to {to} came back as others");
     }
 }
 
